@@ -1,0 +1,13 @@
+"""semanom_ros: semantic anomaly detection for cameras on robots and vehicles.
+
+Local embeddings of a vision foundation model are compared with a database of
+embeddings from nominal drives (M. P. Ronecker et al., arXiv 2505.07998).
+"""
+
+from pkgutil import extend_path
+
+# The generated `semanom_ros.msg` may live in another folder than these sources
+# (source tree, editable install, colcon --symlink-install).
+__path__ = extend_path(__path__, __name__)
+
+__version__ = '0.1.0'

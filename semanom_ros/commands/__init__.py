@@ -1,0 +1,1 @@
+"""One module for each `semanom` command: `configure(parser)` and `run(arguments)`."""

@@ -1,0 +1,1 @@
+"""The method as a library. Nothing below this folder imports ROS."""

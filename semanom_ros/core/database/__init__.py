@@ -1,0 +1,1 @@
+"""The nominal database: build, append, merge, verify, search."""

@@ -1,0 +1,1 @@
+"""Encoders: image batch to patch embeddings."""

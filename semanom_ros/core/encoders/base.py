@@ -1,0 +1,61 @@
+"""The interface that every encoder has."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+
+
+class Encoder(ABC):
+    """A frozen vision foundation model: image batch in, patch embeddings out.
+
+    Attributes:
+        name: as in the parameter `encoder`, e.g. `open_clip:ViT-B-16`.
+        weights: what the weights are, for people: tag, file name or `random:0`.
+        weights_sha256: SHA-256 over the weights (and, in `settings`, what else changes
+            the embeddings); the database refuses another encoder by it.
+        input_size: (height, width) that it sees, pixels.
+        grid_size: (rows, columns) of its patches at that input size.
+        dimension: length D of an embedding.
+        device, dtype: where and in what arithmetic it computes.
+    """
+
+    name: str
+    weights: str
+    weights_sha256: str
+    input_size: tuple[int, int]
+    grid_size: tuple[int, int]
+    dimension: int
+    device: torch.device
+    dtype: torch.dtype
+
+    @abstractmethod
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Patch embeddings.
+
+        Args:
+            images: (B, 3, H, W) float32, RGB, 0..1, of `input_size`, on `device`.
+
+        Returns:
+            (B, rows, columns, D) float32, each embedding of length 1, on `device`.
+
+        Raises:
+            EncoderError: the images do not fit.
+        """
+
+    def warm_up(self) -> None:
+        """One pass over an empty picture, so that the first real frame is not the slow one."""
+        self.encode(torch.zeros(1, 3, *self.input_size, device=self.device))
+
+
+class TextAlignedEncoder(Encoder):
+    """An encoder whose patch embeddings can be compared with texts (CLIP)."""
+
+    @abstractmethod
+    def encode_text(self, texts: list[str]) -> torch.Tensor:
+        """(N, T) float32 text embeddings of length 1, on `device`."""
+
+    @abstractmethod
+    def project_to_text(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """(N, T) float32 of length 1: patch embeddings (N, D) brought into the texts' space."""

@@ -1,0 +1,1 @@
+"""Segmenters: image and patch embeddings to instance masks."""

@@ -1,0 +1,34 @@
+"""The errors that a user can act on."""
+
+
+class SemanomError(Exception):
+    """Bad input or a missing prerequisite.
+
+    The message is one line: the thing, the value found, the value expected, and
+    what to do next. Command lines print it without a traceback and exit with
+    status 2; the nodes log it and report it in `/diagnostics`.
+    """
+
+
+class EncoderError(SemanomError):
+    """An encoder or its weights are unusable."""
+
+
+class SegmenterError(SemanomError):
+    """A segmenter or its weights are unusable."""
+
+
+class DatabaseError(SemanomError):
+    """A nominal database is missing, corrupt, or made for another encoder."""
+
+
+class ImageError(SemanomError):
+    """An image message does not hold the picture that it announces."""
+
+
+class BagError(SemanomError):
+    """A recording is missing, truncated, or lacks a topic."""
+
+
+class ParameterError(SemanomError):
+    """A parameter has an unknown name, a wrong type or a value out of range."""

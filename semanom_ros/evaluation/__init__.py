@@ -1,0 +1,1 @@
+"""Bag replay, metrics, baselines and the report."""

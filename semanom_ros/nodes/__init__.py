@@ -1,0 +1,1 @@
+"""The ROS nodes; thin: no mathematics."""

@@ -1,0 +1,150 @@
+"""The one table of parameters.
+
+Node declarations, `config/*.yaml`, the README's tables and the command line all
+come from it. `python -m semanom_ros.parameters` writes the generated files anew;
+a test fails when they differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from semanom_ros.errors import ParameterError
+
+METHOD, DETECTOR, RECORDER = 'method', 'detector', 'recorder'
+
+Value = bool | int | float | str | list[int] | list[float] | list[str]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter: its default fixes its type.
+
+    Attributes:
+        name: ROS parameter name.
+        default: value when nothing is given; lists are never empty, so that their type is known.
+        description: what it does, with its unit.
+        group: `method` (detector, recorder and evaluator), `detector` or `recorder`.
+        minimum, maximum: inclusive bounds, for numbers and the items of lists.
+        choices: the allowed strings.
+        live: may be changed while the detector is active; the others are read at configure.
+    """
+
+    name: str
+    default: Value
+    description: str
+    group: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    live: bool = False
+
+    def check(self, value: Any) -> Value:
+        """Returns `value` in the parameter's type.
+
+        Raises:
+            ParameterError: wrong type, out of bounds, or not among the choices.
+        """
+        wanted = type(self.default)
+        if wanted is float and type(value) is int:
+            value = float(value)
+        if wanted is list and isinstance(value, Iterable) and not isinstance(value, str):
+            value = list(value)
+            item = type(self.default[0])
+            if item is float:
+                value = [float(v) if type(v) is int else v for v in value]
+            if any(type(v) is not item for v in value):
+                raise self._error(value, f'a list of {item.__name__}')
+        elif type(value) is not wanted:
+            raise self._error(value, f'a {wanted.__name__}')
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                if self.minimum is not None and not number >= self.minimum:
+                    raise self._error(value, f'at least {self.minimum:g}')
+                if self.maximum is not None and not number <= self.maximum:
+                    raise self._error(value, f'at most {self.maximum:g}')
+        if self.choices and value not in self.choices:
+            raise self._error(value, f'one of {", ".join(self.choices)}')
+        return value
+
+    def _error(self, value: Any, expected: str) -> ParameterError:
+        return ParameterError(f'parameter {self.name}: found {value!r}, expected {expected}; correct it')
+
+
+TABLE: tuple[Parameter, ...] = (
+    # -- encoder
+    Parameter('encoder', 'semanom-tiny', 'vision foundation model: `open_clip:MODEL`, `timm:MODEL`, '
+              '`torchscript:/path/file.ts`, or the shipped `semanom-tiny`', METHOD),
+    Parameter('encoder_weights', '', 'weights: a pretrained tag, a file (.safetensors, .pt), `local-dir:/path`, or '
+              '`random:SEED`; empty: what `semanom models fetch` fetched', METHOD),
+    Parameter('encoder_features', 'tokens', 'patch features: `tokens` of encoder_layer, or the value projection of the '
+              'last block (`maskclip`), aligned with text', METHOD, choices=('tokens', 'maskclip')),
+    Parameter('encoder_layer', -1, 'transformer block whose tokens are used; -1: the last', METHOD, minimum=-64, maximum=63),
+    Parameter('input_size', [0, 0], 'height and width that the encoder sees, in pixels; 0: the encoder\'s own', METHOD,
+              minimum=0, maximum=8192),
+    Parameter('device', 'auto', '`auto`, `cpu`, `cuda` or `cuda:N`', METHOD),
+    Parameter('precision', 'auto', 'arithmetic of the encoder; auto: bf16 on a GPU that has it, else fp32', METHOD,
+              choices=('auto', 'fp32', 'fp16', 'bf16')),
+    # -- queries
+    Parameter('variant', 'grid', 'what is compared with the database: every patch, or segments with the grid where no '
+              'segment is', METHOD, choices=('grid', 'instance')),
+    # -- score
+    Parameter('neighbours', 1, 'nearest nominal embeddings that a distance is the mean of', METHOD, minimum=1, maximum=64),
+    Parameter('position_weight', 0.0, 'weight of the image position in the comparison; 0: the paper\'s method', METHOD,
+              minimum=0.0, maximum=10.0),
+    Parameter('frame_score_fraction', 0.01, 'share of the highest patch scores whose mean is the frame score; 0: the '
+              'maximum', METHOD, minimum=0.0, maximum=1.0),
+    Parameter('calibrate_by_region', True, 'divide distances by what is usual at that place of the image', METHOD),
+    Parameter('false_alarm_rate', 0.01, 'share of nominal frames that may raise an alarm; sets the threshold', METHOD,
+              minimum=0.0001, maximum=0.5, live=True),
+    # -- filter
+    Parameter('filter_spatial', True, 'drop regions that are too small or at the image border', METHOD, live=True),
+    Parameter('filter_min_area', 0.0005, 'smallest region, as a share of the image', METHOD, minimum=0.0, maximum=1.0, live=True),
+    Parameter('filter_border', 0.0, 'width of the image border where regions are dropped, as a share of the image',
+              METHOD, minimum=0.0, maximum=0.4, live=True),
+    Parameter('filter_temporal', True, 'report an anomaly only when it persists', METHOD, live=True),
+    Parameter('filter_persistence', 0.3, 'seconds that an anomaly must persist', METHOD, minimum=0.0, maximum=10.0, live=True),
+)
+
+
+def table(*groups: str) -> tuple[Parameter, ...]:
+    """The parameters of these groups, in the table's order."""
+    return tuple(p for p in TABLE if p.group in groups)
+
+
+def resolve(given: Mapping[str, Any], *groups: str) -> dict[str, Value]:
+    """Every parameter of the groups: what is given, checked, else the default.
+
+    Raises:
+        ParameterError: a name that the groups do not have, or a bad value.
+    """
+    known = {p.name: p for p in table(*groups)}
+    for name in given:
+        if name not in known:
+            raise ParameterError(f'parameter {name}: not known; expected one of {", ".join(known)}')
+    return {p.name: p.check(given[p.name]) if p.name in given else p.default for p in known.values()}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Parameters of a ROS parameter file (`node: {ros__parameters: {...}}`), every node's merged.
+
+    Raises:
+        ParameterError: unreadable, or not of that form.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ParameterError(f'{path}: unreadable as YAML ({str(error).splitlines()[0]}); give a ROS parameter file') from error
+    merged: dict[str, Any] = {}
+    if not isinstance(content, dict):
+        raise ParameterError(f'{path}: found no mapping, expected node: ros__parameters: ...')
+    for node, body in content.items():
+        if not isinstance(body, dict) or not isinstance(body.get('ros__parameters'), dict):
+            raise ParameterError(f'{path}: {node} has no ros__parameters; give a ROS parameter file')
+        merged.update(body['ros__parameters'])
+    return merged

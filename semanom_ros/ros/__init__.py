@@ -1,0 +1,1 @@
+"""Between ROS messages, bags and parameters, and the library in `core`."""
