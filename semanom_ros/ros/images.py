@@ -1,0 +1,292 @@
+"""Pictures in and out of `sensor_msgs/Image` and `sensor_msgs/CompressedImage`.
+
+One conversion serves the nodes and the bags: the functions read only the fields of
+a message, so rclpy's messages and those of `rosbags` both do.
+
+cv_bridge is not used where it happens to be installed, nor `rosbags-image` where it
+is not: a picture must have the same pixels, and so the same anomaly score, on the
+vehicle and in the evaluation. Neither covers the encodings that cameras send
+(`rosbags-image` 0.10 reads past the padding of `step` and takes nv12 for a grey
+picture; cv_bridge has no nv12), while each of them is one `cv2.cvtColor` from RGB.
+The tests compare with `rosbags-image` wherever it is right.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from semanom_ros.errors import ImageError
+
+if TYPE_CHECKING:
+    from sensor_msgs.msg import CompressedImage, Image
+    from std_msgs.msg import Header
+
+
+class ImageMessage(Protocol):
+    """The fields of `sensor_msgs/Image` that hold the picture."""
+
+    height: int
+    width: int
+    encoding: str
+    is_bigendian: int
+    step: int
+    data: Any
+
+
+class CompressedImageMessage(Protocol):
+    """The fields of `sensor_msgs/CompressedImage` that hold the picture."""
+
+    format: str
+    data: Any
+
+
+class _Layout(NamedTuple):
+    """How the pixels of an encoding lie in memory.
+
+    Attributes:
+        depth: bytes of one sample.
+        channels: samples of one pixel, in the first plane.
+        to_rgb: `cv2.cvtColor` code that leads to RGB; None: it is RGB.
+        block: (height, width) that the picture must be a multiple of.
+        chroma: the picture is followed by a plane of half its height.
+    """
+
+    depth: int
+    channels: int
+    to_rgb: int | None
+    block: tuple[int, int] = (1, 1)
+    chroma: bool = False
+
+
+def _layouts() -> dict[str, _Layout]:
+    layouts = {
+        'nv12': _Layout(1, 1, cv2.COLOR_YUV2RGB_NV12, (2, 2), True),
+        'nv21': _Layout(1, 1, cv2.COLOR_YUV2RGB_NV21, (2, 2), True),
+    }
+    for name in ('yuv422', 'uyvy'):
+        layouts[name] = _Layout(1, 2, cv2.COLOR_YUV2RGB_UYVY, (1, 2))
+    for name in ('yuv422_yuy2', 'yuyv'):
+        layouts[name] = _Layout(1, 2, cv2.COLOR_YUV2RGB_YUY2, (1, 2))
+    for depth in (1, 2):
+        bits = 8 * depth
+        layouts |= {
+            f'rgb{bits}': _Layout(depth, 3, None),
+            f'bgr{bits}': _Layout(depth, 3, cv2.COLOR_BGR2RGB),
+            f'rgba{bits}': _Layout(depth, 4, cv2.COLOR_RGBA2RGB),
+            f'bgra{bits}': _Layout(depth, 4, cv2.COLOR_BGRA2RGB),
+            f'mono{bits}': _Layout(depth, 1, cv2.COLOR_GRAY2RGB),
+            # OpenCV's classic names give the second row's second and third pixel, ROS the first row's first and second
+            f'bayer_rggb{bits}': _Layout(depth, 1, cv2.COLOR_BayerBG2RGB, (2, 2)),
+            f'bayer_bggr{bits}': _Layout(depth, 1, cv2.COLOR_BayerRG2RGB, (2, 2)),
+            f'bayer_gbrg{bits}': _Layout(depth, 1, cv2.COLOR_BayerGR2RGB, (2, 2)),
+            f'bayer_grbg{bits}': _Layout(depth, 1, cv2.COLOR_BayerGB2RGB, (2, 2)),
+            f'{bits}UC1': _Layout(depth, 1, cv2.COLOR_GRAY2RGB),
+            f'{bits}UC3': _Layout(depth, 3, cv2.COLOR_BGR2RGB),
+            f'{bits}UC4': _Layout(depth, 4, cv2.COLOR_BGRA2RGB),
+        }
+    return layouts
+
+
+_LAYOUTS = _layouts()
+
+ENCODINGS = tuple(sorted(_LAYOUTS))
+"""Encodings of `sensor_msgs/Image` that `image_from_message` reads."""
+
+
+def image_from_message(message: ImageMessage) -> npt.NDArray[np.uint8]:
+    """The picture of a `sensor_msgs/Image`.
+
+    16-bit samples are scaled by 255 / 65535, as cv_bridge does; `8UC3` and `8UC4` are
+    taken for BGR and BGRA, as OpenCV orders them; YUV is BT.601 of limited range.
+
+    Args:
+        message: of any encoding in `ENCODINGS`; `step` may be padded, 16-bit samples
+            may be of either endianness. nv12 and nv21 have the luma plane of
+            `height` rows followed by the chroma plane of `height` / 2 rows.
+
+    Returns:
+        (height, width, 3) uint8 RGB, contiguous and writable. It shares the memory of
+        an unpadded rgb8 message that is itself writable.
+
+    Raises:
+        ImageError: without pixels, of an unknown encoding, or `step` or `data` does not
+            fit the size.
+    """
+    encoding, height, width = message.encoding, message.height, message.width
+    layout = _LAYOUTS.get(encoding)
+    if layout is None:
+        raise ImageError(f'image: found encoding {encoding!r}, expected one of {", ".join(ENCODINGS)}; '
+                         'set the camera driver to one of them')
+    if height <= 0 or width <= 0:
+        raise ImageError(f'image: found {width}x{height} pixels, expected at least 1x1; check the camera driver')
+    if height % layout.block[0] or width % layout.block[1]:
+        raise ImageError(f'image: found {width}x{height} pixels of {encoding}, expected a multiple of '
+                         f'{layout.block[1]}x{layout.block[0]}; check the camera driver')
+    pixel = layout.depth * layout.channels
+    if message.step < width * pixel:
+        raise ImageError(f'image: found step {message.step}, expected at least {width * pixel} for {width} pixels of '
+                         f'{encoding}; check the camera driver')
+    data = np.frombuffer(message.data, np.uint8)
+    rows = height * 3 // 2 if layout.chroma else height
+    # the padding after the last row may be left out
+    if not message.step * (rows - 1) + width * pixel <= data.size <= message.step * rows:
+        raise ImageError(f'image: found {data.size} bytes, expected {message.step * rows} for {width}x{height} pixels '
+                         f'of {encoding} with step {message.step}; check the camera driver')
+    big = layout.depth > 1 and bool(message.is_bigendian)
+    shape, strides = (rows, width, layout.channels), (message.step, pixel, layout.depth)
+    samples = np.ndarray(shape, f'{">" if big else "<"}u{layout.depth}', data, strides=strides)  # type: ignore[call-overload]
+    return _to_rgb(samples, layout.to_rgb)
+
+
+def image_from_compressed(message: CompressedImageMessage) -> npt.NDArray[np.uint8]:
+    """The picture of a `sensor_msgs/CompressedImage`: JPEG, PNG, or what else OpenCV decodes.
+
+    `format` is read as image_transport's compressed plugin writes it: `rgb8; jpeg
+    compressed bgr8` holds an ordinary JPEG, `... compressed rgb8` one whose red and blue
+    were swapped before encoding, `bayer_rggb8; png compressed` the mosaic in grey.
+    The orientation in EXIF is ignored: CameraInfo knows nothing of it.
+
+    Returns:
+        (height, width, 3) uint8 RGB, contiguous and writable.
+
+    Raises:
+        ImageError: corrupt, cut off, or of a format that cannot be decoded.
+    """
+    source, _, compression = (part.strip() for part in message.format.partition(';'))
+    data = bytes(memoryview(message.data))
+    # OpenCV 4 fills the missing end of a cut JPEG with grey, which would look like an anomaly
+    cut = data.startswith(b'\xff\xd8') and data.rfind(b'\xff\xd9') < data.rfind(b'\xff\xda')
+    pixels = None if cut or not data else _decode(data)
+    if pixels is None:
+        raise ImageError(f'compressed image: found {len(data)} bytes that do not decode, expected a whole JPEG or PNG '
+                         f'(format {message.format!r}); check the camera driver and the network')
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if channels == 1 and source.startswith('bayer_') and source in _LAYOUTS:
+        code: int | None = _LAYOUTS[source].to_rgb
+    elif channels == 3 and compression.endswith('compressed rgb8'):
+        code = None
+    else:
+        code = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}[channels]
+    return _to_rgb(pixels.reshape(*pixels.shape[:2], channels), code)
+
+
+def is_compressed(message: object) -> bool:
+    """Whether a message is a CompressedImage and not an Image."""
+    return hasattr(message, 'format')
+
+
+def stamp_ns(message: Any) -> int:
+    """Nanoseconds of a message's header stamp."""
+    stamp = message.header.stamp
+    return stamp.sec * 1_000_000_000 + stamp.nanosec
+
+
+def encode_pixels(image: npt.NDArray[Any], encoding: str) -> array[int]:
+    """The `data` of an Image message, in the one type that rclpy does not walk through byte by byte.
+
+    Args:
+        image: RGB (H, W, 3) uint8 for `rgb8` and `bgr8`, (H, W) uint8 for `mono8`,
+            (H, W) float32 for `32FC1`.
+        encoding: one of those four.
+
+    Returns:
+        array.array('B') of the unpadded pixels, little endian.
+
+    Raises:
+        ImageError: the picture does not have the shape and type of the encoding.
+    """
+    if encoding in ('rgb8', 'bgr8'):
+        expected, fits = '(H, W, 3) uint8', image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8
+    elif encoding == 'mono8':
+        expected, fits = '(H, W) uint8', image.ndim == 2 and image.dtype == np.uint8
+    elif encoding == '32FC1':
+        expected, fits = '(H, W) float32', image.ndim == 2 and image.dtype == np.float32
+    else:
+        raise ImageError(f'image: found encoding {encoding!r}, expected rgb8, bgr8, mono8 or 32FC1; use one of them')
+    if not fits or image.size == 0:
+        raise ImageError(f'image: found {image.shape} {image.dtype}, expected {expected} for {encoding}; convert it')
+    data = array('B', [0]) * image.nbytes
+    target = np.frombuffer(data, image.dtype).reshape(image.shape)
+    if encoding == 'bgr8':
+        cv2.cvtColor(image, cv2.COLOR_RGB2BGR, dst=target)
+    else:
+        np.copyto(target, image)
+    if encoding == '32FC1' and sys.byteorder == 'big':
+        target.byteswap(inplace=True)
+    return data
+
+
+def compress_pixels(image: npt.NDArray[np.uint8], format: str = 'jpeg', quality: int = 90) -> array[int]:
+    """The `data` of a CompressedImage message.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, or (H, W) uint8.
+        format: `jpeg` or `png`.
+        quality: of a JPEG, 1 to 100.
+
+    Raises:
+        ImageError: another format, or a picture that cannot be encoded.
+    """
+    if format not in ('jpeg', 'png'):
+        raise ImageError(f'compressed image: found format {format!r}, expected jpeg or png; use one of them')
+    if image.dtype != np.uint8 or image.size == 0 or not (image.ndim == 2 or image.shape[2:] == (3,)):
+        raise ImageError(f'compressed image: found {image.shape} {image.dtype}, expected (H, W, 3) or (H, W) uint8')
+    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if format == 'jpeg' else [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    encoded, data = cv2.imencode('.' + format, pixels, options)
+    if not encoded:
+        raise ImageError(f'compressed image: {image.shape[1]}x{image.shape[0]} pixels cannot be stored as {format}')
+    result: array[int] = array('B')
+    result.frombytes(data.tobytes())
+    return result
+
+
+def header(stamp_ns: int, frame_id: str) -> Header:
+    """A `std_msgs/Header` of that time in nanoseconds."""
+    from std_msgs.msg import Header
+
+    result = Header(frame_id=frame_id)
+    result.stamp.sec, result.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
+    return result
+
+
+def image_to_message(image: npt.NDArray[Any], encoding: str, stamp_ns: int, frame_id: str) -> Image:
+    """A `sensor_msgs/Image`; see `encode_pixels` for what fits which encoding."""
+    from sensor_msgs.msg import Image  # not at the top: bags are read where no ROS is installed
+
+    height, width = image.shape[:2]
+    data = encode_pixels(image, encoding)
+    return Image(header=header(stamp_ns, frame_id), height=height, width=width, encoding=encoding, is_bigendian=0,
+                 step=len(data) // height, data=data)
+
+
+def image_to_compressed(image: npt.NDArray[np.uint8], stamp_ns: int, frame_id: str, format: str = 'jpeg',
+                        quality: int = 90) -> CompressedImage:
+    """A `sensor_msgs/CompressedImage`; see `compress_pixels`."""
+    from sensor_msgs.msg import CompressedImage
+
+    data = compress_pixels(image, format, quality)
+    return CompressedImage(header=header(stamp_ns, frame_id), format=format, data=data)
+
+
+def _decode(data: bytes) -> npt.NDArray[Any] | None:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    return pixels if pixels is not None and pixels.dtype in (np.uint8, np.uint16) else None
+
+
+def _to_rgb(samples: npt.NDArray[Any], code: int | None) -> npt.NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB from (H, W, channels) samples of 8 or 16 bits."""
+    if samples.dtype.itemsize == 2:
+        samples = cv2.convertScaleAbs(samples.astype(np.uint16), alpha=255 / 65535)
+    if code is not None:
+        return cv2.cvtColor(samples, code)  # type: ignore[return-value]
+    return np.require(samples, np.uint8, ['C', 'W'])
