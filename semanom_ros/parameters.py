@@ -93,6 +93,13 @@ TABLE: tuple[Parameter, ...] = (
     # -- queries
     Parameter('variant', 'grid', 'what is compared with the database: every patch, or segments with the grid where no '
               'segment is', METHOD, choices=('grid', 'instance')),
+    Parameter('segmenter', 'embedding', 'instance masks: `embedding` (training-free, from the patch embeddings), or '
+              '`torchvision` (Mask R-CNN)', METHOD, choices=('embedding', 'torchvision')),
+    Parameter('segmenter_weights', '', 'weights file of the segmenter; empty: what `semanom models fetch` fetched',
+              METHOD),
+    Parameter('max_segments', 64, 'most segments that one image may have', METHOD, minimum=1, maximum=1000),
+    Parameter('label_vocabulary', '', 'text file with one label a line, for zero-shot labels with a CLIP encoder; '
+              'empty: no labels', METHOD),
     # -- score
     Parameter('neighbours', 1, 'nearest nominal embeddings that a distance is the mean of', METHOD, minimum=1, maximum=64),
     Parameter('position_weight', 0.0, 'weight of the image position in the comparison; 0: the paper\'s method', METHOD,
@@ -107,6 +114,8 @@ TABLE: tuple[Parameter, ...] = (
     Parameter('filter_min_area', 0.0005, 'smallest region, as a share of the image', METHOD, minimum=0.0, maximum=1.0, live=True),
     Parameter('filter_border', 0.0, 'width of the image border where regions are dropped, as a share of the image',
               METHOD, minimum=0.0, maximum=0.4, live=True),
+    Parameter('filter_agreement', 0.0, 'share of its segment that a region must fill, where segments are known; 0: any',
+              METHOD, minimum=0.0, maximum=1.0, live=True),
     Parameter('filter_temporal', True, 'report an anomaly only when it persists', METHOD, live=True),
     Parameter('filter_persistence', 0.3, 'seconds that an anomaly must persist', METHOD, minimum=0.0, maximum=10.0, live=True),
 )

@@ -1,1 +1,24 @@
-"""Segmenters: image and patch embeddings to instance masks."""
+"""Segmenters: image and patch embeddings in, instance masks out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from semanom_ros.core.segmenters.base import Segmenter
+from semanom_ros.errors import SegmenterError
+from semanom_ros.parameters import Value
+
+
+def load_segmenter(parameters: Mapping[str, Value], device: torch.device) -> Segmenter:
+    """The segmenter that the parameters (of the group `method`, resolved) name.
+
+    Raises:
+        SegmenterError: unknown, or its weights are unusable.
+    """
+    name, limit = str(parameters['segmenter']), int(parameters['max_segments'])  # type: ignore[arg-type]
+    if name == 'embedding':
+        from semanom_ros.core.segmenters.embedding import EmbeddingSegmenter
+        return EmbeddingSegmenter(limit)
+    raise SegmenterError(f'segmenter: found {name}, expected embedding; correct it')

@@ -1,0 +1,241 @@
+"""Frames in, results out: embed, compare, calibrate, filter."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from semanom_ros.core.calibration import Calibration, calibrate, settings_of
+from semanom_ros.core.database import NominalDatabase
+from semanom_ros.core.embedding import Embedder, FrameEmbedding
+from semanom_ros.core.encoders.base import TextAlignedEncoder
+from semanom_ros.core.filtering import Filter, Region, TemporalFilter, regions
+from semanom_ros.core.frames import Anomaly, Frame, FrameResult
+from semanom_ros.core.scoring import FrameScores, Scorer
+from semanom_ros.core.tracking import Track
+from semanom_ros.errors import DatabaseError, ParameterError
+from semanom_ros.parameters import METHOD, Value, resolve, table
+
+log = logging.getLogger(__name__)
+
+PIXEL_THRESHOLD = 1.0  # frame scores and patch scores share one scale, see scoring.FrameScores
+
+
+class Pipeline:
+    """Embedder, scorer and filter; temporal state is kept per Frame.camera.
+
+    Not for several threads at once: callers serialize.
+
+    Attributes:
+        embedder: frames to embeddings and queries.
+        database: the nominal database.
+        parameters: resolved, of the group `method`.
+        warnings: what is doubtful about the results, one line each, for logs and diagnostics.
+    """
+
+    def __init__(self, embedder: Embedder, database: NominalDatabase, parameters: Mapping[str, Value]) -> None:
+        check_compatible(database, embedder)
+        self.embedder = embedder
+        self.database = database
+        self.parameters = dict(parameters)
+        arrays = database.calibration
+        if not arrays or not np.array_equal(arrays.get('settings'), settings_of(parameters)):
+            log.info('%s: calibrating for the present parameters', database.path)
+            arrays = calibrate(database, parameters)
+        self._calibration = Calibration.from_arrays(arrays)
+        self._scorer = Scorer(database, self._calibration, int(parameters['neighbours']),  # type: ignore[arg-type]
+                              float(parameters['frame_score_fraction']))  # type: ignore[arg-type]
+        vocabulary = str(parameters['label_vocabulary'])
+        self._labeller = Labeller.load(embedder, Path(vocabulary)) if vocabulary else None
+        self._cameras: dict[str, TemporalFilter] = {}
+        self.warnings: tuple[str, ...] = ()
+        self.update({})
+
+    @classmethod
+    def load(cls, parameters: Mapping[str, Value], database: Path, embedder: Embedder | None = None) -> Pipeline:
+        """Loads the encoder (unless given), opens, verifies and compares the database, and warms up.
+
+        Args:
+            parameters: of the group `method`; what is missing takes its default.
+            database: folder of the nominal database.
+
+        Raises:
+            SemanomError: one line; nothing stays loaded.
+        """
+        resolved = resolve(parameters, METHOD)
+        embedder = embedder or Embedder.load(resolved)
+        opened = NominalDatabase.open(
+            Path(database), device=embedder.encoder.device, position_weight=float(resolved['position_weight']))  # type: ignore[arg-type]
+        pipeline = cls(embedder, opened, resolved)
+        height, width = embedder.encoder.input_size
+        pipeline.score(embedder.embed([Frame(np.zeros((height, width, 3), np.uint8), 0)])[0])
+        return pipeline
+
+    def process(self, frame: Frame) -> FrameResult:
+        """What is anomalous in a frame.
+
+        Raises:
+            ImageError: the picture is none.
+        """
+        start = time.perf_counter()
+        result = self.filter(self.score(self.embedder.embed([frame])[0]))
+        return replace(result, timings_ms={**result.timings_ms, 'total': (time.perf_counter() - start) * 1e3})
+
+    def score(self, embedding: FrameEmbedding) -> FrameScores:
+        """Raw and calibrated scores of an embedded frame, before the filter."""
+        scores = self._scorer.score(embedding, self.embedder.queries(embedding), self._level)
+        return replace(scores, timings_ms={**embedding.timings_ms, **scores.timings_ms})
+
+    def filter(self, scores: FrameScores) -> FrameResult:
+        """The verdict on scored frames, taken in the order of each camera's frames.
+
+        A frame whose score is at or below the threshold holds no anomaly. Above it, the anomalies are the regions above
+        the pixel threshold that the filter leaves; the frame is anomalous when there is one. With the filter off, the
+        frame score alone decides.
+        """
+        start = time.perf_counter()
+        frame, grid = scores.embedding.frame, scores.embedding.grid
+        size = (grid.height, grid.width)
+        result = FrameResult(
+            frame.stamp_ns, frame.camera, size, scores.score, scores.raw_score, scores.p_value, scores.threshold,
+            scores.score > scores.threshold, scores.patch_map, PIXEL_THRESHOLD, pixel_map=scores.pixel_map)
+        found: list[Region] = []
+        if result.anomalous:
+            found = [region for region in regions(result.anomaly_map, PIXEL_THRESHOLD)
+                     if self._filter.keeps(region, size, scores.embedding.segments)]
+        tracked: list[tuple[Region, Track | None]] = [(region, None) for region in found]
+        if self._filter.temporal:
+            camera = self._cameras.setdefault(frame.camera, TemporalFilter())
+            tracked = list(camera.update(frame.image, frame.stamp_ns, found, self._filter))
+        mask = None
+        if tracked:
+            mask = np.zeros(size, bool)
+            for region, _ in tracked:
+                x, y, w, h = region.box
+                mask[y:y + h, x:x + w] |= region.mask
+        anomalies = sorted((self._anomaly(scores, result, region, track) for region, track in tracked),
+                           key=lambda anomaly: -anomaly.score)
+        filtered = self._filter.spatial or self._filter.temporal
+        timings = {**scores.timings_ms, 'filter': (time.perf_counter() - start) * 1e3}
+        return replace(result, anomalies=tuple(anomalies), region_mask=mask, timings_ms=timings,
+                       anomalous=result.anomalous and (bool(anomalies) or not filtered))
+
+    def update(self, parameters: Mapping[str, Value]) -> None:
+        """Changes `live` parameters.
+
+        Raises:
+            ParameterError: unknown, not live, or a bad value; nothing is changed then.
+        """
+        live = {p.name for p in table(METHOD) if p.live}
+        for name in parameters:
+            if name not in live:
+                raise ParameterError(f'parameter {name}: cannot change while loaded; expected one of '
+                                     f'{", ".join(sorted(live))}')
+        self.parameters = resolve({**self.parameters, **parameters}, METHOD)
+        self._filter = Filter.of(self.parameters)
+        self._level, doubt = self._calibration.alarm_level(float(self.parameters['false_alarm_rate']))  # type: ignore[arg-type]
+        self.warnings = (doubt,) if doubt else ()
+        for warning in self.warnings:
+            log.warning('%s: %s', self.database.path, warning)
+
+    def reset(self, camera: str | None = None) -> None:
+        """Forgets tracks and persistence, of one camera or of all."""
+        if camera is None:
+            self._cameras.clear()
+        else:
+            self._cameras.pop(camera, None)
+
+    def close(self) -> None:
+        """Frees models and database, on the GPU too; the pipeline is of no use afterwards."""
+        device = self.embedder.encoder.device
+        for name in ('embedder', 'database', '_scorer', '_labeller', '_cameras'):
+            self.__dict__.pop(name, None)
+        if device.type == 'cuda':
+            torch.cuda.empty_cache()
+
+    def _anomaly(self, scores: FrameScores, result: FrameResult, region: Region, track: Track | None) -> Anomaly:
+        """What is said about one region: its strongest query, the evidence for it, and a label."""
+        grid, queries = scores.embedding.grid, scores.queries
+        x, y, w, h = region.box
+        rows = slice(y * grid.rows // grid.height, ((y + h) * grid.rows - 1) // grid.height + 1)
+        columns = slice(x * grid.columns // grid.width, ((x + w) * grid.columns - 1) // grid.width + 1)
+        near = np.unique(queries.owners[rows, columns])
+        if scores.embedding.segments is not None:
+            labels = np.unique(scores.embedding.segments.labels[y:y + h, x:x + w][region.mask])
+            near = np.union1d(near, labels[labels > 0] - 1)
+        strongest = int(near[scores.scores[near].argmax()])
+        score = float(scores.scores[strongest])
+        nearest = None
+        if scores.nearest[strongest] >= 0:
+            nearest = self.database.example(int(scores.nearest[strongest]), float(scores.distances[strongest]))
+        label, label_score = '', 0.0
+        if self._labeller is not None:
+            strong = near[scores.scores[near] >= 0.9 * score]
+            label, label_score = self._labeller(queries.vectors[torch.from_numpy(strong)])
+        return Anomaly(
+            track.track_id if track else 0, score, float(scores.distances[strongest]),
+            self._calibration.p_value(score * scores.level), region.box, region.contour(), region.area,
+            track.last_ns - track.first_ns if track else 0, nearest, label, label_score)
+
+
+class Labeller:
+    """Zero-shot text labels for patch embeddings of a CLIP encoder."""
+
+    def __init__(self, encoder: TextAlignedEncoder, labels: list[str]) -> None:
+        self._encoder = encoder
+        self._labels = labels
+        self._texts = encoder.encode_text([f'a photo of a {label}' for label in labels])
+
+    @classmethod
+    def load(cls, embedder: Embedder, vocabulary: Path) -> Labeller:
+        """Labels from a text file, one a line; `#` starts a comment.
+
+        Raises:
+            ParameterError: unreadable or empty file, or an encoder that knows no texts.
+        """
+        if not isinstance(embedder.encoder, TextAlignedEncoder):
+            raise ParameterError(f'parameter label_vocabulary: encoder {embedder.encoder.name} knows no texts; choose '
+                                 'a CLIP encoder or leave label_vocabulary empty')
+        try:
+            lines = vocabulary.read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ParameterError(f'parameter label_vocabulary: {vocabulary} is unreadable ({error}); give a text file '
+                                 'with one label a line') from error
+        labels = [line.split('#')[0].strip() for line in lines]
+        labels = [label for label in labels if label]
+        if not labels:
+            raise ParameterError(f'parameter label_vocabulary: {vocabulary} holds no label; give one a line')
+        return cls(embedder.encoder, labels)
+
+    @torch.inference_mode()
+    def __call__(self, embeddings: torch.Tensor) -> tuple[str, float]:
+        """The label of embeddings (N, D) together, and its cosine similarity."""
+        mean = F.normalize(self._encoder.project_to_text(embeddings).mean(dim=0), dim=0)
+        similarity = self._texts @ mean
+        best = int(similarity.argmax())
+        return self._labels[best], float(similarity[best])
+
+
+def check_compatible(database: NominalDatabase, embedder: Embedder) -> None:
+    """Compares what made a database with what is to be compared with it.
+
+    Raises:
+        DatabaseError: which of variant, encoder, weights and preprocessing differs.
+    """
+    manifest = database.manifest
+    for what, found, expected in (
+            ('variant', manifest.variant, embedder.variant),
+            ('encoder', manifest.encoder, embedder.encoder.name),
+            ('encoder weights', manifest.weights_sha256, embedder.encoder.weights_sha256),
+            ('preprocessing', manifest.preprocessing_sha256, embedder.preprocessor.sha256)):
+        if found != expected:
+            raise DatabaseError(f'{database.path}: {what} found {found}, expected {expected}; record a database with '
+                                'the present parameters, or set the parameters that it was recorded with')
+
