@@ -1,0 +1,155 @@
+"""Metrics over time: alarms as a person hears them, delays, and intervals that respect time.
+
+Neighbouring frames of a drive are nearly the same picture. Counting them one by one
+makes a single false alarm look like twenty and a confidence interval far too narrow,
+so alarms, events and bootstrap units are stretches of time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+JOIN_S = 2.0
+"""Alarmed (or truly anomalous) frames at most this many seconds apart belong to one alarm (or event)."""
+
+GRACE_S = 1.0
+"""An alarm is not false until this many seconds after an anomaly has left the picture."""
+
+STRETCH_S = 10.0
+"""Length of the stretches of time that the bootstrap draws, seconds."""
+
+RESAMPLES = 1000
+"""Bootstrap samples behind an interval."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that was anomalous for a while.
+
+    Attributes:
+        start, stop: indices of its first and last frame.
+        delay_s: seconds from its first frame to the first alarm during it; None: never noticed.
+    """
+
+    start: int
+    stop: int
+    delay_s: float | None
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """What happened over one uninterrupted sequence of frames of one camera.
+
+    Attributes:
+        events: the true anomalies, in order.
+        false_alarms: (first, last) frame index of each distinct false alarm.
+        alarms: (first, last) frame index of each distinct alarm, true or false.
+        nominal_s: seconds that are known to be nominal.
+        total_s: seconds altogether.
+    """
+
+    events: tuple[Event, ...] = ()
+    false_alarms: tuple[tuple[int, int], ...] = ()
+    alarms: tuple[tuple[int, int], ...] = ()
+    nominal_s: float = 0.0
+    total_s: float = 0.0
+
+
+def runs(stamps_ns: npt.NDArray[np.int64], flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """(first, last) index of each run of flagged frames; frames at most JOIN_S apart are one run."""
+    flagged = np.flatnonzero(flags)
+    if not len(flagged):
+        return []
+    breaks = np.flatnonzero(np.diff(stamps_ns[flagged]) > JOIN_S * 1e9)
+    return [(int(first), int(last)) for first, last in
+            zip(flagged[np.r_[0, breaks + 1]], flagged[np.r_[breaks, len(flagged) - 1]], strict=True)]
+
+
+def durations_s(stamps_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """(N,) seconds that each frame stands for: until the next one, at most three times the median interval.
+
+    The cap leaves out pauses in a recording. A single frame stands for no time.
+    """
+    if len(stamps_ns) < 2:
+        return np.zeros(len(stamps_ns))
+    intervals = np.diff(stamps_ns) / 1e9
+    median = float(np.median(intervals))
+    return np.append(np.minimum(intervals, 3 * median), median)
+
+
+def timeline(stamps_ns: npt.NDArray[np.int64], alarms: npt.NDArray[np.bool_], truth: npt.NDArray[np.int8]) -> Timeline:
+    """What happened over one sequence.
+
+    A false alarm is a run of alarmed frames that are known to be nominal and lie more
+    than GRACE_S after the last anomaly; an alarm that begins long before an anomaly
+    comes into view is therefore false as well as, later, right.
+
+    Args:
+        stamps_ns: (N,) rising.
+        alarms: (N,) verdicts.
+        truth: (N,) 1 anomalous, 0 nominal, -1 unknown.
+    """
+    events, excused = [], truth != 0
+    for first, last in runs(stamps_ns, truth == 1):
+        noticed = np.flatnonzero(alarms[first:last + 1])
+        delay = (stamps_ns[first + noticed[0]] - stamps_ns[first]) / 1e9 if len(noticed) else None
+        events.append(Event(first, last, delay))
+        excused |= (stamps_ns >= stamps_ns[first]) & (stamps_ns <= stamps_ns[last] + GRACE_S * 1e9)
+    seconds = durations_s(stamps_ns)
+    return Timeline(tuple(events), tuple(runs(stamps_ns, alarms & ~excused)), tuple(runs(stamps_ns, alarms)),
+                    float(seconds[truth == 0].sum()), float(seconds.sum()))
+
+
+def timeline_metrics(timelines: Sequence[Timeline]) -> dict[str, float | int | None]:
+    """False alarms per minute of nominal time, mean delay of the noticed events in seconds, and the counts behind."""
+    false = sum(len(t.false_alarms) for t in timelines)
+    nominal_s, total_s = sum(t.nominal_s for t in timelines), sum(t.total_s for t in timelines)
+    events = [event for t in timelines for event in t.events]
+    delays = [event.delay_s for event in events if event.delay_s is not None]
+    known = bool(events or nominal_s)
+    return {
+        'false_alarms_per_minute': 60 * false / nominal_s if nominal_s else None,
+        'detection_delay_s': float(np.mean(delays)) if delays else None,
+        'alarms_per_minute': 60 * sum(len(t.alarms) for t in timelines) / total_s if total_s else None,
+        'false_alarms': false if nominal_s else None,
+        'events': len(events) if known else None,
+        'events_noticed': len(delays) if known else None,
+    }
+
+
+def bootstrap(stretches: int, measure: Callable[[npt.NDArray[np.float64]], Mapping[str, float | None]],
+              *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, list[float] | None]:
+    """95 % percentile intervals of metrics, drawing whole stretches of time with replacement.
+
+    Args:
+        stretches: how many there are.
+        measure: metrics as a function of how often (stretches,) each one was drawn.
+        resamples: how many draws.
+        seed: the same seed, the same intervals.
+
+    Returns:
+        [low, high] for each metric; None where it is undefined in more than half of the
+        draws, or where there are fewer than two stretches.
+    """
+    if stretches < 2:
+        return dict.fromkeys(measure(np.ones(stretches)), None)
+    random = np.random.default_rng(seed)
+    drawn: dict[str, list[float]] = {}
+    for _ in range(resamples):
+        weights = np.bincount(random.integers(stretches, size=stretches), minlength=stretches).astype(np.float64)
+        for name, value in measure(weights).items():
+            drawn.setdefault(name, []).extend([] if value is None else [value])
+    return {name: [float(q) for q in np.percentile(values, (2.5, 97.5))] if 2 * len(values) > resamples else None
+            for name, values in drawn.items()}
+
+
+def stretch_numbers(stamps_ns: Sequence[int] | npt.NDArray[np.int64], first: int = 0) -> npt.NDArray[np.int64]:
+    """(N,) number of the stretch of STRETCH_S that each frame of a sequence lies in, counted from `first`."""
+    stamps = np.asarray(stamps_ns, np.int64)
+    if not len(stamps):
+        return stamps
+    return first + (stamps - stamps[0]) // int(STRETCH_S * 1e9)
