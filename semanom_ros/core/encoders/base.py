@@ -11,10 +11,12 @@ class Encoder(ABC):
     """A frozen vision foundation model: image batch in, patch embeddings out.
 
     Attributes:
-        name: as in the parameter `encoder`, e.g. `open_clip:ViT-B-16`.
+        name: as in the parameter `encoder`, e.g. `open_clip:ViT-B-16`; a file without its folder.
         weights: what the weights are, for people: tag, file name or `random:0`.
-        weights_sha256: SHA-256 over the weights (and, in `settings`, what else changes
-            the embeddings); the database refuses another encoder by it.
+        weights_sha256: SHA-256 of the weights file; of all tensors for random weights.
+        settings: what else changes the embeddings (`features`, `layer`, `mean`, `std`, `activation`);
+            the database refuses an encoder whose name, weights_sha256 or settings differ. The
+            precision is not among them: its rounding is far below the distances that matter.
         input_size: (height, width) that it sees, pixels.
         grid_size: (rows, columns) of its patches at that input size.
         dimension: length D of an embedding.
@@ -24,6 +26,7 @@ class Encoder(ABC):
     name: str
     weights: str
     weights_sha256: str
+    settings: dict[str, str]
     input_size: tuple[int, int]
     grid_size: tuple[int, int]
     dimension: int
