@@ -26,6 +26,10 @@ class ImageError(SemanomError):
     """An image message does not hold the picture that it announces."""
 
 
+class CameraError(SemanomError):
+    """A CameraInfo from which no bearing can be computed."""
+
+
 class BagError(SemanomError):
     """A recording is missing, truncated, or lacks a topic."""
 

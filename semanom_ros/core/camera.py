@@ -1,0 +1,108 @@
+"""From pixels to bearings: the pinhole and fisheye models of `sensor_msgs/CameraInfo`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from semanom_ros.errors import CameraError
+
+PINHOLE_MODELS = ('plumb_bob', 'rational_polynomial')
+FISHEYE_MODELS = ('equidistant', 'fisheye')
+_PRECISE = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-9)
+
+
+@dataclass(frozen=True)
+class CameraModel:
+    """A calibrated camera.
+
+    Attributes:
+        height, width: pixels of the image that the intrinsics belong to: full resolution,
+            or the region of interest of it that is read out.
+        intrinsics: (3, 3) float64 camera matrix (fx, 0, cx; 0, fy, cy; 0, 0, 1).
+        distortion: (n,) float64 coefficients; none for a rectified image.
+        distortion_model: `plumb_bob` (k1, k2, p1, p2, k3), `rational_polynomial` (and k4 ... k6),
+            `equidistant` or `fisheye` (k1 ... k4); irrelevant without coefficients.
+        offset: (x, y) pixels of the region of interest's corner in the full image.
+        origin: (x, y, z) metres of the centre of projection in the image's frame; not zero
+            for the right camera of a rectified stereo pair only.
+    """
+
+    height: int
+    width: int
+    intrinsics: npt.NDArray[np.float64]
+    distortion: npt.NDArray[np.float64]
+    distortion_model: str = 'plumb_bob'
+    offset: tuple[float, float] = (0.0, 0.0)
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        """Checks that bearings can be computed.
+
+        Raises:
+            CameraError: no pixels, no focal length, or an unknown distortion model.
+        """
+        if self.height <= 0 or self.width <= 0:
+            raise CameraError(f'CameraInfo: found {self.width}x{self.height} pixels, expected the size of the image; '
+                              'correct the camera driver')
+        focal = self.intrinsics[[0, 1], [0, 1]]
+        if not (np.isfinite(self.intrinsics).all() and np.isfinite(self.distortion).all() and (focal > 0).all()):
+            raise CameraError(f'CameraInfo: found focal lengths {focal[0]:g} and {focal[1]:g}, expected positive '
+                              'numbers; calibrate the camera')
+        if self.distortion.any() and self.distortion_model not in PINHOLE_MODELS + FISHEYE_MODELS:
+            raise CameraError(f'CameraInfo: found distortion model {self.distortion_model!r}, expected one of '
+                              f'{", ".join(PINHOLE_MODELS + FISHEYE_MODELS)}; calibrate the camera with one of them')
+
+    @property
+    def _fisheye(self) -> bool:
+        # coefficients that are all zero still mean the ideal fisheye, which is no pinhole
+        return self.distortion.size > 0 and self.distortion_model in FISHEYE_MODELS
+
+    def bearings(self, points: npt.ArrayLike, image_size: tuple[int, int]) -> npt.NDArray[np.float64]:
+        """Directions in which pixels look.
+
+        Args:
+            points: (N, 2) pixel coordinates (x, y) in the image; (0, 0) is the centre of the first pixel.
+            image_size: (height, width) of that image; a binned or resized one is scaled to the intrinsics.
+
+        Returns:
+            (N, 3) unit vectors in the optical frame of REP 103 (x right, y down, z forward).
+
+        Raises:
+            CameraError: the image has another aspect ratio than the calibration.
+        """
+        height, width = image_size
+        scale = np.array([self.width / width, self.height / height])
+        if abs(scale[0] / scale[1] - 1) > 0.02:  # binning may drop a row or column; a crop is no scaling
+            raise CameraError(f'CameraInfo: found {self.width}x{self.height}, expected the aspect ratio of the image, '
+                              f'{width}x{height}; publish the CameraInfo of this image')
+        pixels = (np.asarray(points, np.float64).reshape(-1, 2) + 0.5) * scale - 0.5 + self.offset
+        normalized = (pixels - self.intrinsics[:2, 2]) / self.intrinsics[[0, 1], [0, 1]]
+        if self._fisheye:
+            return _fisheye_rays(normalized, self.distortion)
+        if self.distortion.any():
+            normalized = cv2.undistortPoints(
+                pixels[:, None], self.intrinsics, self.distortion, criteria=_PRECISE)[:, 0]  # type: ignore[call-overload]
+        rays = np.column_stack([normalized, np.ones(len(normalized))])
+        return rays / np.linalg.norm(rays, axis=1, keepdims=True)
+
+
+def _fisheye_rays(points: npt.NDArray[np.float64], distortion: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(N, 3) unit vectors from (N, 2) points of the equidistant model (J. Kannala, S. Brandt, 2006).
+
+    radius = theta (1 + k1 theta^2 + k2 theta^4 + k3 theta^6 + k4 theta^8) is solved for theta by
+    Newton's method. `cv2.fisheye.undistortPoints` is no choice: it holds wide lenses at about 80 degrees.
+    """
+    coefficients = np.concatenate([[1.0], distortion[:4], np.zeros(4 - len(distortion[:4]))])
+    powers = np.arange(5) * 2
+    radius = np.linalg.norm(points, axis=1)
+    theta = np.minimum(radius, np.pi / 2)
+    for _ in range(20):
+        value = theta * (theta[:, None] ** powers @ coefficients) - radius
+        slope = theta[:, None] ** powers @ (coefficients * (powers + 1))
+        theta = np.clip(theta - value / np.where(np.abs(slope) > 1e-6, slope, 1e-6), 0, np.pi)
+    sideways = points / np.maximum(radius, 1e-12)[:, None] * np.sin(theta)[:, None]
+    return np.column_stack([sideways, np.cos(theta)])
