@@ -16,7 +16,7 @@ import yaml
 
 from semanom_ros.errors import ParameterError
 
-METHOD, DETECTOR, RECORDER = 'method', 'detector', 'recorder'
+METHOD, NODE, DETECTOR, RECORDER = 'method', 'node', 'detector', 'recorder'
 
 Value = bool | int | float | str | list[int] | list[float] | list[str]
 
@@ -29,7 +29,7 @@ class Parameter:
         name: ROS parameter name.
         default: value when nothing is given; lists are never empty, so that their type is known.
         description: what it does, with its unit.
-        group: `method` (detector, recorder and evaluator), `detector` or `recorder`.
+        group: `method` (detector, recorder and evaluator), `node` (detector and recorder), `detector` or `recorder`.
         minimum, maximum: inclusive bounds, for numbers and the items of lists.
         choices: the allowed strings.
         live: may be changed while the detector is active; the others are read at configure.
@@ -118,6 +118,27 @@ TABLE: tuple[Parameter, ...] = (
               METHOD, minimum=0.0, maximum=1.0, live=True),
     Parameter('filter_temporal', True, 'report an anomaly only when it persists', METHOD, live=True),
     Parameter('filter_persistence', 0.3, 'seconds that an anomaly must persist', METHOD, minimum=0.0, maximum=10.0, live=True),
+    # -- what both nodes take
+    Parameter('database', '', 'folder of the nominal database', NODE),
+    Parameter('camera_names', ['camera'], 'cameras; each has its topics `~/input/NAME/...`', NODE),
+    Parameter('image_transport', 'raw', 'what the cameras send: `raw` (Image on `~/input/NAME/image`) or `compressed` '
+              '(CompressedImage on `~/input/NAME/image/compressed`)', NODE, choices=('raw', 'compressed')),
+    # -- recorder
+    Parameter('bags', [''], 'nominal recordings: rosbag2 folders, .mcap or .db3 files; empty: record the live cameras',
+              RECORDER),
+    Parameter('image_topics', [''], 'image topics to read from the recordings; empty: the only one in each', RECORDER),
+    Parameter('append', False, 'add to the database where it exists already', RECORDER),
+    Parameter('every_n', 1, 'take every n-th frame of a camera', RECORDER, minimum=1, maximum=100000),
+    Parameter('rate', 0.0, 'frames per second to take of a camera at most, by their stamps; 0: all', RECORDER,
+              minimum=0.0, maximum=1000.0),
+    Parameter('held_out_share', 0.2, 'share of the drive, in whole stretches of time, that is kept aside for '
+              'calibration; 0: none, then there are no thresholds', RECORDER, minimum=0.0, maximum=0.5),
+    Parameter('thumbnail_size', 160, 'longer side of the pictures kept as evidence, in pixels; 0: keep none', RECORDER,
+              minimum=0, maximum=1024),
+    Parameter('duration', 0.0, 'seconds after which a live recording ends; 0: when it is stopped', RECORDER,
+              minimum=0.0, maximum=1000000.0),
+    Parameter('queue_size', 30, 'live frames that may wait for the encoder; beyond, frames are dropped, counted and '
+              'reported', RECORDER, minimum=1, maximum=1000),
 )
 
 
