@@ -57,7 +57,8 @@ class BuildMessages(build_ext):
 
     def generate(self):
         """Runs CMake; returns its installation prefix, in the build folder."""
-        prefixes = [p for p in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if p] + [sys.prefix]
+        prefixes = [p for p in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if p]
+        prefixes.append(str(Path(sys.executable).parents[1]))  # sys.prefix is the target, under colcon
         if not any(Path(p, 'share', 'rosidl_default_generators').is_dir() for p in prefixes):
             raise SystemExit(
                 f'{NAME}: no ROS 2 in {os.pathsep.join(prefixes)}; source its setup.bash, or '
