@@ -33,11 +33,13 @@ class Event:
     Attributes:
         start, stop: indices of its first and last frame.
         delay_s: seconds from its first frame to the first alarm during it; None: never noticed.
+        localized: whether, in an alarmed frame, what was reported overlaps what is anomalous.
     """
 
     start: int
     stop: int
     delay_s: float | None
+    localized: bool
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def durations_s(stamps_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     return np.append(np.minimum(intervals, 3 * median), median)
 
 
-def timeline(stamps_ns: npt.NDArray[np.int64], alarms: npt.NDArray[np.bool_], truth: npt.NDArray[np.int8]) -> Timeline:
+def timeline(stamps_ns: npt.NDArray[np.int64], alarms: npt.NDArray[np.bool_], truth: npt.NDArray[np.int8],
+             localized: npt.NDArray[np.bool_]) -> Timeline:
     """What happened over one sequence.
 
     A false alarm is a run of alarmed frames that are known to be nominal and lie more
@@ -92,12 +95,13 @@ def timeline(stamps_ns: npt.NDArray[np.int64], alarms: npt.NDArray[np.bool_], tr
         stamps_ns: (N,) rising.
         alarms: (N,) verdicts.
         truth: (N,) 1 anomalous, 0 nominal, -1 unknown.
+        localized: (N,) whether what was reported overlaps what is anomalous.
     """
     events, excused = [], truth != 0
     for first, last in runs(stamps_ns, truth == 1):
         noticed = np.flatnonzero(alarms[first:last + 1])
         delay = (stamps_ns[first + noticed[0]] - stamps_ns[first]) / 1e9 if len(noticed) else None
-        events.append(Event(first, last, delay))
+        events.append(Event(first, last, delay, bool((alarms & localized)[first:last + 1].any())))
         excused |= (stamps_ns >= stamps_ns[first]) & (stamps_ns <= stamps_ns[last] + GRACE_S * 1e9)
     seconds = durations_s(stamps_ns)
     return Timeline(tuple(events), tuple(runs(stamps_ns, alarms & ~excused)), tuple(runs(stamps_ns, alarms)),
@@ -118,6 +122,7 @@ def timeline_metrics(timelines: Sequence[Timeline]) -> dict[str, float | int | N
         'false_alarms': false if nominal_s else None,
         'events': len(events) if known else None,
         'events_noticed': len(delays) if known else None,
+        'events_localized': sum(event.localized for event in events) if known else None,
     }
 
 
@@ -147,9 +152,25 @@ def bootstrap(stretches: int, measure: Callable[[npt.NDArray[np.float64]], Mappi
             for name, values in drawn.items()}
 
 
-def stretch_numbers(stamps_ns: Sequence[int] | npt.NDArray[np.int64], first: int = 0) -> npt.NDArray[np.int64]:
-    """(N,) number of the stretch of STRETCH_S that each frame of a sequence lies in, counted from `first`."""
-    stamps = np.asarray(stamps_ns, np.int64)
-    if not len(stamps):
-        return stamps
-    return first + (stamps - stamps[0]) // int(STRETCH_S * 1e9)
+class SequenceCounter:
+    """Numbers the sequences and the stretches of time of a stream of frames.
+
+    A sequence ends where stamps go backwards (a looped or joined recording). Stretches
+    are STRETCH_S long and begin anew with each sequence.
+    """
+
+    def __init__(self, first_stretch: int = 0) -> None:
+        self.sequence = -1
+        self._stretch = first_stretch - 1
+        self._start_ns = self._last_ns = 0
+
+    def __call__(self, stamp_ns: int) -> tuple[int, int]:
+        """Number of the sequence, from 0, and of the stretch, from `first_stretch`, of the next frame."""
+        if self.sequence < 0 or stamp_ns < self._last_ns:
+            self.sequence += 1
+            self._stretch, self._start_ns = self._stretch + 1, stamp_ns
+        elif stamp_ns - self._start_ns >= STRETCH_S * 1e9:
+            passed = int((stamp_ns - self._start_ns) // (STRETCH_S * 1e9))
+            self._stretch, self._start_ns = self._stretch + 1, self._start_ns + passed * int(STRETCH_S * 1e9)
+        self._last_ns = stamp_ns
+        return self.sequence, self._stretch

@@ -5,16 +5,16 @@ import pytest
 
 from semanom_ros.evaluation.metrics import Curve
 from semanom_ros.evaluation.sequences import (
+    SequenceCounter,
     bootstrap,
     durations_s,
     runs,
-    stretch_numbers,
     timeline,
     timeline_metrics,
 )
 
 
-def drive(seconds, *, alarms=(), anomalies=(), rate=10):
+def drive(seconds, *, alarms=(), anomalies=(), localized=(), rate=10):
     """Stamps at `rate` Hz, verdicts and truth from lists of (start, stop) seconds."""
     stamps = (np.arange(int(seconds * rate)) * 1e9 / rate).astype(np.int64)
 
@@ -22,7 +22,7 @@ def drive(seconds, *, alarms=(), anomalies=(), rate=10):
         inside = [(stamps >= start * 1e9) & (stamps < stop * 1e9) for start, stop in spans]
         return np.any([np.zeros(len(stamps), bool), *inside], axis=0)
 
-    return stamps, during(alarms), during(anomalies).astype(np.int8)
+    return stamps, during(alarms), during(anomalies).astype(np.int8), during(localized)
 
 
 def test_worked_example():
@@ -47,13 +47,13 @@ def test_alarm_long_before_an_anomaly_is_false_and_one_that_lingers_is_not():
 
 
 def test_unknown_frames_are_left_out():
-    stamps, alarms, truth = drive(20, alarms=[(5, 6), (15, 16)])
+    stamps, alarms, truth, localized = drive(20, alarms=[(5, 6), (15, 16)])
     truth[:100] = -1
-    metrics = timeline_metrics([timeline(stamps, alarms, truth)])
+    metrics = timeline_metrics([timeline(stamps, alarms, truth, localized)])
     assert metrics['false_alarms'] == 1
     assert metrics['false_alarms_per_minute'] == pytest.approx(6)
     truth[:] = -1
-    metrics = timeline_metrics([timeline(stamps, alarms, truth)])
+    metrics = timeline_metrics([timeline(stamps, alarms, truth, localized)])
     assert metrics['false_alarms_per_minute'] is metrics['detection_delay_s'] is metrics['events'] is None
     assert metrics['alarms_per_minute'] == pytest.approx(6)
 
@@ -78,8 +78,17 @@ def test_pauses_in_a_recording_count_as_no_time():
     assert durations_s(stamps[:1]).tolist() == [0]
 
 
+def test_event_is_localized_only_in_an_alarmed_frame():
+    line = timeline(*drive(40, anomalies=[(10, 14), (30, 34)], alarms=[(11, 12), (31, 32)],
+                           localized=[(11.5, 11.6), (33, 34)]))
+    assert [event.localized for event in line.events] == [True, False]
+    assert timeline_metrics([line])['events_localized'] == 1
+
+
 def test_stretches_of_ten_seconds():
-    assert stretch_numbers(np.array([5, 14, 15, 30]) * 1_000_000_000, first=7).tolist() == [7, 7, 8, 9]
+    count = SequenceCounter(first_stretch=7)
+    numbers = [count(second * 1_000_000_000) for second in (5, 14, 15, 34, 36, 44, 45, 2, 3)]
+    assert numbers == [(0, 7), (0, 7), (0, 8), (0, 9), (0, 10), (0, 10), (0, 11), (1, 12), (1, 12)]
 
 
 def test_bootstrap_draws_whole_stretches():

@@ -1,0 +1,210 @@
+"""Recordings through the detector's pipeline, frame by frame: nothing dropped, nothing out of order."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from semanom_ros.errors import BagError
+from semanom_ros.evaluation.measurement import Measurement, rounded
+from semanom_ros.evaluation.methods import Method, Row
+from semanom_ros.evaluation.results import ResultBag
+from semanom_ros.evaluation.sequences import SequenceCounter
+from semanom_ros.evaluation.truth import TruthReader
+from semanom_ros.ros.bags import BagReader
+
+log = logging.getLogger(__name__)
+
+_STRETCHES_PER_BAG = 1 << 32
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One replayed recording.
+
+    Attributes:
+        name: unique among the recordings of a replay; the result bag's folder.
+        path: of the recording.
+        topic: image topic.
+        truth_topic: ground-truth topic, '' where the recording has none.
+        frames: how many were judged.
+        unreadable: image messages that hold no picture.
+        damage: what could not be read, '' when all could.
+    """
+
+    name: str
+    path: Path
+    topic: str
+    truth_topic: str
+    frames: int
+    unreadable: int
+    damage: str
+
+
+@dataclass
+class Replay:
+    """Everything that a replay found.
+
+    Attributes:
+        folder: where the result bags lie, below `bags/`.
+        recordings: in the order given.
+        measurements: of each row, over all recordings.
+        recording_of: (N,) index of the recording of each frame.
+    """
+
+    folder: Path
+    recordings: list[Recording] = field(default_factory=list)
+    measurements: dict[Row, Measurement] = field(default_factory=dict)
+    recording_of: list[int] = field(default_factory=list)
+
+
+def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: Path, *, image_topic: str = '',
+           truth_topic: str = '', settings: Mapping[str, object] | None = None) -> Replay:
+    """Replays recordings and measures every row of every method.
+
+    Recordings that an earlier, interrupted replay into the same folder finished are not
+    replayed again, provided that `settings` and the recordings are the same.
+
+    Args:
+        bags: recordings; temporal state is forgotten between them.
+        methods: what judges the frames.
+        shown: the row whose results go into the result bags.
+        folder: for the result bags (`bags/`) and what resuming needs.
+        image_topic: '' when each recording has only one.
+        truth_topic: '' for the default one, where there is one.
+        settings: what else the results depend on.
+
+    Raises:
+        SemanomError: a recording or topic will not do.
+    """
+    _resume_or_begin(folder, bags, [str(image_topic), str(truth_topic), repr(shown), dict(settings or {})])
+    rows = [row for method in methods for row in method.rows]
+    found = Replay(folder, measurements={row: Measurement() for row in rows})
+    sequences = 0
+    for index, (path, name) in enumerate(zip(bags, _names(bags), strict=True)):
+        stored = folder / 'measured' / f'{name}.npz'
+        if stored.is_file():
+            log.info('%s: measured already', path)
+        else:
+            _replay_one(index, path, name, methods, rows, shown, folder, image_topic, truth_topic)
+        recording, measurements = _load(stored, rows)
+        for row, measurement in zip(rows, measurements, strict=True):
+            found.measurements[row].merge(measurement, sequences)
+        found.recordings.append(recording)
+        found.recording_of += [index] * recording.frames
+        frames = found.measurements[rows[0]].frames
+        sequences = int(frames['sequence'][-1]) + 1 if len(frames) else 0
+    return found
+
+
+def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], rows: Sequence[Row], shown: Row,
+                folder: Path, image_topic: str, truth_topic: str) -> None:
+    for method in methods:
+        method.reset()
+    measurements = {row: Measurement() for row in rows}
+    count = SequenceCounter(index * _STRETCHES_PER_BAG)
+    target = folder / 'bags' / name
+    shutil.rmtree(target, ignore_errors=True)
+    damage, frames = '', 0
+    with BagReader(path) as reader, TruthReader(BagReader(path), truth_topic) as truths:
+        topic = reader.image_topic(image_topic)
+        with ResultBag(target, _frame_id(reader, topic)) as results, \
+                tqdm(total=reader.counts[topic], desc=f'replay {name}', unit='frame', disable=None) as bar:
+            pictures = reader.images(topic)
+            while True:
+                try:
+                    frame = next(pictures, None)
+                except BagError as error:  # the recording breaks off; what was there counts
+                    log.warning('%s', error)
+                    damage, frame = str(error), None
+                if frame is None:
+                    break
+                sequence, stretch = count(frame.stamp_ns)
+                truth = truths.at(frame.stamp_ns, frame.image.shape[:2])  # type: ignore[arg-type]
+                for method in methods:
+                    for row, verdict in zip(method.rows, method.process(frame), strict=True):
+                        measurements[row].add(verdict, truth, sequence, stretch)
+                        if row == shown:
+                            results.add(frame, verdict.result)
+                frames += 1
+                bar.update()
+        if truths.topic in reader.topics and not truths.matched:
+            log.warning('%s: found no mask on %s with the stamp of a frame; expected the stamps of %s', path,
+                        truths.topic, topic)
+        recording = Recording(name, path, topic, truths.topic if truths.topic in reader.topics else '', frames,
+                              reader.bad_images, damage)
+    _store(folder / 'measured' / f'{name}.npz', recording, [measurements[row] for row in rows])
+
+
+def _frame_id(reader: BagReader, topic: str) -> str:
+    return next((message.header.frame_id for _, _, message in reader.messages([topic])), '')
+
+
+def _names(bags: Sequence[Path]) -> list[str]:
+    """A folder name for each recording: its own, numbered where two are the same."""
+    names: list[str] = []
+    for path in bags:
+        stem = path.resolve().stem if path.is_file() else path.resolve().name
+        name, number = stem, 1
+        while name in names:
+            number += 1
+            name = f'{stem}_{number}'
+        names.append(name)
+    return names
+
+
+def _resume_or_begin(folder: Path, bags: Sequence[Path], settings: list[object]) -> None:
+    """Empties the folder unless it holds an interrupted replay of the same recordings with the same settings."""
+    files = [file for path in bags for file in (sorted(path.rglob('*')) if path.is_dir() else [path])]
+    state = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.exists()]
+    fingerprint = hashlib.sha256(json.dumps([state, settings], sort_keys=True, default=str).encode()).hexdigest()
+    mark = folder / 'fingerprint'
+    if folder.exists() and (not mark.is_file() or mark.read_text() != fingerprint):
+        shutil.rmtree(folder)
+    (folder / 'measured').mkdir(parents=True, exist_ok=True)
+    mark.write_text(fingerprint)
+
+
+def _store(path: Path, recording: Recording, measurements: Sequence[Measurement]) -> None:
+    """Written beside and renamed, so that what is there is whole."""
+    arrays = {f'{index}.{name}': array for index, measurement in enumerate(measurements)
+              for name, array in measurement.arrays().items()}
+    about = json.dumps({**vars(recording), 'path': str(recording.path)})
+    beside = path.with_suffix('.partial')
+    with open(beside, 'wb') as file:
+        np.savez_compressed(file, recording=np.frombuffer(about.encode(), np.uint8), **arrays)
+    beside.rename(path)
+
+
+def _load(path: Path, rows: Sequence[Row]) -> tuple[Recording, list[Measurement]]:
+    with np.load(path, allow_pickle=False) as stored:
+        about = json.loads(stored['recording'].tobytes())
+        measurements = [Measurement.from_arrays({
+            name.removeprefix(f'{index}.'): stored[name] for name in stored.files if name.startswith(f'{index}.')})
+            for index in range(len(rows))]
+    return Recording(**{**about, 'path': Path(about['path'])}), measurements
+
+
+def write_scores(path: Path, found: Replay) -> None:
+    """`scores.csv`: a line for each frame and row of the table."""
+    with open(path, 'w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(['bag', 'topic', 'stamp_ns', 'truth', 'variant', 'filter', 'baseline', 'score', 'raw_score',
+                         'p_value', 'threshold', 'alarm', 'anomalies'])
+        for row, measurement in found.measurements.items():
+            for recording, frame in zip(found.recording_of, measurement.frames, strict=True):
+                of = found.recordings[recording]
+                writer.writerow([
+                    of.name, of.topic, frame['stamp_ns'], '' if frame['truth'] < 0 else frame['truth'], row.variant,
+                    int(row.filtered), row.baseline,
+                    *(rounded(frame[name]) for name in ('score', 'raw_score', 'p_value', 'threshold')),
+                    int(frame['alarm']), frame['anomalies']])
