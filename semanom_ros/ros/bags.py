@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 from mcap.reader import NonSeekingReader
+from mcap.records import Schema
 from rosbags.interfaces import (
     Connection,
     MessageDefinitionFormat,
@@ -69,9 +70,14 @@ class _Topic(NamedTuple):
 
 
 class _Part(Protocol):
-    """A recording, or one file of it. `damage` says in a line what is missing at its end, '' if nothing is."""
+    """A recording, or one file of it, of which `messages` yields what can be read and then raises.
 
+    `damage` says in a line what is known to be missing, '' if nothing is.
+    """
+
+    name: str
     topics: list[_Topic]
+    span: tuple[int, int]
     damage: str
 
     def messages(self, topics: Collection[str]) -> Iterator[tuple[str, str, int, bytes]]: ...
@@ -91,6 +97,7 @@ class BagReader:
         files: its storage files, in order.
         topics: type of every topic, by name.
         counts: number of messages of every topic.
+        span: bag time of the first and the last message, nanoseconds; (0, 0) when there is none.
         damage: a line about what cannot be read, '' when all can (as far as opening shows).
         bad_images: image messages that `images` skipped because they hold no picture.
     """
@@ -113,6 +120,8 @@ class BagReader:
         self.files = _storage_files(self.path)
         self._parts = _open(self.path, self.files)
         self.damage = '; '.join(part.damage for part in self._parts if part.damage)
+        spans = [part.span for part in self._parts if part.span != (0, 0)] or [(0, 0)]
+        self.span = min(start for start, _ in spans), max(end for _, end in spans)
         self.topics: dict[str, str] = {}
         self.counts: dict[str, int] = {}
         self._definitions: dict[str, _Topic] = {}
@@ -196,10 +205,7 @@ class BagReader:
                     yield message
                     read += 1
             except Exception as error:  # whatever a parser of the libraries meets in damaged bytes
-                damage.append(f'breaks off after {read} messages ({_line(error)})')
-            else:
-                if part.damage:
-                    damage.append(part.damage)
+                damage.append(_breaks_off(part.name, read, _line(error)))
         if damage:
             raise BagError(f'{self.path}: {"; ".join(damage)}')
 
@@ -522,9 +528,12 @@ class _Whole:
     """What `rosbags` can read: a folder with its metadata.yaml, or an undamaged file."""
 
     def __init__(self, path: Path) -> None:
+        self.name = path.name
         self.damage = ''
         self._reader = Reader(path)
         self._reader.open()
+        empty = self._reader.message_count == 0
+        self.span = (0, 0) if empty else (self._reader.start_time, self._reader.end_time - 1)
         self.topics = [_Topic(c.topic, c.msgtype, c.msgcount, c.msgdef.data,
                               c.msgdef.format == MessageDefinitionFormat.IDL) for c in self._reader.connections]
 
@@ -541,32 +550,31 @@ class _CutMcap:
     """An MCAP file without its end, read from the front."""
 
     def __init__(self, path: Path) -> None:
+        self.name = path.name
         self._path = path
         counts: dict[tuple[str, str, str, bool], int] = {}
+        self.span = 0, 0
+        reason = 'its index is unusable'
         try:
-            with open(path, 'rb') as file:
-                for schema, channel, _ in NonSeekingReader(file).iter_messages(log_time_order=False):
-                    if schema is not None:
-                        key = (channel.topic, schema.name, schema.data.decode(), schema.encoding != 'ros2msg')
-                        counts[key] = counts.get(key, 0) + 1
-            reason = 'index unusable'
-        except Exception as error:
+            for schema, topic, time_ns, _ in self._rows(None):
+                self.span = self.span[0] or time_ns, max(self.span[1], time_ns)
+                key = (topic, schema.name, schema.data.decode(), schema.encoding != 'ros2msg')
+                counts[key] = counts.get(key, 0) + 1
+        except Exception as error:  # the parser meets anything in damaged bytes
             reason = _line(error)
         self.topics = [_Topic(topic, type, count, definition, idl)
                        for (topic, type, definition, idl), count in counts.items()]
-        self.damage = (f'{path.name} breaks off after {sum(counts.values())} messages ({reason}); '
-                       'what is there is read, `mcap recover` mends it')
+        self.damage = _breaks_off(self.name, sum(counts.values()), reason) + '; `mcap recover` mends it'
+
+    def _rows(self, topics: Collection[str] | None) -> Iterator[tuple[Schema, str, int, bytes]]:
+        with open(self._path, 'rb') as file:
+            for schema, channel, message in NonSeekingReader(file).iter_messages(topics, log_time_order=False):
+                if schema is not None:
+                    yield schema, channel.topic, message.log_time, message.data
 
     def messages(self, topics: Collection[str]) -> Iterator[tuple[str, str, int, bytes]]:
-        left = sum(topic.messages for topic in self.topics if topic.name in topics)
-        if left:
-            with open(self._path, 'rb') as file:
-                for schema, channel, message in NonSeekingReader(file).iter_messages(topics, log_time_order=False):
-                    if schema is not None:
-                        yield channel.topic, schema.name, message.log_time, message.data
-                        left -= 1
-                        if not left:
-                            return
+        for schema, topic, time_ns, cdr in self._rows(topics):
+            yield topic, schema.name, time_ns, cdr
 
     def close(self) -> None:
         pass
@@ -576,8 +584,9 @@ class _CutSqlite:
     """A sqlite3 file without its end, or with a journal beside it, read row by row."""
 
     def __init__(self, path: Path) -> None:
-        self._connection = self._connect(path)
+        self.name = path.name
         self.damage = ''
+        self._connection = self._connect(path)
         self._names = {id: (name, type) for id, name, type in
                        self._connection.execute('SELECT id, name, type FROM topics')}
         definitions: dict[str, tuple[str, str]] = {}
@@ -585,12 +594,13 @@ class _CutSqlite:
             definitions = {type: (encoding, text) for type, encoding, text in self._connection.execute(
                 'SELECT topic_type, encoding, encoded_message_definition FROM message_definitions')}
         counts = dict.fromkeys(self._names, 0)
+        self.span = 0, 0
         try:
-            for (id,) in self._connection.execute('SELECT topic_id FROM messages ORDER BY id'):
+            for id, time_ns in self._rows('topic_id, timestamp'):
+                self.span = self.span[0] or time_ns, max(self.span[1], time_ns)
                 counts[id] += 1
         except sqlite3.DatabaseError as error:
-            self.damage = (f'{path.name} breaks off after {sum(counts.values())} messages ({error}); what is there '
-                           'is read')
+            self.damage = _breaks_off(self.name, sum(counts.values()), _line(error))
         self.topics = []
         for id, (name, type) in self._names.items():
             encoding, definition = definitions.get(type, ('', ''))
@@ -611,18 +621,33 @@ class _CutSqlite:
                 failure = error
         raise failure
 
+    def _rows(self, columns: str) -> Iterator[tuple[Any, ...]]:
+        """Rows in the order they were written, but not the last one before damage.
+
+        SQLite fills the missing part of a page with zeros.
+        """
+        last = None
+        for row in self._connection.execute(f'SELECT {columns} FROM messages ORDER BY id'):
+            if row[0] not in self._names:
+                raise sqlite3.DatabaseError('a row names no topic')
+            if last is not None:
+                yield last
+            last = row
+        if last is not None:
+            yield last
+
     def messages(self, topics: Collection[str]) -> Iterator[tuple[str, str, int, bytes]]:
-        left = sum(topic.messages for topic in self.topics if topic.name in topics)
-        rows = self._connection.execute('SELECT topic_id, timestamp, data FROM messages ORDER BY id')
-        while left:
-            id, time_ns, cdr = next(rows)
+        for id, time_ns, cdr in self._rows('topic_id, timestamp, data'):
             name, type = self._names[id]
             if name in topics:
                 yield name, type, time_ns, cdr
-                left -= 1
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _breaks_off(name: str, messages: int, reason: str) -> str:
+    return f'{name} breaks off after {messages} messages ({reason})'
 
 
 def _line(error: BaseException) -> str:
