@@ -27,8 +27,8 @@ def resolve_device(name: str) -> torch.device:
     if device.type == 'cuda':
         device = torch.device('cuda', device.index or 0)
         if device.index >= gpus:
-            raise ParameterError(f'parameter device: {name} is not there, PyTorch sees {gpus} CUDA GPUs; use auto or cpu, '
-                                 'or see `semanom doctor`')
+            raise ParameterError(f'parameter device: {name} is not there, PyTorch sees {gpus} CUDA GPUs; use auto or '
+                                 'cpu, or see `semanom doctor`')
     return device
 
 
@@ -42,5 +42,6 @@ def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
         has_bf16 = device.type == 'cuda' and torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if has_bf16 else torch.float32
     if precision not in DTYPES:
-        raise ParameterError(f'parameter precision: found {precision!r}, expected auto, {", ".join(DTYPES)}; correct it')
+        raise ParameterError(f'parameter precision: found {precision!r}, expected auto, {", ".join(DTYPES)}; '
+                             'correct it')
     return DTYPES[precision]
