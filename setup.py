@@ -212,7 +212,15 @@ setup(
     extras_require={
         'segmentation': ['transformers>=4.56'],
         'anomalib': ['anomalib>=2.1'],
-        'test': ['pytest>=8,<9', 'pytest-timeout>=2.3', 'scikit-learn>=1.4', 'ruff>=0.14', 'mypy>=1.15'],
+        'test': [
+            'colcon-common-extensions>=0.3',
+            'setuptools>=70.1,<80',  # colcon --symlink-install needs `setup.py develop`
+            'pytest>=8,<9',  # launch_testing's plugin breaks pytest 9
+            'pytest-timeout>=2.3',
+            'scikit-learn>=1.4',
+            'ruff>=0.14',
+            'mypy>=1.15',
+        ],
     },
     entry_points={'console_scripts': [f'{command} = {target}' for command, target in COMMANDS.items()]},
     distclass=RosDistribution,
