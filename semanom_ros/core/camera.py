@@ -56,6 +56,19 @@ class CameraModel:
             raise CameraError(f'CameraInfo: found distortion model {self.distortion_model!r}, expected one of '
                               f'{", ".join(PINHOLE_MODELS + FISHEYE_MODELS)}; calibrate the camera with one of them')
 
+    def scale(self, image_size: tuple[int, int]) -> npt.NDArray[np.float64]:
+        """(2,) factors (x, y) from an image of this (height, width) to the one that was calibrated.
+
+        Raises:
+            CameraError: the image has another aspect ratio than the calibration.
+        """
+        height, width = image_size
+        scale = np.array([self.width / width, self.height / height])
+        if abs(scale[0] / scale[1] - 1) > 0.02:  # binning may drop a row or column; a crop is no scaling
+            raise CameraError(f'CameraInfo: found {self.width}x{self.height}, expected the aspect ratio of the image, '
+                              f'{width}x{height}; publish the CameraInfo of this image')
+        return scale
+
     @property
     def _fisheye(self) -> bool:
         # coefficients that are all zero still mean the ideal fisheye, which is no pinhole
@@ -74,18 +87,14 @@ class CameraModel:
         Raises:
             CameraError: the image has another aspect ratio than the calibration.
         """
-        height, width = image_size
-        scale = np.array([self.width / width, self.height / height])
-        if abs(scale[0] / scale[1] - 1) > 0.02:  # binning may drop a row or column; a crop is no scaling
-            raise CameraError(f'CameraInfo: found {self.width}x{self.height}, expected the aspect ratio of the image, '
-                              f'{width}x{height}; publish the CameraInfo of this image')
-        pixels = (np.asarray(points, np.float64).reshape(-1, 2) + 0.5) * scale - 0.5 + self.offset
+        pixels = (np.asarray(points, np.float64).reshape(-1, 2) + 0.5) * self.scale(image_size) - 0.5 + self.offset
         normalized = (pixels - self.intrinsics[:2, 2]) / self.intrinsics[[0, 1], [0, 1]]
         if self._fisheye:
             return _fisheye_rays(normalized, self.distortion)
         if self.distortion.any():
-            normalized = cv2.undistortPoints(
-                pixels[:, None], self.intrinsics, self.distortion, criteria=_PRECISE)[:, 0]  # type: ignore[call-overload]
+            undistorted = cv2.undistortPoints(
+                pixels[:, None], self.intrinsics, self.distortion, criteria=_PRECISE)  # type: ignore[call-overload]
+            normalized = np.asarray(undistorted, np.float64)[:, 0]
         rays = np.column_stack([normalized, np.ones(len(normalized))])
         return rays / np.linalg.norm(rays, axis=1, keepdims=True)
 

@@ -124,6 +124,12 @@ def heat_colour(level: float) -> Colour:
     return int(red), int(green), int(blue)
 
 
+def caption(anomaly: Anomaly) -> str:
+    """Track, label and score in few characters."""
+    number = f'#{anomaly.track_id} ' if anomaly.track_id else ''
+    return f'{number}{anomaly.label + " " if anomaly.label else ""}{anomaly.score:.2f}'
+
+
 @dataclass(frozen=True)
 class _Style:
     """Sizes that follow the picture's, in pixels.
@@ -242,7 +248,7 @@ def _draw_gauge(canvas: Image, result: FrameResult, bar: Rect, colour: Colour, s
 
 def _draw_labels(canvas: Image, anomalies: Sequence[Anomaly], boxes: Sequence[Rect], taken: Sequence[Rect],
                  threshold: float, style: _Style) -> None:
-    texts = [_label(anomaly) for anomaly in anomalies]
+    texts = [_printable(caption(anomaly)) for anomaly in anomalies]
     chip = max(3, style.row // 3)
     height = style.row + style.pad
     sizes = [(chip + style.measure(text) + 2 * style.pad, height) for text in texts]
@@ -316,12 +322,6 @@ def _candidates(box: Rect, width: int, height: int, area: tuple[int, int]) -> It
     grid.sort(key=lambda rect: (rect.x + width / 2 - box.x - box.width / 2) ** 2
               + (rect.y + height / 2 - box.y - box.height / 2) ** 2)
     yield from grid
-
-
-def _label(anomaly: Anomaly) -> str:
-    number = f'#{anomaly.track_id} ' if anomaly.track_id else ''
-    name = f'{anomaly.label} ' if anomaly.label else ''
-    return _printable(f'{number}{name}{anomaly.score:.2f}')
 
 
 def _printable(text: str) -> str:

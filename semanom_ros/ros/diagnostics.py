@@ -1,0 +1,178 @@
+"""What `/diagnostics` says about the detector: rates, latencies, drops and reasons."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+
+from semanom_ros.core.frames import FrameResult
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+
+LOST = 'lost before the node took them'
+SUPERSEDED = 'superseded by a newer one'
+STALE = 'older than max_age'
+INVALID = 'invalid image'
+FAILED = 'failed in the pipeline'
+DROPS = (LOST, SUPERSEDED, STALE, INVALID, FAILED)
+
+_WINDOW_S = 10.0
+
+
+@dataclass
+class Health:
+    """Findings that make up one status: the worst level, every reason."""
+
+    level: bytes = OK
+    reasons: list[str] = field(default_factory=list)
+
+    def add(self, level: bytes, reason: str) -> None:
+        self.level = max(self.level, level)
+        self.reasons.append(reason)
+
+    def status(self, name: str, values: Mapping[str, object], hardware_id: str = '',
+               fine: str = 'ok') -> DiagnosticStatus:
+        """The message; `fine` is said where there is nothing to find fault with."""
+        return DiagnosticStatus(
+            level=self.level, name=name, message='; '.join(self.reasons) or fine, hardware_id=hardware_id,
+            values=[KeyValue(key=key, value=str(value)) for key, value in values.items()])
+
+
+class CameraMonitor:
+    """What becomes of the frames of one camera. For several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts = Counter[str]()
+        self._reported = Counter[str]()
+        self._times: deque[float] = deque(maxlen=4096)
+        self._latencies: deque[float] = deque(maxlen=4096)
+        self._started = self._received = time.monotonic()
+        self._last: FrameResult | None = None
+        self._age: float | None = None
+        self._fault = ''
+        self._bearing_fault = ''
+
+    def start(self) -> None:
+        """Images are expected from now on."""
+        with self._lock:
+            self._started = self._received = time.monotonic()
+            self._times.clear()
+            self._latencies.clear()
+
+    def received(self, lost: int) -> None:
+        """A frame has come; so many before it have not."""
+        with self._lock:
+            self._received = time.monotonic()
+            self._counts['received'] += 1
+            self._counts[LOST] += lost
+
+    def dropped(self, reason: str, fault: str = '') -> None:
+        """A frame gets no result; `fault` is what is wrong with it."""
+        with self._lock:
+            self._counts[reason] += 1
+            self._fault = fault or self._fault
+
+    def processed(self, result: FrameResult, latency: float, age: float | None) -> None:
+        """A frame has got its result.
+
+        Args:
+            result: of the frame.
+            latency: seconds from receiving the image to publishing its score.
+            age: seconds from its stamp, by the node's clock; None while that clock stands still.
+        """
+        with self._lock:
+            self._counts['processed'] += 1
+            self._times.append(time.monotonic())
+            self._latencies.append(latency)
+            self._last, self._age = result, age
+
+    def restarted(self) -> None:
+        """Stamps have gone back."""
+        with self._lock:
+            self._counts['restarted'] += 1
+
+    def bearings(self, fault: str) -> None:
+        """Why bearings cannot be computed; empty: they can."""
+        with self._lock:
+            self._bearing_fault = fault
+
+    def count(self, what: str) -> int:
+        """How many frames: `received`, `processed`, or one of DROPS."""
+        with self._lock:
+            return self._counts[what]
+
+    def status(self, name: str, camera: str, topic: str, publishers: int, image_timeout: float,
+               latency_limit: float) -> DiagnosticStatus:
+        """Judges what has happened since the last call.
+
+        Args:
+            name: of the status.
+            camera: its name.
+            topic: of its images.
+            publishers: that send on the topic.
+            image_timeout: seconds without an image that are an error.
+            latency_limit: seconds of median latency that are worth a warning.
+        """
+        with self._lock:
+            now = time.monotonic()
+            new = self._counts - self._reported
+            self._reported = self._counts.copy()
+            while self._times and self._times[0] < now - _WINDOW_S:
+                self._times.popleft()
+                self._latencies.popleft()
+            span = min(_WINDOW_S, now - self._started)
+            latencies = np.array(self._latencies) if self._latencies else None
+            silent = now - self._received
+            health = Health()
+            if silent > image_timeout:
+                health.add(ERROR, f'no image on {topic} for {silent:.1f} s ({publishers} publishers); start the camera '
+                                  'or remap the topic')
+            alone = ERROR if not new['processed'] else WARN
+            if new[INVALID]:
+                health.add(alone, self._fault)
+            if new[FAILED]:
+                health.add(ERROR, self._fault)
+            if new[STALE]:
+                health.add(alone, f'{new[STALE]} frames older than max_age dropped; synchronize the clocks, set '
+                                  'use_sim_time, or raise max_age')
+            if new['restarted']:
+                health.add(WARN, 'stamps went back: the recording has started again, or two cameras send on one topic')
+            if latencies is not None and (median := np.median(latencies)) > latency_limit:
+                health.add(WARN, f'latency {median:.2f} s, expected at most {latency_limit:g} s; choose a smaller '
+                                 'encoder or input_size')
+            if self._bearing_fault:
+                health.add(WARN, self._bearing_fault)
+            values: dict[str, object] = {
+                'image topic': topic, 'frames received': self._counts['received'],
+                'frames processed': self._counts['processed'],
+                'processed per second': f'{len(self._times) / span:.2f}' if span > 0 else '0',
+            }
+            values |= {f'dropped: {reason}': self._counts[reason] for reason in DROPS}
+            if latencies is not None:
+                for percent in (50, 95, 99):
+                    values[f'latency p{percent} (ms)'] = f'{np.percentile(latencies, percent) * 1e3:.1f}'
+            if self._age is not None:
+                values['age of the last result (ms)'] = f'{self._age * 1e3:.1f}'
+            if self._last is not None:
+                values |= {'score': f'{self._last.score:.4g}', 'threshold': f'{self._last.threshold:.4g}',
+                           'p-value': f'{self._last.p_value:.4g}', 'anomalous': self._last.anomalous,
+                           'anomalies': len(self._last.anomalies)}
+                values |= {f'{stage} (ms)': f'{spent:.2f}' for stage, spent in self._last.timings_ms.items()}
+        return health.status(name, values, camera)
+
+
+def gpu_memory(device: torch.device) -> dict[str, object]:
+    """Values on the memory that PyTorch holds on a GPU; none on a CPU."""
+    if device.type != 'cuda':
+        return {}
+    return {'GPU': torch.cuda.get_device_name(device),
+            'GPU memory used (MB)': f'{torch.cuda.memory_allocated(device) / 1e6:.1f}',
+            'GPU memory reserved (MB)': f'{torch.cuda.memory_reserved(device) / 1e6:.1f}'}

@@ -1,0 +1,91 @@
+"""Anomalies as markers for RViz and Foxglove, in the optical frame of the camera."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from geometry_msgs.msg import Point
+from std_msgs.msg import ColorRGBA, Header
+from visualization_msgs.msg import Marker, MarkerArray
+
+from semanom_ros.core.camera import CameraModel
+from semanom_ros.core.frames import Anomaly, FrameResult
+from semanom_ros.core.rendering import caption, heat_colour
+from semanom_ros.ros.messages import duration
+
+LINE_WIDTH = 0.004  # of the distance
+TEXT_HEIGHT = 0.04
+
+
+def marker_array(result: FrameResult, header: Header, camera: CameraModel | None, distance: float,
+                 lifetime: float) -> MarkerArray:
+    """A frustum through each anomaly, its outline, and a label.
+
+    The first marker deletes those of the frame before, so that nothing stays behind.
+
+    Args:
+        result: of the frame.
+        header: of the source image.
+        camera: None: nothing can be placed, the old markers are deleted.
+        distance: metres from the camera at which outlines and labels stand.
+        lifetime: seconds that markers stay when no further frame comes; 0: for ever.
+
+    Raises:
+        CameraError: the camera is not that of the image.
+    """
+    array = MarkerArray(markers=[Marker(header=header, action=Marker.DELETEALL)])
+    if camera is None:
+        return array
+    stay = duration(round(lifetime * 1e9))
+    for number, anomaly in enumerate(result.anomalies):
+        red, green, blue = heat_colour(anomaly.score / max(result.pixel_threshold, 1e-9))
+        colour = ColorRGBA(r=red / 255, g=green / 255, b=blue / 255, a=1.0)
+        for name, marker in (('frusta', _frustum(anomaly, camera, result.image_size, distance)),
+                             ('outlines', _outline(anomaly, camera, result.image_size, distance)),
+                             ('labels', _label(anomaly, camera, result.image_size, distance))):
+            marker.header, marker.ns, marker.id = header, name, number
+            marker.color, marker.lifetime = colour, stay
+            array.markers.append(marker)
+    return array
+
+
+def _frustum(anomaly: Anomaly, camera: CameraModel, image_size: tuple[int, int], distance: float) -> Marker:
+    """Lines from the camera through the corners of the box, and its far side."""
+    x, y, width, height = anomaly.box
+    left, top, right, bottom = x - 0.5, y - 0.5, x + width - 0.5, y + height - 0.5
+    corners = _placed(camera, [(left, top), (right, top), (right, bottom), (left, bottom)], image_size, distance)
+    origin = _point(np.array(camera.origin))
+    marker = Marker(type=Marker.LINE_LIST)
+    marker.scale.x = distance * LINE_WIDTH / 2
+    for number, corner in enumerate(corners):
+        marker.points += [origin, corner, corner, corners[(number + 1) % 4]]
+    return marker
+
+
+def _outline(anomaly: Anomaly, camera: CameraModel, image_size: tuple[int, int], distance: float) -> Marker:
+    # a pixel more or less cannot be seen in 3D, hundreds of points can be felt in the viewer
+    contour = cv2.approxPolyDP(anomaly.contour[:, None], 1.0, True)[:, 0]
+    points = _placed(camera, contour, image_size, distance)
+    marker = Marker(type=Marker.LINE_STRIP, points=[*points, points[0]])
+    marker.scale.x = distance * LINE_WIDTH
+    return marker
+
+
+def _label(anomaly: Anomaly, camera: CameraModel, image_size: tuple[int, int], distance: float) -> Marker:
+    x, y, width, _ = anomaly.box
+    marker = Marker(type=Marker.TEXT_VIEW_FACING, text=caption(anomaly))
+    marker.pose.position = _placed(camera, [(x + (width - 1) / 2, y - 0.5)], image_size, distance)[0]
+    marker.pose.position.y -= distance * TEXT_HEIGHT  # up, in the optical frame
+    marker.scale.z = distance * TEXT_HEIGHT
+    return marker
+
+
+def _placed(camera: CameraModel, points: npt.ArrayLike, image_size: tuple[int, int], distance: float) -> list[Point]:
+    """Pixels at a distance from the camera."""
+    return [_point(ray * distance + camera.origin) for ray in camera.bearings(points, image_size)]
+
+
+def _point(position: npt.NDArray[np.float64]) -> Point:
+    x, y, z = (float(v) for v in position)
+    return Point(x=x, y=y, z=z)

@@ -1,0 +1,204 @@
+"""Between the method's results and ROS messages."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from builtin_interfaces.msg import Duration, Time
+from geometry_msgs.msg import Point32, Vector3
+from rosbags.typesys import Stores, get_typestore
+from sensor_msgs.msg import CameraInfo, CompressedImage, RegionOfInterest
+from std_msgs.msg import Header
+
+from semanom_ros.core.camera import CameraModel
+from semanom_ros.core.database import NominalDatabase
+from semanom_ros.core.frames import Anomaly, FrameResult, NominalExample
+from semanom_ros.core.rendering import caption
+from semanom_ros.errors import ImageError
+from semanom_ros.msg import Anomaly as AnomalyMessage
+from semanom_ros.msg import AnomalyArray, AnomalyScore, DatabaseInfo, NominalMatch
+from semanom_ros.ros.images import header as make_header
+from semanom_ros.ros.images import image_from_compressed, image_from_message, image_to_compressed, stamp_ns
+
+try:
+    from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
+except ImportError:  # the topic is then not offered
+    Detection2DArray = None
+try:
+    from foxglove_msgs.msg import Color, ImageAnnotations, Point2, PointsAnnotation, TextAnnotation
+except ImportError:
+    ImageAnnotations = None
+
+_TYPES = get_typestore(Stores.LATEST)
+
+
+def stamp_of(serialized: bytes) -> int:
+    """Nanoseconds of the header stamp of a serialized message that begins with a Header.
+
+    Raises:
+        ImageError: it is too short to have one.
+    """
+    if len(serialized) < 12:
+        raise ImageError(f'image: found a message of {len(serialized)} bytes, expected a Header; '
+                         'check the camera driver')
+    # CDR: four bytes of encapsulation, the lowest bit of the second says little endian; then int32 and uint32
+    seconds, nanoseconds = struct.unpack_from('<iI' if serialized[1] & 1 else '>iI', serialized, 4)
+    return seconds * 1_000_000_000 + nanoseconds
+
+
+def picture_of(serialized: bytes, compressed: bool) -> tuple[npt.NDArray[np.uint8], int, str]:
+    """The picture of a serialized `sensor_msgs/Image` or `CompressedImage`.
+
+    rosbags deserializes a view of the pixels, hundred times faster than rclpy's copy into
+    an array of its own.
+
+    Returns:
+        (H, W, 3) uint8 RGB; the header's stamp in nanoseconds; its frame_id.
+
+    Raises:
+        ImageError: what was received is no such message, or holds no picture.
+    """
+    name = 'sensor_msgs/msg/CompressedImage' if compressed else 'sensor_msgs/msg/Image'
+    try:
+        message: Any = _TYPES.deserialize_cdr(memoryview(serialized), name)  # type: ignore[arg-type]
+    except Exception as error:  # rosbags raises several kinds on bytes that are no such message
+        raise ImageError(f'image: found {len(serialized)} bytes that are no {name}; check the camera driver') from error
+    image = image_from_compressed(message) if compressed else image_from_message(message)
+    return image, stamp_ns(message), message.header.frame_id
+
+
+def camera_model(info: CameraInfo, rectified: bool = False) -> CameraModel:
+    """The camera that a CameraInfo describes.
+
+    Args:
+        info: of the image's topic.
+        rectified: the images are rectified: the projection matrix P holds, there is no
+            distortion.
+
+    Raises:
+        CameraError: no bearing can be computed from it.
+    """
+    projection = np.array(info.p, np.float64).reshape(3, 4)
+    intrinsics = projection[:, :3] if rectified else np.array(info.k, np.float64).reshape(3, 3)
+    origin = (0.0, 0.0, 0.0)
+    if rectified and intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0:
+        origin = (-projection[0, 3] / intrinsics[0, 0], -projection[1, 3] / intrinsics[1, 1], 0.0)
+    return CameraModel(
+        height=info.roi.height or info.height, width=info.roi.width or info.width, intrinsics=intrinsics,
+        distortion=np.zeros(0) if rectified else np.array(info.d, np.float64), distortion_model=info.distortion_model,
+        offset=(float(info.roi.x_offset), float(info.roi.y_offset)), origin=origin)
+
+
+def box_centre(box: tuple[int, int, int, int]) -> tuple[float, float]:
+    """(x, y) of the middle of a box (x, y, width, height), where (0, 0) is the centre of the first pixel."""
+    return box[0] + (box[2] - 1) / 2, box[1] + (box[3] - 1) / 2
+
+
+def anomaly_score(result: FrameResult, header: Header) -> AnomalyScore:
+    """The small message for plots and monitors."""
+    return AnomalyScore(header=header, score=result.score, raw_score=result.raw_score, p_value=result.p_value,
+                        threshold=result.threshold, anomalous=result.anomalous)
+
+
+def anomaly_array(result: FrameResult, header: Header, camera: CameraModel | None) -> AnomalyArray:
+    """The verdict and all anomalies.
+
+    Args:
+        result: of the frame.
+        header: of the source image.
+        camera: for the bearings; None: they are left out.
+
+    Raises:
+        CameraError: the camera is not that of the image.
+    """
+    height, width = result.image_size
+    bearings = None
+    if camera is not None and result.anomalies:
+        bearings = camera.bearings([box_centre(anomaly.box) for anomaly in result.anomalies], result.image_size)
+    return AnomalyArray(
+        header=header, camera=result.camera, image_height=height, image_width=width, score=result.score,
+        raw_score=result.raw_score, p_value=result.p_value, threshold=result.threshold, anomalous=result.anomalous,
+        anomalies=[_anomaly(anomaly, None if bearings is None else bearings[number])
+                   for number, anomaly in enumerate(result.anomalies)])
+
+
+def database_info(database: NominalDatabase, loaded: Time) -> DatabaseInfo:
+    """What the detector compares with.
+
+    Args:
+        database: the open database.
+        loaded: when it was loaded.
+    """
+    manifest, made = database.manifest, database.manifest.description
+    return DatabaseInfo(
+        loaded=loaded, path=str(database.path), version=manifest.version, vectors=manifest.vectors,
+        dimension=made.dimension, encoder=made.encoder, variant=made.variant,
+        sources=[source.path for source in manifest.sources], calibrated=manifest.calibrated)
+
+
+def detection_array(result: FrameResult, header: Header) -> Any:
+    """`vision_msgs/Detection2DArray`; needs that package."""
+    array = Detection2DArray(header=header)
+    for anomaly in result.anomalies:
+        detection = Detection2D(header=header, id=str(anomaly.track_id))
+        detection.bbox.center.position.x, detection.bbox.center.position.y = box_centre(anomaly.box)
+        detection.bbox.size_x, detection.bbox.size_y = float(anomaly.box[2]), float(anomaly.box[3])
+        hypothesis = ObjectHypothesisWithPose()
+        hypothesis.hypothesis.class_id = anomaly.label or 'anomaly'
+        hypothesis.hypothesis.score = anomaly.score
+        detection.results = [hypothesis]
+        array.detections.append(detection)
+    return array
+
+
+def image_annotations(result: FrameResult, header: Header) -> Any:
+    """`foxglove_msgs/ImageAnnotations`; needs that package."""
+    height = result.image_size[0]
+    red, white, dark = Color(r=0.86, g=0.15, b=0.21, a=1.0), Color(r=1.0, g=1.0, b=1.0, a=1.0), Color(a=0.75)
+    array = ImageAnnotations()
+    for anomaly in result.anomalies:
+        # Foxglove's origin is the corner of the first pixel, ours its centre
+        outline = [Point2(x=float(x) + 0.5, y=float(y) + 0.5) for x, y in anomaly.contour]
+        array.points.append(PointsAnnotation(
+            timestamp=header.stamp, type=PointsAnnotation.LINE_LOOP, points=outline, outline_color=red,
+            thickness=max(1.0, height / 360)))
+        array.texts.append(TextAnnotation(
+            timestamp=header.stamp, position=Point2(x=float(anomaly.box[0]), y=float(anomaly.box[1])),
+            text=caption(anomaly), font_size=max(10.0, height / 36), text_color=white, background_color=dark))
+    return array
+
+
+def _anomaly(anomaly: Anomaly, bearing: npt.NDArray[np.float64] | None) -> AnomalyMessage:
+    message = AnomalyMessage(
+        track_id=anomaly.track_id, score=anomaly.score, raw_score=anomaly.raw_score, p_value=anomaly.p_value,
+        box=_region(anomaly.box), contour=[Point32(x=float(x), y=float(y)) for x, y in anomaly.contour],
+        area=anomaly.area, age=duration(anomaly.age_ns), label=anomaly.label, label_score=anomaly.label_score)
+    if bearing is not None:
+        message.has_bearing = True
+        message.bearing = Vector3(x=float(bearing[0]), y=float(bearing[1]), z=float(bearing[2]))
+    if anomaly.nearest is not None:
+        message.nearest = _nominal_match(anomaly.nearest)
+    return message
+
+
+def _nominal_match(example: NominalExample) -> NominalMatch:
+    header = make_header(example.stamp_ns, '')
+    thumbnail = CompressedImage()
+    if example.thumbnail is not None:
+        thumbnail = image_to_compressed(example.thumbnail, example.stamp_ns, '')
+    return NominalMatch(source=example.source, topic=example.topic, stamp=header.stamp, box=_region(example.box),
+                        distance=example.distance, thumbnail=thumbnail)
+
+
+def _region(box: tuple[int, int, int, int]) -> RegionOfInterest:
+    x, y, width, height = box
+    return RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height)
+
+
+def duration(nanoseconds: int) -> Duration:
+    """A `builtin_interfaces/Duration`."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return Duration(sec=seconds, nanosec=rest)

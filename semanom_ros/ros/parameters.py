@@ -1,0 +1,114 @@
+"""The parameter table on a ROS node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter as RosParameter
+
+from semanom_ros.errors import ParameterError
+from semanom_ros.parameters import TABLE, Parameter, Value, resolve, table
+
+# a descriptor's range has both ends; these stand for the missing one
+_LOWEST, _HIGHEST = -1.0e308, 1.0e308
+_LOWEST_INTEGER, _HIGHEST_INTEGER = -2**63, 2**63 - 1
+
+
+class NodeParameters:
+    """Declares groups of the table on a node and keeps their values valid.
+
+    The node must be created with `automatically_declare_parameters_from_overrides=True`;
+    only so a misspelt name in a parameter file can be seen.
+    """
+
+    def __init__(self, node: Node, *groups: str, locked: Callable[[], bool] = lambda: False,
+                 changed: Callable[[dict[str, Value]], None] | None = None) -> None:
+        """Declares the parameters.
+
+        Args:
+            node: where.
+            groups: groups of the table.
+            locked: whether parameters that are not `live` may not be set at present.
+            changed: is called with the new values of `live` parameters, just before they
+                are set; raises a ParameterError to refuse them.
+
+        Raises:
+            ParameterError: a value from a parameter file or the command line is bad.
+        """
+        self._node = node
+        self._groups = groups
+        self._locked = locked
+        self._changed = changed
+        self._parameters = {parameter.name: parameter for parameter in table(*groups)}
+        for parameter in self._parameters.values():
+            self._declare(parameter)
+        known = {parameter.name for parameter in TABLE}
+        for name in node.get_parameters_by_prefix(''):
+            if name not in known and name not in ('use_sim_time', 'start_type_description_service') \
+                    and not name.startswith('qos_overrides.'):
+                node.get_logger().warning(f'parameter {name}: not known, ignored; check its spelling')
+        node.add_pre_set_parameters_callback(self._convert)
+        node.add_on_set_parameters_callback(self._check)
+
+    def values(self) -> dict[str, Value]:
+        """Every parameter of the groups, checked."""
+        return resolve({name: self._node.get_parameter(name).value for name in self._parameters}, *self._groups)
+
+    def _declare(self, parameter: Parameter) -> None:
+        value = parameter.default
+        if self._node.has_parameter(parameter.name):  # given: declared anew with its type and description
+            value = parameter.check(self._node.get_parameter(parameter.name).value)
+            self._node.undeclare_parameter(parameter.name)
+        self._node.declare_parameter(parameter.name, value, describe(parameter), ignore_override=True)
+
+    def _convert(self, given: list[RosParameter[Any]]) -> list[RosParameter[Any]]:
+        """`1` is meant as 1.0 where a parameter is a float."""
+        return [RosParameter(p.name, value=self._floats(self._parameters[p.name], p.value))
+                if p.name in self._parameters and p.value is not None else p for p in given]
+
+    @staticmethod
+    def _floats(parameter: Parameter, value: Any) -> Any:
+        if isinstance(parameter.default, float) and type(value) is int:
+            return float(value)
+        if isinstance(parameter.default, list) and isinstance(parameter.default[0], float) and isinstance(value, list):
+            return [float(item) if type(item) is int else item for item in value]
+        return value
+
+    def _check(self, given: list[RosParameter[Any]]) -> SetParametersResult:
+        live: dict[str, Value] = {}
+        try:
+            for one in given:
+                parameter = self._parameters.get(one.name)
+                if parameter is None:
+                    continue
+                value = parameter.check(one.value)
+                if parameter.live:
+                    live[one.name] = value
+                elif self._locked():
+                    raise ParameterError(f'parameter {one.name}: is read at configure; clean the node up, set it, and '
+                                         'configure again')
+            if live and self._changed is not None:
+                self._changed(live)
+        except ParameterError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+
+def describe(parameter: Parameter) -> ParameterDescriptor:
+    """The descriptor that `ros2 param describe` and rqt show."""
+    descriptor = ParameterDescriptor(
+        name=parameter.name, description=parameter.description,
+        additional_constraints=f'one of {", ".join(parameter.choices)}' if parameter.choices else '')
+    bounded = parameter.minimum is not None or parameter.maximum is not None
+    if bounded and type(parameter.default) is int:
+        descriptor.integer_range = [IntegerRange(
+            from_value=_LOWEST_INTEGER if parameter.minimum is None else int(parameter.minimum),
+            to_value=_HIGHEST_INTEGER if parameter.maximum is None else int(parameter.maximum))]
+    elif bounded and type(parameter.default) is float:
+        descriptor.floating_point_range = [FloatingPointRange(
+            from_value=_LOWEST if parameter.minimum is None else parameter.minimum,
+            to_value=_HIGHEST if parameter.maximum is None else parameter.maximum)]
+    return descriptor
