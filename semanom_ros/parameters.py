@@ -123,6 +123,23 @@ TABLE: tuple[Parameter, ...] = (
     Parameter('camera_names', ['camera'], 'cameras; each has its topics `~/input/NAME/...`', NODE),
     Parameter('image_transport', 'raw', 'what the cameras send: `raw` (Image on `~/input/NAME/image`) or `compressed` '
               '(CompressedImage on `~/input/NAME/image/compressed`)', NODE, choices=('raw', 'compressed')),
+    # -- detector
+    Parameter('max_age', 0.0, 'seconds; a frame that is older by its stamp is dropped before it costs anything; 0: no '
+              'limit, as replayed recordings without /clock need', DETECTOR, minimum=0.0, maximum=3600.0, live=True),
+    Parameter('image_rectified', False, 'the images are rectified: bearings come from P of the CameraInfo, not from K '
+              'and D', DETECTOR),
+    Parameter('marker_distance', 10.0, 'distance from the camera at which outlines of anomalies are drawn, in metres',
+              DETECTOR, minimum=0.1, maximum=1000.0, live=True),
+    Parameter('marker_lifetime', 1.0, 'seconds that markers stay when no further frame comes', DETECTOR,
+              minimum=0.0, maximum=60.0, live=True),
+    Parameter('overlay_max_width', 1280, 'widest overlay, in pixels; 0: as wide as the image', DETECTOR,
+              minimum=0, maximum=16384, live=True),
+    Parameter('overlay_evidence', True, 'show the nearest nominal example in the overlay', DETECTOR, live=True),
+    Parameter('overlay_jpeg_quality', 85, 'quality of the compressed overlay', DETECTOR, minimum=1, maximum=100, live=True),
+    Parameter('image_timeout', 2.0, 'seconds without an image from a camera after which diagnostics report an error',
+              DETECTOR, minimum=0.1, maximum=3600.0, live=True),
+    Parameter('latency_limit', 1.0, 'seconds from receiving an image to its score; when the median is longer, '
+              'diagnostics warn', DETECTOR, minimum=0.001, maximum=60.0, live=True),
     # -- recorder
     Parameter('bags', [''], 'nominal recordings: rosbag2 folders, .mcap or .db3 files; empty: record the live cameras',
               RECORDER),
@@ -178,3 +195,32 @@ def read_yaml(path: Path) -> dict[str, Any]:
             raise ParameterError(f'{path}: {node} has no ros__parameters; give a ROS parameter file')
         merged.update(body['ros__parameters'])
     return merged
+
+
+def from_command_line(config: Path | None, assignments: Iterable[str], **options: Any) -> dict[str, Value]:
+    """Every parameter of the table: an option, else an assignment, else the file, else the default.
+
+    One parameter file serves every command, so parameters of other groups are checked as well.
+
+    Args:
+        config: ROS parameter file.
+        assignments: `name=value`, the value in YAML.
+        options: values by name; None: not given.
+
+    Raises:
+        ParameterError: an unreadable file, an unknown name or a bad value.
+    """
+    given = read_yaml(config) if config is not None else {}
+    known = {p.name: p for p in TABLE}
+    for assignment in assignments:
+        name, equals, text = assignment.partition('=')
+        if not equals:
+            raise ParameterError(f'{assignment}: found no value, expected name=value')
+        try:
+            # a text needs no quotes, even if YAML would take it for a number
+            value = text if name in known and isinstance(known[name].default, str) else yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ParameterError(f'parameter {name}: found {text!r}, expected a value in YAML') from None
+        given[name] = value
+    given |= {name: value for name, value in options.items() if value is not None}
+    return resolve(given, METHOD, NODE, DETECTOR, RECORDER)
