@@ -1,0 +1,338 @@
+"""The nominal database as its readers see it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from semanom_ros.core.database.index import NearestNeighbours, Space, Vectors, as_tensor, faiss
+from semanom_ros.core.database.manifest import (
+    HELD_OUT,
+    MANIFEST,
+    RECORDED,
+    DatabaseDescription,
+    Manifest,
+    PartEntry,
+)
+from semanom_ros.core.database.storage import (
+    FrameSequence,
+    Part,
+    Progress,
+    Statistics,
+    sha256_of,
+)
+from semanom_ros.core.database.transaction import STAGING
+from semanom_ros.core.encoders.base import Encoder
+from semanom_ros.core.frames import NominalExample
+from semanom_ros.errors import DatabaseError
+
+logger = logging.getLogger(__name__)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a database's current version.
+
+    Raises:
+        DatabaseError: no such folder, no database in it, or an unreadable manifest.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise DatabaseError(f'{path}: found no folder, expected a nominal database; make one with semanom record')
+    if not (path / MANIFEST).exists():
+        if (path / STAGING).exists():
+            raise DatabaseError(f'{path}: found an unfinished recording, expected a nominal database; '
+                                'run the same semanom record again to finish it')
+        raise DatabaseError(f'{path / MANIFEST}: missing, expected a nominal database; '
+                            'give a folder that semanom record made')
+    return Manifest.read(path / MANIFEST)
+
+
+def verify_files(path: Path, manifest: Manifest, progress: Progress | None = None) -> None:
+    """Compares every file with its size and SHA-256 in the manifest.
+
+    Raises:
+        DatabaseError: the first file that is missing or changed.
+    """
+    remedy = 'restore the database from a copy or record anew'
+    total, done = sum(entry.size for entry in manifest.files.values()), 0
+
+    def step(size: int) -> None:
+        nonlocal done
+        done += size
+        if progress:
+            progress(done, total)
+
+    for name, entry in manifest.files.items():
+        file = path / name
+        try:
+            size = file.stat().st_size
+            if size != entry.size:
+                raise DatabaseError(f'{file}: found {size} bytes, expected {entry.size}; {remedy}')
+            found = sha256_of(file, step)
+        except FileNotFoundError as error:
+            raise DatabaseError(f'{file}: missing, expected {entry.size} bytes; {remedy}') from error
+        except OSError as error:
+            raise DatabaseError(f'{file}: unreadable ({error.strerror}); {remedy}') from error
+        if found != entry.sha256:
+            raise DatabaseError(f'{file}: found SHA-256 {found}, expected {entry.sha256}; it was changed after it was '
+                                f'written: {remedy}')
+
+
+class NominalDatabase:
+    """Embeddings of nominal drives, opened for search.
+
+    Indices of vectors count through the parts in the manifest's order; appending
+    leaves those that are there unchanged. Searches may run in one thread while
+    another calls `append_reviewed`.
+
+    Attributes:
+        path: the folder.
+        manifest: of the version that is open.
+        calibration: arrays that calibration stored; empty when not calibrated.
+        device: where searches run.
+    """
+
+    path: Path
+    manifest: Manifest
+    calibration: dict[str, npt.NDArray]
+    device: torch.device
+
+    @classmethod
+    def open(cls, path: Path, *, device: torch.device | str = 'cpu', verify: bool = True, position_weight: float = 0.0,
+             standardize: bool = False) -> NominalDatabase:
+        """Opens the current version.
+
+        Args:
+            path: the folder.
+            device: where to search; `cuda` when FAISS has GPUs, else the CPU is used.
+            verify: compare every file with its size and SHA-256 in the manifest.
+            position_weight: weight of the squared difference of image positions in a distance.
+            standardize: bring each dimension to zero mean and unit variance over the
+                recorded vectors, and length 1 again, before vectors are compared; for
+                encoders whose embedding is several layers side by side.
+
+        Raises:
+            DatabaseError: missing, no database, corrupt, or of a newer schema.
+        """
+        path = Path(path)
+        manifest = read_manifest(path)
+        while True:
+            try:
+                if verify:
+                    verify_files(path, manifest)
+                return cls(path, manifest, device=device, position_weight=position_weight, standardize=standardize)
+            except DatabaseError:
+                # A writer that published meanwhile may have removed files of the version read here.
+                current = read_manifest(path)
+                if current.version == manifest.version:
+                    raise
+                manifest = current
+
+    def __init__(self, path: Path, manifest: Manifest, *, device: torch.device | str = 'cpu',
+                 position_weight: float = 0.0, standardize: bool = False) -> None:
+        """Opens a given version; `open` is the way in."""
+        self.path, self.manifest = Path(path), manifest
+        device = torch.device(device)
+        self.device = device if device.type == 'cuda' and faiss.get_num_gpus() > 0 else torch.device('cpu')
+        if manifest.vectors == 0:
+            raise DatabaseError(f'{path / MANIFEST}: vectors: found 0, expected at least 1; record nominal frames')
+        dimension = manifest.description.dimension
+        self._parts = [Part(self.path / entry.name, dimension) for entry in manifest.parts if entry.kind != HELD_OUT]
+        self._held_out = [Part(self.path / entry.name, dimension) for entry in manifest.parts if entry.kind == HELD_OUT]
+        found = sum(len(part.vectors) for part in self._parts)
+        if found != manifest.vectors:
+            raise DatabaseError(f'{path}: found {found} vectors in its parts, expected {manifest.vectors}; record anew')
+        self.calibration = {}
+        if manifest.calibration:
+            try:
+                with np.load(self.path / manifest.calibration, allow_pickle=False) as stored:
+                    self.calibration = dict(stored)
+            except (OSError, ValueError) as error:
+                raise DatabaseError(f'{self.path / manifest.calibration}: unreadable ({str(error).splitlines()[0]}); '
+                                    f'run semanom db calibrate {self.path}') from error
+        self._space = Space(position_weight, self.statistics if standardize else None)
+        self._embedded = [self._space.embed_all(part.vectors, part.positions, self.device) for part in self._parts]
+        self._approximate = self._load_index()
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        """Assembles the search; one assignment, so that a search in another thread sees the old or the new."""
+        self._frames = FrameSequence(self._parts, held_out=False)
+        self._firsts = np.concatenate([[0], *(part.frames['count'] for part in self._parts)]).cumsum()
+        arrays = list(self._embedded)
+        if self._approximate is not None:
+            covered = self._approximate.ntotal
+            while covered:  # the index covers whole parts
+                covered -= len(arrays.pop(0))
+        nprobe = self.manifest.index.nprobe if self.manifest.index else 1
+        self._neighbours = NearestNeighbours(arrays, self.device, self._approximate, nprobe)
+
+    def _load_index(self):  # type: ignore[no-untyped-def]
+        entry = self.manifest.index
+        if entry is None or self.device.type == 'cuda':  # a GPU searches exactly in less time
+            return None
+        wanted = self._space.position_weight, self._space.standardize
+        if (entry.position_weight, entry.standardize) != wanted:
+            logger.warning('%s: the approximate index was built for position_weight %g, standardize %s, found %g, %s: '
+                           'searching exactly; build it anew with semanom db index', self.path, entry.position_weight,
+                           entry.standardize, *wanted)
+            return None
+        try:
+            index = faiss.read_index(str(self.path / entry.file), faiss.IO_FLAG_READ_ONLY)
+        except RuntimeError as error:
+            raise DatabaseError(f'{self.path / entry.file}: unreadable as a FAISS index; '
+                                f'build it anew with semanom db index {self.path}') from error
+        if index.ntotal != entry.vectors:
+            raise DatabaseError(f'{self.path / entry.file}: found {index.ntotal} vectors, expected {entry.vectors}; '
+                                f'build it anew with semanom db index {self.path}')
+        return index
+
+    @property
+    def statistics(self) -> Statistics:
+        """Mean and spread of each dimension over the recorded vectors.
+
+        What was reviewed later is left out, so that accepting a frame does not move the
+        space that calibration was done in.
+        """
+        parts = [part for part, entry in zip(self._parts, self._entries(), strict=True) if entry.kind == RECORDED]
+        total = Statistics.over(np.zeros((0, self.manifest.description.dimension), np.float32))
+        for part in parts or self._parts:
+            total = total + part.statistics
+        return total
+
+    def _entries(self) -> list[PartEntry]:
+        return [entry for entry in self.manifest.parts if entry.kind != HELD_OUT]
+
+    def view(self, *, device: torch.device | str = 'cpu', position_weight: float = 0.0, standardize: bool = False
+             ) -> NominalDatabase:
+        """The same version with other search settings, without verifying it again."""
+        return NominalDatabase(self.path, self.manifest, device=device, position_weight=position_weight,
+                               standardize=standardize)
+
+    def check_compatible(self, encoder: Encoder, preprocessing_sha256: str, variant: str) -> None:
+        """Refuses an encoder, preprocessing or variant other than the one that made the database.
+
+        Raises:
+            DatabaseError: names the first field that differs.
+        """
+        loaded = DatabaseDescription.of(encoder, preprocessing_sha256, variant)
+        difference = self.manifest.description.difference(loaded)
+        if difference:
+            field, found, expected = difference
+            raise DatabaseError(f'{self.path}: {field}: found {found}, expected {expected} (loaded now); load what the '
+                                'database was recorded with, or record it anew with this')
+
+    def __len__(self) -> int:
+        """How many nominal embeddings there are."""
+        return self._neighbours.size
+
+    def search(self, queries: Vectors, k: int = 1, positions: Vectors | None = None
+               ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """The k nearest nominal embeddings of each query.
+
+        Args:
+            queries: (M, D) float32 of unit length, NumPy or torch on any device.
+            k: how many neighbours, 1 to the number of vectors.
+            positions: (M, 2) centres in the image, 0 to 1; needed where position_weight is not 0.
+
+        Returns:
+            (M, k) float32 distances, ascending: 1 - cosine, 0 to 2, plus position_weight *
+            |difference of positions|^2; and (M, k) int64 indices. An approximate index may
+            find fewer than k: inf and -1 there, as for a query that is not finite.
+
+        Raises:
+            DatabaseError: k is larger than the database.
+        """
+        return self._search(queries, k, positions, (0, 0))
+
+    def search_excluding(self, queries: Vectors, k: int, forbidden_frame_range: tuple[int, int],
+                         positions: Vectors | None = None) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """The same, passing over the vectors of some frames; exact, and not slower.
+
+        A nominal frame compared with the rest of the database (cross-validation) must not
+        find its own neighbours in time. Where fewer than k vectors are left the distance
+        is inf and the index -1.
+
+        Args:
+            forbidden_frame_range: (first, end) of indices into `frames()`, see `neighbourhood`.
+        """
+        first, end = (int(self._firsts[np.clip(i, 0, len(self._frames))]) for i in forbidden_frame_range)
+        return self._search(queries, k, positions, (first, end))
+
+    def _search(self, queries: Vectors, k: int, positions: Vectors | None, excluded: tuple[int, int]
+                ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        neighbours = self._neighbours
+        if not 1 <= k <= neighbours.size:
+            raise DatabaseError(f'{self.path}: neighbours: found {k}, expected 1 to {neighbours.size}, the '
+                                'number of its vectors; lower it or record more')
+        dimension = self.manifest.description.dimension
+        if tuple(queries.shape[1:]) != (dimension,):
+            raise ValueError(f'queries of shape {tuple(queries.shape)}, expected (M, {dimension})')
+        if self._space.position_weight and positions is None:
+            raise ValueError('positions are needed where position_weight is not 0')
+        if len(queries) == 0:
+            return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
+        return neighbours.search(self._space.embed(as_tensor(queries), positions), k, excluded)
+
+    def frames(self) -> FrameSequence:
+        """The frames to compare with, in the vectors' order: (record, vectors, boxes, positions), memory-mapped."""
+        return self._frames
+
+    def held_out(self) -> FrameSequence:
+        """The frames that are kept aside for calibration, likewise."""
+        return FrameSequence(self._held_out, held_out=True)
+
+    def frame_indices(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Indices into `frames()` of the frames that vectors belong to."""
+        return np.searchsorted(self._firsts, indices, side='right') - 1
+
+    def neighbourhood(self, frame: int, seconds: float) -> tuple[int, int]:
+        """(first, end) of the frames round one that are of the same source and at most `seconds` away from it."""
+        own = self._frames.record(frame)
+
+        def near(index: int) -> bool:
+            other = self._frames.record(index)
+            return (other.source_sha256 == own.source_sha256 and other.source == own.source
+                    and abs(other.stamp_ns - own.stamp_ns) <= seconds * 1e9)
+
+        first, end = frame, frame + 1
+        while first > 0 and near(first - 1):
+            first -= 1
+        while end < len(self._frames) and near(end):
+            end += 1
+        return first, end
+
+    def example(self, index: int, distance: float) -> NominalExample:
+        """Where a nominal vector came from, with the picture of its frame.
+
+        Args:
+            index: of the vector, as found by `search`.
+            distance: to the query; passed on.
+        """
+        frame = int(self.frame_indices(index))
+        part, local = self._frames.locate(frame)
+        record = part.record(local, held_out=False)
+        row = part.frames[local]
+        box = part.boxes[int(row['first']) + int(index) - int(self._firsts[frame])]
+        picture = part.thumbnail(local)
+        thumbnail = None
+        if picture:
+            decoded = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+            thumbnail = None if decoded is None else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+        return NominalExample(record.source, record.topic, record.stamp_ns,
+                              (int(box[0]), int(box[1]), int(box[2]), int(box[3])), float(distance), thumbnail)
+
+    def close(self) -> None:
+        """Frees the memory, that of the GPU too; the database cannot be used afterwards."""
+        for part in (*self._parts, *self._held_out):
+            part.close()
+        self._embedded = []
+        self._approximate = None
+        self._neighbours = NearestNeighbours([], torch.device('cpu'))
+        self._parts, self._held_out = [], []
+        self._frames = FrameSequence([], held_out=False)

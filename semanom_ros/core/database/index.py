@@ -1,0 +1,193 @@
+"""Nearest nominal embeddings: one class, CPU and GPU hidden inside."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from semanom_ros.core.database.storage import CHUNK, Statistics
+
+
+def _import_faiss():  # type: ignore[no-untyped-def]
+    """Imports FAISS with matrix kernels that fit the CPU.
+
+    The OpenBLAS inside the FAISS wheels (0.3.15) falls back to SSE kernels, 2 to 5
+    times slower, on CPUs newer than itself. It can be told by an environment
+    variable, which is set only while it loads.
+    """
+    variable = 'OPENBLAS_CORETYPE'
+    if variable not in os.environ:
+        try:
+            flags = set(Path('/proc/cpuinfo').read_text().partition('flags')[2].partition('\n')[0].split())
+        except OSError:
+            flags = set()
+        if {'avx512f', 'avx512cd', 'avx512bw', 'avx512dq', 'avx512vl'} <= flags:
+            os.environ[variable] = 'SKYLAKEX'
+        elif {'avx2', 'fma'} <= flags:
+            os.environ[variable] = 'HASWELL'
+        else:
+            variable = ''
+        try:
+            import faiss
+        finally:
+            os.environ.pop(variable, None)
+    import faiss
+    return faiss
+
+
+faiss = _import_faiss()
+
+Vectors = npt.NDArray[np.float32] | torch.Tensor
+"""(N, D) float32, in NumPy or in torch on any device."""
+
+
+class Space:
+    """The space in which neighbours are sought: half the squared distance there is the distance that we mean.
+
+    For unit vectors that is 1 - cosine; two further coordinates, the position times the
+    root of twice the weight, add weight * |difference of positions|^2. Every FAISS
+    index can search it.
+    """
+
+    def __init__(self, position_weight: float = 0.0, statistics: Statistics | None = None) -> None:
+        """With `statistics`, every dimension is first brought to zero mean and unit variance, and length 1 again."""
+        self.position_weight = position_weight
+        self.standardize = statistics is not None
+        if statistics is not None:
+            self._mean = torch.from_numpy(statistics.mean.astype(np.float32))
+            self._scale = torch.from_numpy(statistics.scale.astype(np.float32))
+
+    @property
+    def trivial(self) -> bool:
+        """Whether vectors stay as they are."""
+        return not self.standardize and self.position_weight == 0
+
+    def embed(self, vectors: Vectors, positions: Vectors | None) -> torch.Tensor:
+        """(N, D) vectors and (N, 2) positions brought into the space: (N, D) or (N, D + 2) float32.
+
+        The result shares the memory of `vectors` where nothing changes them.
+        """
+        result = as_tensor(vectors)
+        if self.standardize:
+            self._mean, self._scale = self._mean.to(result.device), self._scale.to(result.device)
+            result = torch.nn.functional.normalize((result - self._mean) * self._scale, dim=1)
+        if self.position_weight:
+            assert positions is not None
+            place = as_tensor(positions).to(result.device) * (2 * self.position_weight) ** 0.5
+            result = torch.cat((result, place), dim=1)
+        return result.contiguous()
+
+    def embed_all(self, vectors: npt.NDArray[np.float32], positions: npt.NDArray[np.float32],
+                  device: torch.device) -> Vectors:
+        """The same for a memory-mapped array, in steps.
+
+        NumPy on the CPU, where a trivial space leaves the map as it is.
+        """
+        if self.trivial and device.type == 'cpu':
+            return vectors
+        width = vectors.shape[1] + (2 if self.position_weight else 0)
+        result = torch.empty((len(vectors), width), device=device)
+        for start in range(0, len(vectors), CHUNK):
+            rows = slice(start, start + CHUNK)
+            result[rows] = self.embed(as_tensor(vectors[rows]).to(device), as_tensor(positions[rows]).to(device))
+        return result.numpy() if device.type == 'cpu' else result
+
+
+def as_tensor(array: Vectors) -> torch.Tensor:
+    """float32 torch tensor that shares the array's memory where it can; read-only arrays are copied."""
+    if isinstance(array, torch.Tensor):
+        return array.detach().to(torch.float32)
+    array = np.ascontiguousarray(array, np.float32)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+class NearestNeighbours:
+    """k nearest of what lies in some arrays, one after the other.
+
+    Exact search goes straight over the arrays (memory-mapped ones too) with FAISS's
+    brute-force kernels, on the CPU or, for tensors on a GPU, there. An approximate index
+    may stand in for the first arrays. An excluded range costs nothing in exact search:
+    the rest is two pieces.
+    """
+
+    def __init__(self, arrays: Sequence[Vectors], device: torch.device, approximate: object | None = None,
+                 nprobe: int = 1) -> None:
+        """`arrays` (N_i, d) come after the vectors in `approximate`, a trained FAISS index."""
+        self._device = device
+        self._approximate, self._nprobe = approximate, nprobe
+        self._pieces: list[tuple[int, Vectors]] = []
+        self.size = approximate.ntotal if approximate is not None else 0  # type: ignore[attr-defined]
+        for array in arrays:
+            self._pieces.append((self.size, array))
+            self.size += len(array)
+        self._resources = None
+        if device.type == 'cuda':
+            import faiss.contrib.torch_utils
+            self._resources = faiss.StandardGpuResources()
+
+    def search(self, queries: torch.Tensor, k: int, excluded: tuple[int, int] = (0, 0)
+               ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Half the squared distances (M, k), ascending, and indices (M, k).
+
+        Where fewer than k are left the distance is inf and the index -1.
+
+        Args:
+            queries: (M, d) float32.
+            k: how many.
+            excluded: (first, end) of the indices that are passed over.
+        """
+        queries = queries.to(self._device)
+        found = []
+        if self._approximate is not None:
+            found.append(self._search_approximate(queries, k, excluded))
+        for offset, array in self._pieces:
+            for start, end in _without(offset, len(array), excluded):
+                piece = array[start - offset:end - offset]
+                distances, indices = self._search_exact(queries, piece, min(k, len(piece)))
+                found.append((distances, indices + start))
+        return _merge(found, len(queries), k)
+
+    def _search_exact(self, queries: torch.Tensor, piece: Vectors, k: int
+                      ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        if isinstance(piece, torch.Tensor):
+            distances, indices = faiss.knn_gpu(self._resources, queries, piece, k, metric=faiss.METRIC_L2)
+            return distances.cpu().numpy(), indices.cpu().numpy()
+        return faiss.knn(queries.numpy(), piece, k, faiss.METRIC_L2)
+
+    def _search_approximate(self, queries: torch.Tensor, k: int, excluded: tuple[int, int]
+                            ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        parameters = faiss.SearchParametersIVF(nprobe=self._nprobe)
+        if excluded[1] > excluded[0]:
+            # Kept in names: the parameters only point at their selector.
+            inner = faiss.IDSelectorRange(*excluded)
+            selector = faiss.IDSelectorNot(inner)
+            parameters = faiss.SearchParametersIVF(nprobe=self._nprobe, sel=selector)
+        distances, indices = self._approximate.search(queries.numpy(), k, params=parameters)  # type: ignore[union-attr]
+        return distances, indices
+
+
+def _without(offset: int, size: int, excluded: tuple[int, int]) -> list[tuple[int, int]]:
+    """The ranges of offset .. offset + size that lie outside the excluded one."""
+    first, end = max(excluded[0], offset), min(excluded[1], offset + size)
+    if first >= end:
+        return [(offset, offset + size)] if size else []
+    return [(a, b) for a, b in ((offset, first), (end, offset + size)) if b > a]
+
+
+def _merge(found: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]], queries: int, k: int
+           ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """The k best of several results, halved, filled up with inf and -1."""
+    filler = (np.full((queries, k), np.inf, np.float32), np.full((queries, k), -1, np.int64))
+    exactly_one = len(found) == 1 and found[0][0].shape[1] == k
+    distances, indices = found[0] if exactly_one else (
+        np.concatenate([part[axis] for part in (*found, filler)], axis=1) for axis in (0, 1))
+    distances = np.where(indices < 0, np.inf, distances * 0.5).astype(np.float32)
+    if not exactly_one:
+        order = np.argsort(distances, axis=1, kind='stable')[:, :k]
+        distances, indices = np.take_along_axis(distances, order, 1), np.take_along_axis(indices, order, 1)
+    return distances, indices
