@@ -11,8 +11,8 @@ from semanom_ros.core.encoders.base import Encoder, TextAlignedEncoder
 from semanom_ros.core.encoders.network import Request
 from semanom_ros.errors import EncoderError
 
-__all__ = ['LIBRARIES', 'TINY', 'TINY_FOLDER', 'Encoder', 'TextAlignedEncoder', 'library_module', 'load_encoder',
-           'split_name']
+__all__ = ['LIBRARIES', 'TINY', 'TINY_FOLDER', 'Encoder', 'TextAlignedEncoder', 'folder_of', 'library_module',
+           'load_encoder', 'split_name']
 
 LIBRARIES = ('open_clip', 'timm', 'torchscript')
 _PACKAGES = {'open_clip': 'open_clip_torch'}
@@ -40,15 +40,9 @@ def load_encoder(name: str, *, weights: str = '', input_size: tuple[int, int] = 
         ParameterError: no such device or precision.
     """
     library, model = split_name(name)
-    folder = ''
-    if name == TINY:
-        folder = str(TINY_FOLDER)
-        if not (TINY_FOLDER / 'open_clip_config.json').is_file():
-            raise EncoderError(f'encoder {TINY}: not in this installation, looked in {folder}; install semanom_ros '
-                               'anew, or choose another encoder (`semanom models list`)')
     return library_module(library).load(Request(
         name=name, model=model, weights=weights, input_size=input_size, device=resolve_device(device),
-        precision=precision, layer=layer, features=features, folder=folder))
+        precision=precision, layer=layer, features=features, folder=folder_of(name)))
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -64,6 +58,20 @@ def split_name(name: str) -> tuple[str, str]:
         raise EncoderError(f'encoder {name!r}: expected {TINY}, open_clip:MODEL, timm:MODEL or torchscript:FILE; '
                            'correct it')
     return library, model
+
+
+def folder_of(name: str) -> str:
+    """The folder that describes a shipped encoder, in the layout of `local-dir:`; '' for the others.
+
+    Raises:
+        EncoderError: this installation lacks it.
+    """
+    if name != TINY:
+        return ''
+    if not (TINY_FOLDER / 'open_clip_config.json').is_file():
+        raise EncoderError(f'encoder {TINY}: not in this installation, looked in {TINY_FOLDER}; install semanom_ros '
+                           'anew, or choose another encoder (`semanom models list`)')
+    return str(TINY_FOLDER)
 
 
 def library_module(library: str) -> ModuleType:

@@ -50,7 +50,7 @@ def load(request: Request) -> Encoder:
     found = find(request.name, request.model, request.weights, request.folder)
     blueprint = _blueprint(request, found)
     model = _build(request, found, blueprint)
-    sha256 = found.sha256 or weights_of.sha256_of_state(model.visual.state_dict())
+    sha256 = found.sha256(model.visual.state_dict())
     tower = _tower(request, model.visual)
     arguments: dict[str, Any] = {
         'weights': found.label, 'sha256': sha256, 'input_size': tower.input_size, 'colours': blueprint.colours,
@@ -323,8 +323,8 @@ def _tower(request: Request, visual: nn.Module) -> _Tower:
     if not maskclip:
         return _Tower(_Tokens(visual, layer), size, settings, projection)
     if layer != len(blocks) - 1:
-        raise EncoderError(f'encoder {request.name}: encoder_layer {request.layer} with encoder_features maskclip, which '
-                           'are made of the last block; expected -1')
+        raise EncoderError(f'encoder {request.name}: encoder_layer {request.layer} with encoder_features maskclip, '
+                           'which are made of the last block; expected -1')
     if projection is None or not isinstance(blocks[-1].attn, nn.MultiheadAttention):
         raise EncoderError(f'encoder {request.name}: encoder_features maskclip need the pooling and attention of CLIP, '
                            'which it lacks; use tokens')

@@ -44,7 +44,7 @@ def load(request: Request) -> Encoder:
     weights = find(request.name, request.model, request.weights)
     network = _build(request.name, model, tag or weights.tag, weights)
     config = _config(weights) or network.pretrained_cfg
-    sha256 = weights.sha256 or weights_of.sha256_of_state(network.state_dict())
+    sha256 = weights.sha256(network.state_dict())
     features, size, layer = patch_features(request, network, config['input_size'][1:])
     return NetworkEncoder(
         request, features, weights=weights.label, sha256=sha256, settings={'features': 'tokens', 'layer': str(layer)},
@@ -52,8 +52,8 @@ def load(request: Request) -> Encoder:
         colours=Colours(tuple(config['mean']), tuple(config['std'])))
 
 
-def find(name: str, model: str, weights: str) -> Weights:
-    """See `weights.find`; the tag of the name and the parameter must not differ.
+def find(name: str, model: str, weights: str, folder: str = '') -> Weights:
+    """See `weights.find`; the tag of the name and the parameter must not differ. No timm model is shipped in a folder.
 
     Raises:
         EncoderError: no such model or tag, two tags, or not on this machine.
@@ -94,7 +94,7 @@ def fetch(name: str, model: str, tag: str, root: Path) -> Path:
     return folder
 
 
-def describe(model: str) -> tuple[int, tuple[int, int]]:
+def describe(model: str, folder: str = '') -> tuple[int, tuple[int, int]]:
     """(dimension, own input size) of a model, without its weights."""
     with torch.device('meta'):
         network: Any = timm.create_model(model, pretrained=False)

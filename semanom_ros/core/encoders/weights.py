@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from safetensors.torch import save_file
 
 from semanom_ros.errors import EncoderError
@@ -56,7 +56,6 @@ class Weights:
     Attributes:
         label: what they are, for people: tag, file name or `random:0`.
         file: the weights file; None for random ones.
-        sha256: of the file; '' for random ones.
         tag: the pretrained tag where one is known, else ''.
         folder: the folder that describes them as well (`local-dir:`), else None.
         seed: of random weights.
@@ -64,15 +63,28 @@ class Weights:
 
     label: str
     file: Path | None = None
-    sha256: str = ''
     tag: str = ''
     folder: Path | None = None
     seed: int = 0
 
-    @classmethod
-    def of(cls, label: str, file: Path, **known: Any) -> Weights:
-        """Those of a file, which is read for its hash."""
-        return cls(label, file, sha256_of_file(file), **known)
+    def sha256(self, state: Mapping[str, torch.Tensor]) -> str:
+        """SHA-256 of the file, compared with the one of the day when it was fetched; of `state` for random weights.
+
+        Raises:
+            EncoderError: the file is not as it was fetched.
+        """
+        if self.file is None:
+            return sha256_of_state(state)
+        found = sha256_of_file(self.file)
+        receipt = self.file.parent / RECEIPT
+        if receipt.is_file():
+            try:
+                expected = json.loads(receipt.read_text())['files'][self.file.name]['sha256']
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise EncoderError(f'{receipt}: unreadable; fetch the weights again') from error
+            if found != expected:
+                raise EncoderError(f'{self.file}: SHA-256 is {found}, expected {expected}; fetch the weights again')
+        return found
 
 
 @dataclass(frozen=True)
@@ -118,9 +130,9 @@ def find(encoder: str, model: str, weights: str, library: Library, default_tag: 
         return Weights(weights, seed=_seed(encoder, weights))
     if weights.startswith(LOCAL_FOLDER):
         folder = Path(weights.removeprefix(LOCAL_FOLDER)).expanduser()
-        return Weights.of(folder.name, weights_file(encoder, folder, library.files), folder=folder)
+        return Weights(folder.name, weights_file(encoder, folder, library.files), folder=folder)
     if '/' in weights or weights.endswith(SUFFIXES):
-        return Weights.of(Path(weights).name, _file(encoder, Path(weights).expanduser()))
+        return Weights(Path(weights).name, _file(encoder, Path(weights).expanduser()))
     if weights and weights not in tags:
         raise EncoderError(
             f'encoder {encoder}: weights {weights!r} are neither a file, {LOCAL_FOLDER}FOLDER, {RANDOM}SEED nor a tag; '
@@ -132,14 +144,12 @@ def find(encoder: str, model: str, weights: str, library: Library, default_tag: 
     tag = weights or next(iter(fetched), default_tag)
     folder = store_folder(library.name, model, tag)
     if tag in fetched:
-        found = Weights.of(tag, weights_file(encoder, folder, library.files), tag=tag, folder=folder)
-        _verify(encoder, found, folder / RECEIPT)
-        return found
+        return Weights(tag, weights_file(encoder, folder, library.files), tag, folder)
     looked = {str(folder)}
     for hub_file in library.hub_files(tag) if tag else ():
         cached = hub_file.cached()
         if cached:
-            return Weights.of(tag, cached, tag=tag)
+            return Weights(tag, cached, tag)
         looked.add(str(hub_file.cache_folder))
     if not tag:
         raise EncoderError(f'encoder {encoder}: no pretrained weights are known for it; give encoder_weights a file, '
@@ -195,6 +205,7 @@ def fetch(candidates: Sequence[HubFile], folder: Path, finish: Callable[[Path, P
     Raises:
         EncoderError: not reachable, no such file, or the checksum is wrong.
     """
+    logging.getLogger('huggingface_hub').propagate = False  # it has a handler of its own
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='.fetch-', dir=folder.parent) as scratch:
         hub_file, file, expected = _download(candidates, Path(scratch) / 'download')
@@ -217,16 +228,16 @@ def _download(candidates: Sequence[HubFile], folder: Path) -> tuple[HubFile, Pat
     """The file that was fetched, where it is, and its SHA-256 according to the hub ('' where the hub says none)."""
     for hub_file in candidates:
         try:
-            etag = get_hf_file_metadata(hf_hub_url(hub_file.repository, hub_file.name)).etag or ''
             path = hf_hub_download(hub_file.repository, hub_file.name, local_dir=folder)
-        except EntryNotFoundError as error:
-            if not isinstance(error, LocalEntryNotFoundError):
-                continue
-            raise EncoderError(f'{hub_file}: {constants.ENDPOINT} cannot be reached; fetch where there is internet, '
-                               'and copy the folder') from error
+            etag = get_hf_file_metadata(hf_hub_url(hub_file.repository, hub_file.name)).etag or ''
         except OfflineModeIsEnabled as error:
             raise EncoderError(f'{hub_file}: HF_HUB_OFFLINE is set; unset it to fetch') from error
-        except (HfHubHTTPError, OSError) as error:
+        except LocalEntryNotFoundError as error:
+            raise EncoderError(f'{hub_file}: {constants.ENDPOINT} cannot be reached; fetch where there is internet, '
+                               'and copy the folder') from error
+        except EntryNotFoundError:
+            continue
+        except Exception as error:  # which HTTP library's errors these are changes with the hub's version
             raise EncoderError(f'{hub_file}: {constants.ENDPOINT} does not give it ({reason(error)}); check the '
                                'connection, and `hf auth login` for models behind a licence') from error
         return hub_file, Path(path), etag if len(etag) == 64 else ''
@@ -261,14 +272,3 @@ def _file(encoder: str, path: Path) -> Path:
     if path.suffix not in SUFFIXES:
         raise EncoderError(f'encoder {encoder}: weights file {path}, expected one of {", ".join(SUFFIXES)}')
     return path
-
-
-def _verify(encoder: str, weights: Weights, receipt: Path) -> None:
-    assert weights.file is not None
-    try:
-        expected = json.loads(receipt.read_text())['files'][weights.file.name]['sha256']
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EncoderError(f'encoder {encoder}: {receipt} is unreadable; fetch the weights again') from error
-    if weights.sha256 != expected:
-        raise EncoderError(f'encoder {encoder}: {weights.file} is corrupt, SHA-256 is {weights.sha256}, expected '
-                           f'{expected}; fetch the weights again')
