@@ -223,7 +223,7 @@ class BagReader:
 
     def images(self, topics: str | Sequence[str] = '', wanted: Callable[[str, int], bool] | None = None,
                ) -> Iterator[Frame]:
-        """Pictures in the order of bag time, stamped as their headers say.
+        """Pictures in the order of bag time, stamped as their headers say, or with bag time where they say nothing.
 
         A message that holds no picture is skipped, counted in `bad_images`, and logged
         for the first time on each topic.
@@ -246,8 +246,8 @@ class BagReader:
     def _images(self, topics: list[str], wanted: Callable[[str, int], bool] | None) -> Iterator[Frame]:
         bad: dict[str, int] = {}
         try:
-            for topic, _, message in self.messages(topics):
-                stamp = stamp_ns(message)
+            for topic, time_ns, message in self.messages(topics):
+                stamp = stamp_ns(message) or time_ns
                 if wanted is not None and not wanted(topic, stamp):
                     continue
                 try:

@@ -1,0 +1,84 @@
+"""`semanom record`: nominal recordings into a nominal database."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from semanom_ros.commands.options import add_parameter_options, parameters_of
+from semanom_ros.core.recording import folder_size
+from semanom_ros.parameters import METHOD, NODE, RECORDER, resolve
+from semanom_ros.ros.bag_recording import BagRecording, database_path, record_bags
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments."""
+    parser.add_argument('bags', nargs='+', type=Path, metavar='BAG', help='rosbag2 folder, .mcap or .db3 file')
+    parser.add_argument('--database', metavar='DIR', help='folder of the nominal database to be made')
+    parser.add_argument('--image-topic', nargs='+', action='extend', dest='image_topics', metavar='T',
+                        help='needed where a recording has several; all that are named are recorded')
+    parser.add_argument('--append', action='store_true', default=None,
+                        help='add to the database where it exists already')
+    thinning = parser.add_mutually_exclusive_group()
+    thinning.add_argument('--every', type=int, dest='every_n', metavar='N', help='take every n-th frame of a camera')
+    thinning.add_argument('--rate', type=float, metavar='HZ', help='take at most so many frames a second of a camera')
+    add_parameter_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Records and says what came of it."""
+    groups = METHOD, NODE, RECORDER
+    options = {name: getattr(arguments, name) for name in ('database', 'image_topics', 'append', 'every_n', 'rate')}
+    given = {name: value for name, value in options.items() if value is not None}
+    parameters = resolve({**parameters_of(arguments, *groups), **given}, *groups)
+    database = database_path(parameters)
+    with logging_redirect_tqdm():
+        recording = record_bags(arguments.bags, database, parameters, Bars())
+    for line in recording.damaged:
+        logging.warning('%s; what came before is recorded', line)
+    print(summarize(recording, database))
+
+
+def summarize(recording: BagRecording, database: Path) -> str:
+    """What was recorded, for people."""
+    summary, opened = recording.summary, recording.database
+    rate = summary.frames / recording.seconds if recording.seconds else 0.0
+    lines = [f'{database}: {summary.frames} frames in {recording.seconds:.1f} s ({rate:.1f} frames/s), '
+             f'{summary.held_out} of them held out for calibration; {summary.vectors} vectors, '
+             f'{folder_size(database) / 1e6:.1f} MB']
+    if summary.known:
+        lines.append(f'{summary.known} frames were recorded already')
+    if recording.bad_images:
+        lines.append(f'{recording.bad_images} images skipped: they hold no picture')
+    if opened is not None:
+        manifest = opened.manifest
+        lines.append(f'version {manifest.version}: {manifest.vectors} vectors of {manifest.description.encoder} from')
+        lines += [f'  {source.path} ({source.frames} frames, {source.held_out_frames} held out)'
+                  for source in manifest.sources]
+        if not manifest.calibrated:
+            lines.append('not calibrated: there are no thresholds; record a longer drive with held_out_share > 0')
+    return '\n'.join(lines)
+
+
+class Bars:
+    """Progress bars on stderr, where that is a terminal."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+
+    def begin(self, what: str, total: int, unit: str) -> None:
+        self._bar = tqdm(desc=what, total=total, unit=unit, unit_scale=unit == 'B', disable=None, file=sys.stderr,
+                         delay=0.5 if unit == 'B' else 0.0)
+
+    def advance(self, amount: int) -> None:
+        assert self._bar is not None
+        self._bar.update(amount)
+
+    def end(self) -> None:
+        assert self._bar is not None
+        self._bar.close()
