@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from semanom_ros.core.filtering import Filter, Region, TemporalFilter, regions
 from semanom_ros.core.frames import Anomaly, Frame, FrameResult
 from semanom_ros.core.scoring import FrameScores, Scorer
 from semanom_ros.core.tracking import Track
-from semanom_ros.errors import DatabaseError, ParameterError
+from semanom_ros.errors import ParameterError
 from semanom_ros.parameters import METHOD, Value, resolve, table
 
 log = logging.getLogger(__name__)
@@ -41,20 +42,23 @@ class Pipeline:
     """
 
     def __init__(self, embedder: Embedder, database: NominalDatabase, parameters: Mapping[str, Value]) -> None:
-        check_compatible(database, embedder)
         self.embedder = embedder
-        self.database = database
         self.parameters = dict(parameters)
-        arrays = database.calibration
-        if not arrays or not np.array_equal(arrays.get('settings'), settings_of(parameters)):
-            log.info('%s: calibrating for the present parameters', database.path)
-            arrays = calibrate(database, parameters)
-        self._calibration = Calibration.from_arrays(arrays)
-        self._scorer = Scorer(database, self._calibration, int(parameters['neighbours']),  # type: ignore[arg-type]
-                              float(parameters['frame_score_fraction']))  # type: ignore[arg-type]
         vocabulary = str(parameters['label_vocabulary'])
         self._labeller = Labeller.load(embedder, Path(vocabulary)) if vocabulary else None
         self._cameras: dict[str, TemporalFilter] = {}
+        self._use(database)
+
+    def _use(self, database: NominalDatabase) -> None:
+        database.check_compatible(self.embedder.encoder, self.embedder.preprocessor.sha256, self.embedder.variant)
+        arrays = database.calibration
+        if not np.array_equal(arrays.get('settings', np.zeros(0)), settings_of(self.parameters)):
+            log.info('%s: calibrating for the present parameters', database.path)
+            arrays = calibrate(database, self.parameters)
+        self.database = database
+        self._calibration = Calibration.from_arrays(arrays)
+        self._scorer = Scorer(database, self._calibration, int(self.parameters['neighbours']),  # type: ignore[arg-type]
+                              float(self.parameters['frame_score_fraction']))  # type: ignore[arg-type]
         self.warnings: tuple[str, ...] = ()
         self.update({})
 
@@ -71,12 +75,24 @@ class Pipeline:
         """
         resolved = resolve(parameters, METHOD)
         embedder = embedder or Embedder.load(resolved)
-        opened = NominalDatabase.open(
-            Path(database), device=embedder.encoder.device, position_weight=float(resolved['position_weight']))  # type: ignore[arg-type]
-        pipeline = cls(embedder, opened, resolved)
+        pipeline = cls(embedder, _open(database, embedder, resolved), resolved)
         height, width = embedder.encoder.input_size
         pipeline.score(embedder.embed([Frame(np.zeros((height, width, 3), np.uint8), 0)])[0])
         return pipeline
+
+    def with_database(self, database: Path) -> Pipeline:
+        """The same encoder, parameters and tracks with another database, or with a newer version of this one.
+
+        Leaves the encoder alone, so that this pipeline may process frames in another thread meanwhile.
+
+        Raises:
+            SemanomError: the database is unusable; this pipeline goes on with its own.
+        """
+        other = copy.copy(self)
+        other._use(_open(database, self.embedder, self.parameters))
+        warm = np.eye(1, self.embedder.encoder.dimension, dtype=np.float32)
+        other.database.search(warm, 1, np.zeros((1, 2), np.float32))
+        return other
 
     def process(self, frame: Frame) -> FrameResult:
         """What is anomalous in a frame.
@@ -155,6 +171,7 @@ class Pipeline:
     def close(self) -> None:
         """Frees models and database, on the GPU too; the pipeline is of no use afterwards."""
         device = self.embedder.encoder.device
+        self.database.close()
         for name in ('embedder', 'database', '_scorer', '_labeller', '_cameras'):
             self.__dict__.pop(name, None)
         if device.type == 'cuda':
@@ -223,19 +240,6 @@ class Labeller:
         return self._labels[best], float(similarity[best])
 
 
-def check_compatible(database: NominalDatabase, embedder: Embedder) -> None:
-    """Compares what made a database with what is to be compared with it.
-
-    Raises:
-        DatabaseError: which of variant, encoder, weights and preprocessing differs.
-    """
-    manifest = database.manifest
-    for what, found, expected in (
-            ('variant', manifest.variant, embedder.variant),
-            ('encoder', manifest.encoder, embedder.encoder.name),
-            ('encoder weights', manifest.weights_sha256, embedder.encoder.weights_sha256),
-            ('preprocessing', manifest.preprocessing_sha256, embedder.preprocessor.sha256)):
-        if found != expected:
-            raise DatabaseError(f'{database.path}: {what} found {found}, expected {expected}; record a database with '
-                                'the present parameters, or set the parameters that it was recorded with')
-
+def _open(path: Path, embedder: Embedder, parameters: Mapping[str, Value]) -> NominalDatabase:
+    return NominalDatabase.open(Path(path), device=embedder.encoder.device,
+                                position_weight=float(parameters['position_weight']))  # type: ignore[arg-type]

@@ -201,7 +201,7 @@ def _draw_outlines(canvas: Image, result: FrameResult, style: _Style) -> None:
     mask = cv2.resize(result.mask, (width, height), interpolation=cv2.INTER_AREA)
     mask = cv2.threshold(mask, 127, 255, cv2.THRESH_BINARY)[1]
     contours = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)[0]
-    cv2.drawContours(canvas, contours, -1, INK, style.line + 2, cv2.LINE_AA)
+    cv2.drawContours(canvas, contours, -1, INK, 2 * style.line + 1, cv2.LINE_AA)
     cv2.drawContours(canvas, contours, -1, WHITE, style.line, cv2.LINE_AA)
 
 
@@ -270,7 +270,7 @@ def _draw_leader(canvas: Image, box: Rect, place: Rect, style: _Style) -> None:
     from_x = int(np.clip(near_x, place.x, place.x + place.width - 1))
     from_y = int(np.clip(near_y, place.y, place.y + place.height - 1))
     if max(abs(from_x - near_x), abs(from_y - near_y)) > 2 * style.pad:
-        cv2.line(canvas, (from_x, from_y), (near_x, near_y), INK, style.line + 2, cv2.LINE_AA)
+        cv2.line(canvas, (from_x, from_y), (near_x, near_y), INK, 2 * style.line + 1, cv2.LINE_AA)
         cv2.line(canvas, (from_x, from_y), (near_x, near_y), WHITE, style.line, cv2.LINE_AA)
 
 

@@ -1,0 +1,204 @@
+"""Overlays: what is drawn, where, and that nothing else is touched."""
+
+from __future__ import annotations
+
+import itertools
+
+import cv2
+import numpy as np
+import pytest
+
+from semanom_ros.core.frames import Anomaly, FrameResult, NominalExample
+from semanom_ros.core.rendering import Rect, heat_colour, place_labels, render_overlay
+
+SIZES = [(360, 480), (720, 1280), (1080, 1920)]
+
+
+def street(size: tuple[int, int]) -> np.ndarray:
+    """A picture with texture, so that every change of it is a change of pixels."""
+    return np.random.default_rng(1).integers(60, 200, (*size, 3), np.uint8)
+
+
+def result_with(boxes: list[tuple[int, int, int, int]], size: tuple[int, int], *, score: float = 2.0,
+                thumbnail: np.ndarray | None = None, label: str = '') -> FrameResult:
+    """A result whose anomalies are exactly these boxes (x, y, width, height)."""
+    pixel_map = np.full(size, 0.3, np.float32)
+    mask = np.zeros(size, bool)
+    anomalies = []
+    for number, (x, y, w, h) in enumerate(boxes):
+        pixel_map[y:y + h, x:x + w] = score
+        mask[y:y + h, x:x + w] = True
+        nearest = None
+        if thumbnail is not None:
+            nearest = NominalExample('drive', '/camera', 1, (0, 0, 8, 8), 0.4, thumbnail)
+        contour = np.array([(x, y), (x + w - 1, y), (x + w - 1, y + h - 1), (x, y + h - 1)], np.int32)
+        anomalies.append(Anomaly(number + 1, score, 0.5, 0.01, (x, y, w, h), contour, w * h, nearest=nearest, label=label))
+    return FrameResult(
+        stamp_ns=5_250_000_000, camera='front', image_size=size, score=score if boxes else 0.4, raw_score=0.3, p_value=0.01,
+        threshold=1.0, anomalous=bool(boxes), patch_map=pixel_map[::16, ::16], pixel_threshold=1.0,
+        anomalies=tuple(anomalies), region_mask=mask if boxes else None, pixel_map=pixel_map)
+
+
+def banner_height(overlay: np.ndarray, image: np.ndarray) -> int:
+    """Rows from the top that differ in their whole width."""
+    changed = (overlay != image).any(axis=2).all(axis=1)
+    return int(np.argmin(changed)) if not changed.all() else len(changed)
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_a_nominal_frame_keeps_every_pixel_below_the_banner(size: tuple[int, int]) -> None:
+    image = street(size)
+    before = image.copy()
+    overlay = render_overlay(image, result_with([], size))
+    height = banner_height(overlay, image)
+    assert overlay.shape == image.shape
+    assert overlay.dtype == np.uint8
+    assert 0.03 * size[0] < height < 0.09 * size[0]
+    assert (overlay[height:] == image[height:]).all()
+    assert (image == before).all()
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_an_anomaly_is_coloured_and_outlined_where_it_is(size: tuple[int, int]) -> None:
+    image = street(size)
+    x, y, w, h = size[1] // 3, size[0] // 3, size[1] // 5, size[0] // 4
+    overlay = render_overlay(image, result_with([(x, y, w, h)], size))
+    inside = overlay[y + 9:y + h - 9, x + 9:x + w - 9].astype(int)
+    mean = image[y + 9:y + h - 9, x + 9:x + w - 9].mean(axis=(0, 1))
+    wanted = 0.6 * mean + 0.4 * np.array(heat_colour(2.0))
+    assert np.abs(inside.mean(axis=(0, 1)) - wanted).max() < 3
+    on_edge = overlay[y + h // 2, x - 6:x + 7].min(axis=1)
+    assert on_edge.max() > 230, 'a light line on the edge'
+    assert on_edge.min() < 60, 'between dark ones'
+    far = slice(y + h + size[0] // 10, None)
+    assert (overlay[far] == image[far]).all()
+
+
+def test_what_is_below_the_threshold_is_transparent() -> None:
+    size = (360, 480)
+    image = street(size)
+    result = result_with([], size)
+    result.pixel_map[200:300, 100:200] = 0.99
+    overlay = render_overlay(image, result)
+    assert (overlay[150:] == image[150:]).all()
+    result.pixel_map[200:300, 100:200] = 1.5
+    assert (render_overlay(image, result)[210:290, 110:190] != image[210:290, 110:190]).any(axis=2).mean() > 0.9
+
+
+def test_a_patch_map_is_enlarged_to_the_picture() -> None:
+    size = (360, 480)
+    image = street(size)
+    patches = np.zeros((18, 24), np.float32)
+    patches[10, 12] = 3.0
+    result = result_with([], size)
+    overlay = render_overlay(image, FrameResult(**{**vars(result), 'pixel_map': None, 'patch_map': patches}))
+    rows, columns = np.nonzero((overlay[150:] != image[150:]).any(axis=2))
+    assert abs(rows.mean() + 150 - 210) < 2
+    assert abs(columns.mean() - 250) < 2
+
+
+def test_the_banner_tells_anomalous_from_nominal() -> None:
+    size = (360, 480)
+    image = street(size)
+    alarm = render_overlay(image, result_with([(200, 200, 50, 50)], size))[2, 2].astype(int)
+    calm = render_overlay(image, result_with([], size))[2, 2].astype(int)
+    assert alarm[0] > alarm[1] + 100
+    assert calm[1] > calm[0] + 50
+
+
+def test_the_score_moves_the_gauge() -> None:
+    size = (360, 480)
+    image = np.zeros((*size, 3), np.uint8)
+    widths = []
+    for score in (0.2, 0.8, 1.5):
+        result = result_with([], size)
+        overlay = render_overlay(image, FrameResult(**{**vars(result), 'score': score}))
+        row = overlay[:28, 200:340].astype(int)
+        widths.append(int(((row[..., 1] > row[..., 0] + 50).any(axis=0)).sum()))
+    assert widths[0] < widths[1] < widths[2]
+    assert widths[1] == pytest.approx(4 * widths[0], abs=4)
+
+
+def test_a_wide_picture_is_scaled_down_and_a_small_one_is_not_scaled_up() -> None:
+    size = (720, 1280)
+    image = street(size)
+    result = result_with([(600, 300, 200, 200)], size)
+    assert render_overlay(image, result, max_width=640).shape == (360, 640, 3)
+    assert render_overlay(image, result, max_width=4000).shape == (720, 1280, 3)
+    small = render_overlay(image, result, max_width=640).astype(int)
+    colour = np.array(heat_colour(2.0))
+    inside, outside = small[180:240, 320:380].mean(axis=(0, 1)), small[270:330, 100:160].mean(axis=(0, 1))
+    assert np.abs(inside - colour).sum() < np.abs(outside - colour).sum()
+
+
+def test_the_evidence_is_shown_away_from_the_anomaly_and_can_be_switched_off() -> None:
+    size = (360, 480)
+    image = np.zeros((*size, 3), np.uint8)
+    thumbnail = np.full((120, 160, 3), (10, 250, 20), np.uint8)
+    for box, corner in (((380, 260, 90, 90), 'left'), ((10, 260, 90, 90), 'right')):
+        overlay = render_overlay(image, result_with([box], size, thumbnail=thumbnail))
+        green = (overlay == (10, 250, 20)).all(axis=2)
+        assert green.sum() > 0.02 * green.size
+        assert (np.nonzero(green)[1].mean() < 240) == (corner == 'left')
+        without = render_overlay(image, result_with([box], size, thumbnail=thumbnail), evidence=False)
+        assert not (without == (10, 250, 20)).all(axis=2).any()
+
+
+@pytest.mark.parametrize('size', [(1, 1), (7, 5), (24, 400), (400, 24), (3, 2000)])
+def test_pictures_too_small_for_text_are_drawn_all_the_same(size: tuple[int, int]) -> None:
+    thumbnail = np.zeros((10, 10, 3), np.uint8)
+    overlay = render_overlay(street(size), result_with([(0, 0, size[1], size[0])], size, thumbnail=thumbnail))
+    assert overlay.shape == (*size, 3)
+
+
+def test_labels_with_letters_outside_ascii_are_drawn() -> None:
+    size = (360, 480)
+    plain = render_overlay(street(size), result_with([(200, 200, 60, 60)], size, label='?lge'))
+    assert (render_overlay(street(size), result_with([(200, 200, 60, 60)], size, label='\u00d6lge')) == plain).all()
+
+
+def test_labels_neither_overlap_nor_leave_the_picture() -> None:
+    rng = np.random.default_rng(3)
+    height, width = 360, 480
+    for _ in range(50):
+        corners = rng.integers(0, (width - 40, height - 40), (12, 2))
+        boxes = [Rect(int(x), int(y), int(w), int(h)) for (x, y), (w, h) in zip(corners, rng.integers(5, 80, (12, 2)), strict=True)]
+        sizes = [(int(w), 18) for w in rng.integers(40, 120, 12)]
+        banner = Rect(0, 0, width, 27)
+        places = place_labels(boxes, sizes, (height, width), [banner])
+        found = [place for place in places if place is not None]
+        assert len(found) == 12
+        for first, second in itertools.combinations([banner, *found], 2):
+            assert first.overlap(second) == 0
+        for place in found:
+            assert place.x >= 0
+            assert place.y >= 0
+            assert place.x + place.width <= width
+            assert place.y + place.height <= height
+
+
+def test_a_label_stands_at_its_box_where_there_is_room() -> None:
+    place = place_labels([Rect(100, 100, 50, 40)], [(60, 18)], (360, 480))[0]
+    assert place == Rect(100, 82, 60, 18)
+    below = place_labels([Rect(100, 5, 50, 40)], [(60, 18)], (360, 480))[0]
+    assert below == Rect(100, 45, 60, 18)
+
+
+def test_a_label_without_room_is_left_out() -> None:
+    assert place_labels([Rect(0, 0, 10, 10)], [(200, 18)], (100, 100)) == [None]
+    assert place_labels([Rect(0, 0, 10, 10)] * 2, [(100, 60)] * 2, (100, 100)) == [Rect(0, 10, 100, 60), None]
+
+
+def test_a_crowd_of_anomalies_shows_the_worst() -> None:
+    size = (360, 480)
+    boxes = [(x, y, 12, 12) for y in range(40, 340, 25) for x in range(5, 460, 25)]
+    overlay = render_overlay(street(size), result_with(boxes, size))
+    assert overlay.shape == (*size, 3)
+
+
+def test_the_heat_colours_grow_lighter_evenly() -> None:
+    """Lightness in CIELAB rises with the score: the colour map can be read without hue."""
+    colours = np.array([heat_colour(level) for level in np.linspace(1.0, 3.0, 9)], np.uint8)[None]
+    lightness = cv2.cvtColor(colours.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0, :, 0]
+    assert (np.diff(lightness) > 0).all()
+    assert heat_colour(3.0) == heat_colour(50.0)
