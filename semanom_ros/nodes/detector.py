@@ -1,0 +1,550 @@
+"""`semanom_detector`: the lifecycle node that watches cameras for semantic anomalies."""
+
+from __future__ import annotations
+
+import gc
+import re
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.publisher import Publisher
+from rclpy.subscription import MessageInfo, Subscription
+from rclpy.task import Future
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_srvs.srv import Trigger
+
+from semanom_ros.core.camera import CameraModel
+from semanom_ros.core.frames import Frame, FrameResult
+from semanom_ros.core.pipeline import Pipeline
+from semanom_ros.errors import CameraError, ImageError, ParameterError, SemanomError
+from semanom_ros.msg import DatabaseInfo
+from semanom_ros.nodes.mailbox import Mailbox
+from semanom_ros.parameters import DETECTOR, METHOD, NODE, Value, table
+from semanom_ros.ros import diagnostics, messages
+from semanom_ros.ros.diagnostics import CameraMonitor, Health
+from semanom_ros.ros.outputs import CameraOutputs
+from semanom_ros.ros.parameters import NodeParameters
+from semanom_ros.ros.qos import INPUT, LATCHED, OUTPUT
+
+LOG_PERIOD_S = 10.0
+"""The same complaint about a camera is logged once in that time; diagnostics count all."""
+
+
+class _Received(NamedTuple):
+    """A frame as it came, and when (monotonic seconds)."""
+
+    camera: _Camera
+    serialized: bytes
+    when: float
+
+
+class _Rendering(NamedTuple):
+    """A frame whose overlay somebody waits for."""
+
+    camera: _Camera
+    frame: Frame
+    frame_id: str
+    result: FrameResult
+
+
+class Detector(LifecycleNode):
+    """Scores every camera's latest frame against the nominal database.
+
+    Three threads. The executor's receives serialized frames, answers services and
+    publishes diagnostics; it waits for the other two only to stop them or to change the pipeline. One
+    worker takes the latest frame of each camera in turn, runs the pipeline and publishes
+    for machines. One more draws overlays, so that somebody who looks on does not slow
+    the detector down.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Declares parameters and services, nothing more.
+
+        Args:
+            kwargs: for LifecycleNode: `namespace`, `parameter_overrides`, `context`, ...
+
+        Raises:
+            ParameterError: a parameter that the node was started with is bad.
+        """
+        super().__init__('semanom_detector', automatically_declare_parameters_from_overrides=True, **kwargs)
+        self._lock = threading.Lock()  # of the pipeline
+        self._pipeline: Pipeline | None = None
+        self._cameras: list[_Camera] = []
+        self._frames: Mailbox[_Received] = Mailbox()
+        self._renderings: Mailbox[_Rendering] = Mailbox()
+        self._threads: list[threading.Thread] = []
+        self._database_info: Publisher[DatabaseInfo] | None = None
+        self._state = 'unconfigured'
+        self._fault = ''  # why the last configure failed
+        self._reload_fault = ''
+        self._declared = NodeParameters(
+            self, METHOD, NODE, DETECTOR, locked=lambda: self._pipeline is not None, changed=self._on_live_parameters)
+        self._settings = self._declared.values()
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', OUTPUT)
+        # real time, because a paused recording stops the ROS clock
+        self._timer = self.create_timer(1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        group = MutuallyExclusiveCallbackGroup()  # of its own: it is held while a database loads in the background
+        self.create_service(Trigger, '~/reload_database', self._on_reload, callback_group=group)
+        self.create_service(Trigger, '~/accept_as_nominal', self._on_accept, callback_group=group)
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Loads encoder and database, warms up, and offers the topics.
+
+        :return: The state machine either invokes a transition to the "inactive" state or stays
+            in "unconfigured" depending on the return value.
+            TransitionCallbackReturn.SUCCESS transitions to "inactive".
+            TransitionCallbackReturn.FAILURE transitions to "unconfigured": the reason, one line,
+            is in the log and in /diagnostics, nothing stays loaded, and configure can be tried
+            again once the cause is mended.
+            TransitionCallbackReturn.ERROR or any uncaught exceptions to "errorprocessing".
+        """
+        self._fault = self._reload_fault = ''
+        try:
+            self._settings = self._declared.values()
+            names = _camera_names(self._settings['camera_names'])
+            if not self._settings['database']:
+                raise ParameterError('parameter database: found nothing, expected the folder of a nominal database; '
+                                     'record one with `semanom record`')
+            self._pipeline = Pipeline.load(_of_method(self._settings), self._database_path)
+        except SemanomError as error:
+            self._fault = str(error)
+            self.get_logger().error(f'cannot configure: {error}')
+            self._release()
+            self._publish_diagnostics()
+            return TransitionCallbackReturn.FAILURE
+        except Exception as error:
+            self._fault = f'internal failure: {error!r}'
+            self.get_logger().fatal(f'cannot configure: {traceback.format_exc()}')
+            return TransitionCallbackReturn.ERROR
+        self._database_info = self.create_publisher(DatabaseInfo, '~/database_info', LATCHED)
+        self._cameras = [_Camera(self, name, self._settings) for name in names]
+        self._state = 'inactive'
+        self._announce_database()
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribes to the cameras and starts the threads.
+
+        :return: The state machine either invokes a transition to the "active" state or stays
+            in "inactive" depending on the return value.
+            TransitionCallbackReturn.SUCCESS transitions to "active".
+            TransitionCallbackReturn.FAILURE transitions to "inactive".
+            TransitionCallbackReturn.ERROR or any uncaught exceptions to "errorprocessing".
+        """
+        result = super().on_activate(state)
+        self._frames, self._renderings = Mailbox(), Mailbox()
+        self._threads = [threading.Thread(target=self._work, name='semanom_worker', args=(self._frames,)),
+                         threading.Thread(target=self._render, name='semanom_overlay', args=(self._renderings,))]
+        for thread in self._threads:
+            thread.start()
+        for camera in self._cameras:
+            camera.subscribe(self._frames)
+        self._state = 'active'
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stops after the frame that is being worked on; what is loaded stays loaded.
+
+        :return: The state machine either invokes a transition to the "inactive" state or stays
+            in "active" depending on the return value.
+            TransitionCallbackReturn.SUCCESS transitions to "inactive".
+            TransitionCallbackReturn.FAILURE transitions to "active".
+            TransitionCallbackReturn.ERROR or any uncaught exceptions to "errorprocessing".
+        """
+        self._stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Takes the topics away and frees the memory, the GPU's too.
+
+        :return: The state machine either invokes a transition to the "unconfigured" state or stays
+            in "inactive" depending on the return value.
+            TransitionCallbackReturn.SUCCESS transitions to "unconfigured".
+            TransitionCallbackReturn.FAILURE transitions to "inactive".
+            TransitionCallbackReturn.ERROR or any uncaught exceptions to "errorprocessing".
+        """
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stops and frees everything, from whatever state.
+
+        :return: The state machine invokes a transition to the "finalized" state
+            TransitionCallbackReturn.SUCCESS transitions to "finalized".
+            TransitionCallbackReturn.FAILURE remains in the current state.
+            TransitionCallbackReturn.ERROR or any uncaught exceptions to "errorprocessing".
+        """
+        self._release()
+        self._state = 'finalized'
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stops and frees everything, so that the node can be configured again.
+
+        :return: The state machine either invokes a transition to the "unconfigured" or the
+            "finalized" state depending on the return value.
+            TransitionCallbackReturn.SUCCESS transitions to "unconfigured".
+            TransitionCallbackReturn.FAILURE or any uncaught exceptions to "finalized".
+        """
+        self._release()
+        self._publish_diagnostics()
+        return TransitionCallbackReturn.SUCCESS
+
+    def destroy_node(self) -> None:
+        """Stops the threads first; then as every node."""
+        self._release()
+        super().destroy_node()
+
+    @property
+    def _database_path(self) -> Path:
+        return Path(str(self._settings['database'])).expanduser()
+
+    def _stop(self) -> None:
+        """Ends subscriptions and threads; forgets what was seen."""
+        for camera in self._cameras:
+            camera.unsubscribe()
+        self._frames.close()
+        self._renderings.close()
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+        if self._pipeline is not None:
+            self._pipeline.reset()
+            self._state = 'inactive'
+
+    def _release(self) -> None:
+        """Back to where the node was before configure."""
+        self._stop()
+        for camera in self._cameras:
+            camera.destroy()
+        self._cameras = []
+        if self._database_info is not None:
+            self.destroy_publisher(self._database_info)
+            self._database_info = None
+        with self._lock:
+            pipeline, self._pipeline = self._pipeline, None
+        if pipeline is not None:
+            pipeline.close()
+            del pipeline
+            gc.collect()
+        self._state = 'unconfigured'
+
+    def _on_live_parameters(self, changed: dict[str, Value]) -> None:
+        with self._lock:
+            if self._pipeline is not None:
+                self._pipeline.update(_of_method(changed))
+        self._settings = {**self._settings, **changed}
+
+    # -- the worker
+
+    def _work(self, frames: Mailbox[_Received]) -> None:
+        while (received := frames.take()) is not None:
+            camera = received.camera
+            try:
+                self._process(received)
+            except ImageError as error:
+                camera.monitor.dropped(diagnostics.INVALID, str(error))
+                camera.log.warning(str(error), throttle_duration_sec=LOG_PERIOD_S)
+            except Exception as error:
+                if not self.context.ok():  # shut down while a frame was on its way: nobody is there to be told
+                    return
+                camera.monitor.dropped(diagnostics.FAILED, f'frame failed: {error!r}')
+                camera.log.error(f'frame failed: {traceback.format_exc()}', throttle_duration_sec=LOG_PERIOD_S)
+
+    def _process(self, received: _Received) -> None:
+        camera, settings = received.camera, self._settings
+        age = self._age(messages.stamp_of(received.serialized))
+        limit = settings['max_age']
+        assert isinstance(limit, float)
+        if age is not None and limit and age > limit:
+            camera.monitor.dropped(diagnostics.STALE)
+            camera.log.warning(f'frame dropped: found it {age:.3f} s old, expected at most {limit:g} s; synchronize '
+                               'the clocks, set use_sim_time, or raise max_age', throttle_duration_sec=LOG_PERIOD_S)
+            return
+        image, stamp, frame_id = messages.picture_of(received.serialized, settings['image_transport'] == 'compressed')
+        frame = Frame(image, stamp, camera.name, f'live:{camera.topic}', camera.topic)
+        with self._lock:
+            assert self._pipeline is not None
+            if camera.begins_anew(frame):
+                self._pipeline.reset(camera.name)
+            result = self._pipeline.process(frame)
+        camera.outputs.publish_score(result, frame_id)
+        camera.monitor.processed(result, time.monotonic() - received.when, self._age(stamp))
+        if result.anomalous:
+            camera.flagged = frame, result
+        camera.outputs.publish_result(result, frame_id, camera.model_of(result.image_size), settings)
+        if camera.outputs.overlay_wanted:
+            self._renderings.put(camera.name, _Rendering(camera, frame, frame_id, result))
+
+    def _age(self, stamp_ns: int) -> float | None:
+        """Seconds since a stamp, by the node's clock; None before the first /clock of a simulation."""
+        now = self.get_clock().now().nanoseconds
+        return (now - stamp_ns) / 1e9 if now else None
+
+    def _render(self, renderings: Mailbox[_Rendering]) -> None:
+        while (wanted := renderings.take()) is not None:
+            camera = wanted.camera
+            try:
+                camera.outputs.publish_overlay(wanted.frame, wanted.result, wanted.frame_id, self._settings)
+            except Exception:
+                if not self.context.ok():
+                    return
+                camera.log.error(f'overlay failed: {traceback.format_exc()}', throttle_duration_sec=LOG_PERIOD_S)
+
+    # -- services
+
+    async def _on_reload(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Loads the database anew while the old one is in use."""
+        return await self._in_background(self._reload, response)
+
+    async def _on_accept(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Adds what was last flagged to the database."""
+        return await self._in_background(self._accept, response)
+
+    async def _in_background(self, work: Callable[[Pipeline], str], response: Trigger.Response) -> Trigger.Response:
+        """Answers with what `work` returns, or why it failed; the executor goes on meanwhile."""
+        pipeline, executor = self._pipeline, self.executor
+        assert executor is not None
+        if pipeline is None:
+            response.message = 'no database is loaded; configure the node first'
+            return response
+        done: Future[tuple[bool, str]] = Future(executor=executor)
+
+        def run() -> None:
+            try:
+                done.set_result((True, work(pipeline)))
+            except SemanomError as error:
+                done.set_result((False, str(error)))
+            except Exception as error:
+                self.get_logger().error(traceback.format_exc())
+                done.set_result((False, f'internal failure: {error!r}'))
+            executor.wake()  # a future that is awaited does not
+
+        threading.Thread(target=run, name='semanom_service', daemon=True).start()
+        response.success, response.message = await done  # type: ignore[misc]
+        self.get_logger().log(response.message, rclpy.logging.LoggingSeverity.INFO if response.success
+                              else rclpy.logging.LoggingSeverity.ERROR)
+        return response
+
+    def _reload(self, pipeline: Pipeline) -> str:
+        try:
+            replacement = pipeline.with_database(self._database_path)
+        except SemanomError as error:
+            version = pipeline.database.manifest.version
+            self._reload_fault = f'reload failed, version {version} stays in use: {error}'
+            raise
+        return self._replace(pipeline, replacement)
+
+    def _accept(self, pipeline: Pipeline) -> str:
+        flagged = [camera for camera in self._cameras if camera.flagged is not None]
+        if not flagged:
+            raise SemanomError('nothing was flagged since the node was configured; call this after a false alarm')
+        with self._lock:
+            additions = [pipeline.evidence_for(*camera.flagged) for camera in flagged if camera.flagged is not None]
+        version = pipeline.database.accept(additions)
+        for camera in flagged:
+            camera.flagged = None
+        return self._reload(pipeline)
+
+    def _replace(self, old: Pipeline, new: Pipeline) -> str:
+        with self._lock:
+            if self._pipeline is not old:
+                raise SemanomError('the node was cleaned up meanwhile; configure it again')
+            self._pipeline = new
+        self._reload_fault = ''
+        self._announce_database()
+        manifest = new.database.manifest
+        return f'database {new.database.path} version {manifest.version} loaded, {manifest.vectors} vectors'
+
+    def _announce_database(self) -> None:
+        assert self._pipeline is not None
+        assert self._database_info is not None
+        self._database_info.publish(
+            messages.database_info(self._pipeline.database, self.get_clock().now().to_msg()))
+
+    # -- diagnostics
+
+    def _publish_diagnostics(self) -> None:
+        array = DiagnosticArray()
+        array.header.stamp = self.get_clock().now().to_msg()
+        name, settings = self.get_fully_qualified_name().lstrip('/'), self._settings
+        health = Health()
+        values: dict[str, object] = {'state': self._state, 'encoder': settings['encoder'],
+                                     'variant': settings['variant'], 'database': settings['database']}
+        if self._fault:
+            health.add(diagnostics.ERROR, f'cannot configure: {self._fault}')
+        if self._reload_fault:
+            health.add(diagnostics.WARN, self._reload_fault)
+        pipeline = self._pipeline
+        if pipeline is not None:
+            for warning in pipeline.warnings:
+                health.add(diagnostics.WARN, warning)
+            manifest, encoder = pipeline.database.manifest, pipeline.embedder.encoder
+            values |= {'database version': manifest.version, 'database vectors': manifest.vectors,
+                       'encoder weights': encoder.weights, 'device': encoder.device, 'precision': encoder.dtype}
+            values |= diagnostics.gpu_memory(encoder.device)
+        array.status = [health.status(f'{name}: detector', values, fine=self._state)]
+        if self._state == 'active':
+            array.status += [camera.status(f'{name}: {camera.name}', settings) for camera in self._cameras]
+        self._diagnostics.publish(array)
+
+
+class _Camera:
+    """One camera: its topics, and what is remembered of it."""
+
+    def __init__(self, node: Detector, name: str, settings: Mapping[str, Value]) -> None:
+        self.name = name
+        self.log = node.get_logger().get_child(name)
+        self.monitor = CameraMonitor()
+        self.outputs = CameraOutputs(node, name)
+        self.flagged: tuple[Frame, FrameResult] | None = None
+        self._node = node
+        self._kind: Any = CompressedImage if settings['image_transport'] == 'compressed' else Image
+        self._rectified = bool(settings['image_rectified'])
+        suffix = '/compressed' if self._kind is CompressedImage else ''
+        self.topic = node.resolve_topic_name(f'~/input/{name}/image{suffix}')
+        self._images: Subscription[Any] | None = None
+        # from configure on, so that the first frame after activate finds it
+        self._infos = node.create_subscription(CameraInfo, f'~/input/{name}/camera_info', self._on_info, INPUT)
+        self._model: CameraModel | CameraError = CameraError(
+            f'no CameraInfo on {self._infos.topic_name}: bearings and markers are left out; publish or remap it')
+        self._sequences: dict[bytes, int] = {}
+        self._last_stamp_ns = -1
+        self._last_size: tuple[int, int] | None = None
+
+    def subscribe(self, mailbox: Mailbox[_Received]) -> None:
+        """Lets images in."""
+        self._sequences.clear()
+        self._last_stamp_ns, self._last_size = -1, None
+        self.monitor.start()
+
+        def receive(serialized: bytes, info: MessageInfo) -> None:
+            self.monitor.received(self._lost(info))
+            if mailbox.put(self.name, _Received(self, serialized, time.monotonic())):
+                self.monitor.dropped(diagnostics.SUPERSEDED)
+
+        self._images = self._node.create_subscription(self._kind, self.topic, receive, INPUT, raw=True)
+
+    def unsubscribe(self) -> None:
+        """Lets no more images in."""
+        if self._images is not None:
+            self._node.destroy_subscription(self._images)
+            self._images = None
+
+    def destroy(self) -> None:
+        """Takes all topics away."""
+        self.unsubscribe()
+        self._node.destroy_subscription(self._infos)
+        self.outputs.destroy()
+
+    def begins_anew(self, frame: Frame) -> bool:
+        """Whether a frame does not follow the one before: its stamp is earlier, or its size another."""
+        stamp, last_stamp, self._last_stamp_ns = frame.stamp_ns, self._last_stamp_ns, frame.stamp_ns
+        size, last_size, self._last_size = frame.image.shape[:2], self._last_size, frame.image.shape[:2]
+        if stamp < last_stamp:
+            self.monitor.restarted()
+            self.log.warning(f'stamps went back from {last_stamp / 1e9:.3f} to {stamp / 1e9:.3f}: what was tracked is '
+                             'forgotten', throttle_duration_sec=LOG_PERIOD_S)
+            return True
+        if last_size is not None and size != last_size:
+            self.log.warning(f'images changed from {last_size[1]}x{last_size[0]} to {size[1]}x{size[0]}: what was '
+                             'tracked is forgotten', throttle_duration_sec=LOG_PERIOD_S)
+            return True
+        return False
+
+    def model_of(self, image_size: tuple[int, int]) -> CameraModel | None:
+        """The camera of images of this (height, width); None, and diagnostics warn, where there is none."""
+        model = self._model
+        fault = ''
+        if isinstance(model, CameraModel):
+            try:
+                model.scale(image_size)
+            except CameraError as error:
+                fault = str(error)
+        else:
+            fault = str(model)
+        self.monitor.bearings(fault)
+        if fault:
+            self.log.warning(fault, throttle_duration_sec=LOG_PERIOD_S)
+            return None
+        assert isinstance(model, CameraModel)
+        return model
+
+    def status(self, name: str, settings: Mapping[str, Any]) -> DiagnosticStatus:
+        """For `/diagnostics`."""
+        return self.monitor.status(name, self.name, self.topic, self._node.count_publishers(self.topic),
+                                   settings['image_timeout'], settings['latency_limit'])
+
+    def _on_info(self, info: CameraInfo) -> None:
+        try:
+            self._model = messages.camera_model(info, self._rectified)
+        except CameraError as error:
+            self._model = error
+
+    def _lost(self, info: MessageInfo) -> int:
+        """Frames between this and the last of the same publisher that never came, where the middleware counts."""
+        number, publisher = info.get('publication_sequence_number'), info.get('publisher_gid')
+        if number is None or publisher is None:
+            return 0
+        last = self._sequences.get(publisher['data'])
+        self._sequences[publisher['data']] = number
+        return 0 if last is None else max(0, number - last - 1)
+
+
+def _camera_names(names: Any) -> list[str]:
+    """Checks that every name can be part of a topic.
+
+    Raises:
+        ParameterError: it cannot, or comes twice.
+    """
+    for name in names:
+        if not re.fullmatch('[A-Za-z][A-Za-z0-9_]*', name) or '__' in name:
+            raise ParameterError(f'parameter camera_names: found {name!r}, expected letters, digits and single '
+                                 'underscores, a letter first; correct it')
+    if len(set(names)) < len(names):
+        raise ParameterError(f'parameter camera_names: found {names!r}, expected every name once; correct it')
+    return list(names)
+
+
+def _of_method(settings: Mapping[str, Value]) -> dict[str, Value]:
+    """The parameters that the pipeline takes."""
+    names = {parameter.name for parameter in table(METHOD)}
+    return {name: value for name, value in settings.items() if name in names}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the node until Ctrl-C or shutdown; its transitions are left to whoever manages it.
+
+    Returns:
+        0, or 2 when a parameter is bad.
+    """
+    try:
+        with rclpy.init(args=args):  # type: ignore[arg-type]
+            node = Detector()
+            executor = SingleThreadedExecutor()
+            executor.add_node(node)
+            try:
+                executor.spin()
+            finally:
+                node.destroy_node()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except ParameterError as error:
+        print(f'semanom_detector: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
