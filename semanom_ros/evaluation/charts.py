@@ -14,6 +14,7 @@ from html import escape
 import numpy as np
 import numpy.typing as npt
 
+Values = npt.NDArray[np.float64]
 _UNITS = 1000.0
 _MOST_POINTS = 1200
 
@@ -23,7 +24,7 @@ def nice_ticks(low: float, high: float, most: int) -> list[float]:
     span = max(high - low, 1e-12)
     power = 10.0 ** np.floor(np.log10(span / most))
     step = next(power * factor for factor in (1, 2, 5, 10, 20) if span / (power * factor) <= most)
-    return [float(v) for v in np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1) * step]
+    return [float(v) for v in np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1) * step + 0.0]
 
 
 def number(value: float) -> str:
@@ -74,7 +75,7 @@ class Chart:
     def level(self, y: float, style: str) -> None:
         """A horizontal line across."""
         height = self._y(np.array([y]))[0]
-        self._shapes.append(f'<line class="line {style}" x1="0" x2="{_UNITS:.0f}" y1="{height:.1f}" y2="{height:.1f}"/>')
+        self._shapes.append(f'<line class="line {style}" x1="0" x2="1000" y1="{height:.1f}" y2="{height:.1f}"/>')
 
     def html(self) -> str:
         """The chart, to be put into a page that styles it."""
@@ -85,24 +86,24 @@ class Chart:
         for tick in nice_ticks(*self.y_range, self.y_ticks):
             at = self._y(np.array([tick]))[0]
             texts.append(f'<span class="tick y" style="top:{at / _UNITS * 100:.2f}%">{number(tick)}</span>')
-            grid.append(f'<line class="grid" x1="0" x2="{_UNITS:.0f}" y1="{at:.1f}" y2="{at:.1f}"/>')
+            grid.append(f'<line class="grid" x1="0" x2="1000" y1="{at:.1f}" y2="{at:.1f}"/>')
         titles = (f'<span class="title y">{escape(self.y_title)}</span>' if self.y_title else '') + \
                  (f'<span class="title x">{escape(self.x_title)}</span>' if self.x_title else '')
         return (f'<div class="chart{" square" if self.square else ""}"><div class="box">'
-                f'<svg viewBox="0 0 {_UNITS:.0f} {_UNITS:.0f}" preserveAspectRatio="none" role="img" '
+                f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" '
                 f'aria-label="{escape(self.label)}">{"".join(grid + self._shapes)}</svg>'
                 f'{"".join(texts)}</div>{titles}</div>')
 
-    def _x(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def _x(self, values: Values) -> Values:
         low, high = self.x_range
         return np.clip((values - low) / max(high - low, 1e-12), 0, 1) * _UNITS
 
-    def _y(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def _y(self, values: Values) -> Values:
         low, high = self.y_range
         return (1 - np.clip((values - low) / max(high - low, 1e-12), 0, 1)) * _UNITS
 
 
-def thinned(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def thinned(x: Values, y: Values) -> tuple[Values, Values]:
     """The lowest and highest point of each of a few hundred equal parts, so that no peak is lost."""
     if len(x) <= _MOST_POINTS:
         return x, y

@@ -74,11 +74,12 @@ class Gallery:
 def choose(found: Replay, measurement: Measurement) -> Gallery:
     """One frame for each noticed event, missed event and false alarm; without ground truth, the strongest alarms."""
     starts: dict[int, int] = {}
-    recording_of = iter(found.recording_of)
+    at = 0
     gallery = Gallery()
     missed_size: dict[int, int] = {}
     for frames, line in measurement.timelines():
-        recording = [next(recording_of) for _ in range(len(frames))][0]
+        recording = found.recording_of[at]
+        at += len(frames)
         start = starts.setdefault(recording, int(frames['stamp_ns'][0]))
 
         def moment(index: int, delay: float | None = None, *, of: npt.NDArray = frames, in_: int = recording,
@@ -100,7 +101,8 @@ def choose(found: Replay, measurement: Measurement) -> Gallery:
         for first, last in line.alarms if unknown else line.false_alarms:
             part = np.arange(first, last + 1)
             alarmed = part[frames['alarm'][part] & (frames['truth'][part] != 1)]
-            (gallery.found if unknown else gallery.false).append(moment(int(alarmed[frames['score'][alarmed].argmax()])))
+            strongest = int(alarmed[frames['score'][alarmed].argmax()])
+            (gallery.found if unknown else gallery.false).append(moment(strongest))
     gallery.found = sorted(gallery.found, key=lambda m: -m.score)[:MOST]
     gallery.false = sorted(gallery.false, key=lambda m: -m.score)[:MOST]
     gallery.missed = sorted(gallery.missed, key=lambda m: -missed_size[id(m)])[:MOST]
@@ -150,7 +152,7 @@ def _evidence(moment: Moment, message: Any) -> None:
     nearest = strongest.nearest
     if not len(nearest.thumbnail.data):
         return
-    picture = image_from_compressed(nearest.thumbnail)
+    picture: Any = image_from_compressed(nearest.thumbnail)
     height, width = picture.shape[:2]
     scale = max(1, round(_WIDTH / 2 / width))
     picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
@@ -181,7 +183,7 @@ def truth_picture(image: Image, mask: npt.NDArray[np.uint8]) -> Image:
 
 
 def heat_picture(message: Any, size: tuple[int, int]) -> Image:
-    """A patch map (32FC1 Image) as a picture of (height, width): grey up to the threshold, white there, colour above."""
+    """A patch map (32FC1 Image) as a picture of (height, width): grey up to white at the threshold, red above."""
     scores = np.frombuffer(message.data, np.float32).reshape(message.height, message.width)
     shown = cv2.resize(np.ascontiguousarray(scores), size[::-1], interpolation=cv2.INTER_LINEAR)
     picture = np.repeat((np.clip(shown, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=2)
@@ -198,7 +200,7 @@ def clock(stamp: int) -> str:
     return f'{moment:%H:%M:%S}.{moment.microsecond // 100_000}'
 
 
-def data_uri(image: Image) -> str:
+def data_uri(image: npt.NDArray[Any]) -> str:
     """A picture as a JPEG inside the page."""
     if image.shape[1] > _WIDTH:
         size = _WIDTH, round(image.shape[0] * _WIDTH / image.shape[1])

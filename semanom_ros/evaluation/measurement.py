@@ -9,7 +9,15 @@ import numpy.typing as npt
 
 from semanom_ros.evaluation.components import ComponentStatistics
 from semanom_ros.evaluation.methods import Row, Verdict
-from semanom_ros.evaluation.metrics import ANOMALOUS, Array, Curve, Metrics, PixelStatistics, f1_of_verdicts, percentiles
+from semanom_ros.evaluation.metrics import (
+    ANOMALOUS,
+    Array,
+    Curve,
+    Metrics,
+    PixelStatistics,
+    f1_of_verdicts,
+    percentiles,
+)
 from semanom_ros.evaluation.sequences import Timeline, bootstrap, timeline, timeline_metrics
 
 FRAME_TYPE = np.dtype([
@@ -55,7 +63,7 @@ class Measurement:
             self.components.add(mask, truth, stretch)
 
     def merge(self, other: Measurement, first_sequence: int) -> None:
-        """Adds another recording, whose stretches have other numbers; its sequences are counted from `first_sequence`."""
+        """Adds another recording, whose stretches have other numbers; its sequences get numbers from the first on."""
         frames = other.frames.copy()
         frames['sequence'] += first_sequence
         self._frames.append(frames)

@@ -113,13 +113,13 @@ class Detectors:
         for folder in databases:
             variant = NominalDatabase.open(folder, verify=False).manifest.variant
             if variant in folders:
-                raise DatabaseError(f'{folder}: found a second database of the variant {variant}, expected one for each '
-                                    'variant; merge them with `semanom db merge`')
+                raise DatabaseError(f'{folder}: found a second database of the variant {variant}, expected one for '
+                                    'each variant; merge them with `semanom db merge`')
             folders[variant] = folder
         for variant in variants:
             if variant not in folders:
-                raise DatabaseError(f'{databases[0]}: found databases of the variants {", ".join(folders)}, expected one '
-                                    f'of {variant}; record it with variant: {variant} and give both')
+                raise DatabaseError(f'{databases[0]}: found databases of the variants {", ".join(folders)}, expected '
+                                    f'one of {variant}; record it with variant: {variant} and give both')
         chosen = [variant for variant in VARIANTS if variant in (variants or folders)]
         self.embedder = embedder or Embedder.load({**parameters, 'variant': chosen[-1]})
         self.databases: dict[str, NominalDatabase] = {}
@@ -143,7 +143,7 @@ class Detectors:
             ImageError: the picture is none.
         """
         embedding = self.embedder.embed([frame])[0]
-        verdicts = []
+        verdicts: list[Verdict] = []
         for variant, pipelines in self._pipelines:
             own = embedding if variant == 'instance' else replace(embedding, segments=None)
             scores = pipelines[0].score(own)

@@ -156,7 +156,8 @@ def bin_index(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
     if scores.size and not scores.min() >= 0:  # also False for NaN
         raise ValueError('anomaly map: found a negative score or NaN, expected scores of at least 0')
     bits = (scores + np.float32(0.0)).view(np.int32) >> (23 - _MANTISSA)  # + 0.0: -0.0 becomes 0.0
-    return np.clip(bits - _FIRST, 0, BINS - 1)
+    bits -= _FIRST
+    return np.clip(bits, 0, BINS - 1, out=bits)
 
 
 class PixelStatistics:
@@ -193,11 +194,11 @@ class PixelStatistics:
         if anomaly_map.shape != truth.shape:
             raise ValueError(f'ground truth: found shape {truth.shape}, expected {anomaly_map.shape}')
         bins = bin_index(anomaly_map)
-        anomalous, nominal = truth == ANOMALOUS, truth == NOMINAL
         coarse = self.stretches.setdefault(stretch, np.zeros((3, COARSE_BINS)))
-        counts = np.bincount(bins[nominal], minlength=BINS)
+        counts = np.bincount(bins.ravel() if not truth.any() else bins[truth == NOMINAL], minlength=BINS)
         self.nominal += counts
         coarse[1] += _coarse(counts)
+        anomalous = truth == ANOMALOUS
         if not anomalous.any():
             return
         counts = np.bincount(bins[anomalous], minlength=BINS)

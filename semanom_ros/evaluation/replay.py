@@ -10,17 +10,20 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from semanom_ros.errors import BagError
+from semanom_ros.core.camera import CameraModel
+from semanom_ros.errors import BagError, CameraError
 from semanom_ros.evaluation.measurement import Measurement, rounded
 from semanom_ros.evaluation.methods import Method, Row
 from semanom_ros.evaluation.results import ResultBag
 from semanom_ros.evaluation.sequences import SequenceCounter
 from semanom_ros.evaluation.truth import TruthReader
 from semanom_ros.ros.bags import BagReader
+from semanom_ros.ros.messages import camera_model
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +120,7 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
     damage, frames = '', 0
     with BagReader(path) as reader, TruthReader(BagReader(path), truth_topic) as truths:
         topic = reader.image_topic(image_topic)
-        with ResultBag(target, _frame_id(reader, topic)) as results, \
+        with ResultBag(target, _frame_id(reader, topic), _camera(reader, topic)) as results, \
                 tqdm(total=reader.counts[topic], desc=f'replay {name}', unit='frame', disable=None) as bar:
             pictures = reader.images(topic)
             while True:
@@ -149,6 +152,16 @@ def _frame_id(reader: BagReader, topic: str) -> str:
     return next((message.header.frame_id for _, _, message in reader.messages([topic])), '')
 
 
+def _camera(reader: BagReader, topic: str) -> CameraModel | None:
+    """The camera of an image topic; None without a CameraInfo that makes sense."""
+    info = reader.camera_info(topic)
+    try:
+        return None if info is None else camera_model(info)
+    except CameraError as error:
+        log.warning('%s: %s', reader.path, error)
+        return None
+
+
 def _names(bags: Sequence[Path]) -> list[str]:
     """A folder name for each recording: its own, numbered where two are the same."""
     names: list[str] = []
@@ -176,7 +189,7 @@ def _resume_or_begin(folder: Path, bags: Sequence[Path], settings: list[object])
 
 def _store(path: Path, recording: Recording, measurements: Sequence[Measurement]) -> None:
     """Written beside and renamed, so that what is there is whole."""
-    arrays = {f'{index}.{name}': array for index, measurement in enumerate(measurements)
+    arrays: dict[str, Any] = {f'{index}.{name}': array for index, measurement in enumerate(measurements)
               for name, array in measurement.arrays().items()}
     about = json.dumps({**vars(recording), 'path': str(recording.path)})
     beside = path.with_suffix('.partial')

@@ -47,17 +47,20 @@ class Column:
 
 
 COLUMNS = (
-    Column('Detection (frames)', 'AUROC', ('frame', 'auroc')), Column('Detection (frames)', 'AP', ('frame', 'ap')),
+    Column('Detection (frames)', 'AUROC', ('frame', 'auroc')),
+    Column('Detection (frames)', 'AP', ('frame', 'ap')),
     Column('Detection (frames)', 'FPR95', ('frame', 'fpr95'), best='min'),
     Column('Detection (frames)', 'F1', ('frame', 'f1')),
-    Column('Localization (pixels)', 'AUROC', ('pixel', 'auroc')), Column('Localization (pixels)', 'AP', ('pixel', 'ap')),
+    Column('Localization (pixels)', 'AUROC', ('pixel', 'auroc')),
+    Column('Localization (pixels)', 'AP', ('pixel', 'ap')),
     Column('Localization (pixels)', 'FPR95', ('pixel', 'fpr95'), best='min'),
     Column('Localization (pixels)', 'AUPRO', ('pixel', 'aupro')),
     Column('Components', 'sIoU', ('component', 'siou')), Column('Components', 'PPV', ('component', 'ppv')),
     Column('Components', 'F1', ('component', 'f1')),
-    Column('Over time', 'false/min', ('false_alarms_per_minute',), 2, 'min'),
+    Column('Over time', 'FA/min', ('false_alarms_per_minute',), 2, 'min'),
     Column('Over time', 'delay s', ('detection_delay_s',), 2, 'min'),
-    Column('Latency', 'p50 ms', ('latency_ms', 'p50'), 0, 'min'), Column('Latency', 'p99 ms', ('latency_ms', 'p99'), 0, 'min'),
+    Column('Latency', 'p50 ms', ('latency_ms', 'p50'), 0, 'min'),
+    Column('Latency', 'p99 ms', ('latency_ms', 'p99'), 0, 'min'),
 )
 
 
@@ -78,15 +81,17 @@ def write_report(path: Path, found: Replay, metrics: Mapping[str, Any], figures:
         notes: remarks for the top of the page, one sentence each.
     """
     rows = list(found.measurements)
-    environment = Environment(loader=PackageLoader('semanom_ros.evaluation'), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
-    page = environment.get_template('report.html.j2').render(
+    environment = Environment(loader=PackageLoader('semanom_ros.evaluation'), autoescape=True,
+                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = environment.get_template('report.html').render(
         title=', '.join(recording.name for recording in found.recordings), version=__version__, metrics=metrics,
         headline=_headline(figures[shown]), summary=_summary(metrics, figures[shown]), notes=notes, shown=shown,
-        table=_table(rows, figures), columns=COLUMNS, groups=_groups(), strips=_strips(found, found.measurements[shown]),
+        table=_table(rows, figures), columns=COLUMNS, groups=_groups(),
+        strips=_strips(found, found.measurements[shown]),
         curves=_curves(rows, found), legend=[(row.name, f'series-{i % 8}') for i, row in enumerate(rows)],
         gallery=gallery, recordings=found.recordings, video=_video(video, path.parent), live=live,
-        definitions={'limit': AUPRO_LIMIT, 'join': JOIN_S, 'grace': GRACE_S, 'stretch': STRETCH_S, 'resamples': RESAMPLES})
+        definitions={'limit': AUPRO_LIMIT, 'join': JOIN_S, 'grace': GRACE_S, 'stretch': STRETCH_S,
+                     'resamples': RESAMPLES})
     path.write_text(page, encoding='utf-8')
 
 
@@ -112,7 +117,8 @@ def _headline(figures: Mapping[str, Any]) -> list[dict[str, str]]:
     events, noticed = figures['events'], figures['events_noticed']
     return [
         entry('frame AUROC', ('frame', 'auroc'), 3), entry('pixel AP', ('pixel', 'ap'), 3),
-        {'name': 'anomalies noticed', 'value': _DASH if not events else f'{noticed}', 'unit': f'of {events}' if events else '',
+        {'name': 'anomalies noticed', 'value': f'{noticed}' if events else _DASH,
+         'unit': f'of {events}' if events else '',
          'detail': f'{figures["events_localized"]} in the right place' if events else 'no ground truth'},
         entry('false alarms per minute', ('false_alarms_per_minute',), 2, '',
               '' if figures['false_alarms'] is None else f'{figures["false_alarms"]} in all'),
@@ -160,7 +166,7 @@ def _table(rows: Sequence[Row], figures: Mapping[Row, Mapping[str, Any]]) -> lis
     for column in COLUMNS:
         texts = [_text(_pick(figures[row], column.path), column.digits) for row in rows]
         numbers = [float(text) for text in texts if text != _DASH]
-        if column.best and len(numbers) > 1:
+        if column.best and len(set(numbers)) > 1:
             best[column] = f'{(max if column.best == "max" else min)(numbers):.{column.digits}f}'
     table = []
     for index, row in enumerate(rows):
@@ -170,7 +176,8 @@ def _table(rows: Sequence[Row], figures: Mapping[Row, Mapping[str, Any]]) -> lis
             interval = _pick(figures[row]['intervals'], column.path)
             hint = f'95 %: {interval[0]:.{column.digits}f} to {interval[1]:.{column.digits}f}' if interval else ''
             cells.append({'text': text, 'best': text == best.get(column), 'hint': hint})
-        table.append({'name': row.name, 'baseline': bool(row.baseline), 'series': f'series-{index % 8}', 'cells': cells})
+        table.append({'name': row.name, 'baseline': bool(row.baseline), 'series': f'series-{index % 8}',
+                      'cells': cells})
     return table
 
 

@@ -6,6 +6,7 @@ import pytest
 from semanom_ros.errors import BagError
 from semanom_ros.evaluation.truth import DEFAULT_TOPIC, TruthReader
 from semanom_ros.ros.bags import BagReader, BagWriter
+from semanom_ros.ros.images import image_to_message
 
 
 def write(path, stamps, topic=DEFAULT_TOPIC, value=255, shape=(6, 8)):
@@ -15,7 +16,7 @@ def write(path, stamps, topic=DEFAULT_TOPIC, value=255, shape=(6, 8)):
             mask = np.zeros(shape, np.uint8)
             mask[0, :index % 5] = 255
             mask[1] = value
-            writer.write_image(topic, mask, 'mono8', stamp, 'camera')
+            writer.write(topic, image_to_message(mask, 'mono8', stamp, 'camera'), index)
     return path
 
 
