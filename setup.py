@@ -69,7 +69,10 @@ class BuildMessages(build_ext):
 
         # Another interpreter or another ROS must not meet this one's CMake cache.
         key = hashlib.sha256('\n'.join([sys.executable, sys.version, *prefixes]).encode()).hexdigest()[:12]
-        work = Path(self.build_temp, f'messages-{key}').resolve()
+        # An editable install's build_temp does not outlive it; this folder does and saves the
+        # next one most of the work.
+        root = 'build' if self.editable_mode else Path(self.build_temp).parent
+        work = Path(root, f'messages-{key}').resolve()
         source, build, prefix = work / 'source', work / 'build', work / 'prefix'
         for folder in (source, prefix):
             shutil.rmtree(folder, ignore_errors=True)
@@ -200,6 +203,7 @@ setup(
         'faiss-cpu>=1.9,<2; platform_machine != "x86_64"',
         'rosbags>=0.10,<0.12',
         'rosbags-image>=0.10,<0.12',
+        'mcap>=1.2,<2',
         'numpy>=1.26',
         'scipy>=1.11',
         'opencv-python-headless>=4.9',

@@ -7,6 +7,8 @@ a test fails when they differ.
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +55,7 @@ class Parameter:
         wanted = type(self.default)
         if wanted is float and type(value) is int:
             value = float(value)
-        if wanted is list and isinstance(value, Iterable) and not isinstance(value, str):
+        if isinstance(self.default, list) and isinstance(value, Iterable) and not isinstance(value, str):
             value = list(value)
             item = type(self.default[0])
             if item is float:
@@ -84,7 +86,8 @@ TABLE: tuple[Parameter, ...] = (
               '`random:SEED`; empty: what `semanom models fetch` fetched', METHOD),
     Parameter('encoder_features', 'tokens', 'patch features: `tokens` of encoder_layer, or the value projection of the '
               'last block (`maskclip`), aligned with text', METHOD, choices=('tokens', 'maskclip')),
-    Parameter('encoder_layer', -1, 'transformer block whose tokens are used; -1: the last', METHOD, minimum=-64, maximum=63),
+    Parameter('encoder_layer', -1, 'transformer block whose tokens are used; -1: the last', METHOD, minimum=-64,
+              maximum=63),
     Parameter('input_size', [0, 0], 'height and width that the encoder sees, in pixels; 0: the encoder\'s own', METHOD,
               minimum=0, maximum=8192),
     Parameter('device', 'auto', '`auto`, `cpu`, `cuda` or `cuda:N`', METHOD),
@@ -101,7 +104,8 @@ TABLE: tuple[Parameter, ...] = (
     Parameter('label_vocabulary', '', 'text file with one label a line, for zero-shot labels with a CLIP encoder; '
               'empty: no labels', METHOD),
     # -- score
-    Parameter('neighbours', 1, 'nearest nominal embeddings that a distance is the mean of', METHOD, minimum=1, maximum=64),
+    Parameter('neighbours', 1, 'nearest nominal embeddings that a distance is the mean of', METHOD, minimum=1,
+              maximum=64),
     Parameter('position_weight', 0.0, 'weight of the image position in the comparison; 0: the paper\'s method', METHOD,
               minimum=0.0, maximum=10.0),
     Parameter('frame_score_fraction', 0.01, 'share of the highest patch scores whose mean is the frame score; 0: the '
@@ -111,13 +115,15 @@ TABLE: tuple[Parameter, ...] = (
               minimum=0.0001, maximum=0.5, live=True),
     # -- filter
     Parameter('filter_spatial', True, 'drop regions that are too small or at the image border', METHOD, live=True),
-    Parameter('filter_min_area', 0.0005, 'smallest region, as a share of the image', METHOD, minimum=0.0, maximum=1.0, live=True),
+    Parameter('filter_min_area', 0.0005, 'smallest region, as a share of the image', METHOD, minimum=0.0, maximum=1.0,
+              live=True),
     Parameter('filter_border', 0.0, 'width of the image border where regions are dropped, as a share of the image',
               METHOD, minimum=0.0, maximum=0.4, live=True),
     Parameter('filter_agreement', 0.0, 'share of its segment that a region must fill, where segments are known; 0: any',
               METHOD, minimum=0.0, maximum=1.0, live=True),
     Parameter('filter_temporal', True, 'report an anomaly only when it persists', METHOD, live=True),
-    Parameter('filter_persistence', 0.3, 'seconds that an anomaly must persist', METHOD, minimum=0.0, maximum=10.0, live=True),
+    Parameter('filter_persistence', 0.3, 'seconds that an anomaly must persist', METHOD, minimum=0.0, maximum=10.0,
+              live=True),
     # -- what both nodes take
     Parameter('database', '', 'folder of the nominal database', NODE),
     Parameter('camera_names', ['camera'], 'cameras; each has its topics `~/input/NAME/...`', NODE),
@@ -135,7 +141,8 @@ TABLE: tuple[Parameter, ...] = (
     Parameter('overlay_max_width', 1280, 'widest overlay, in pixels; 0: as wide as the image', DETECTOR,
               minimum=0, maximum=16384, live=True),
     Parameter('overlay_evidence', True, 'show the nearest nominal example in the overlay', DETECTOR, live=True),
-    Parameter('overlay_jpeg_quality', 85, 'quality of the compressed overlay', DETECTOR, minimum=1, maximum=100, live=True),
+    Parameter('overlay_jpeg_quality', 85, 'quality of the compressed overlay', DETECTOR, minimum=1, maximum=100,
+              live=True),
     Parameter('image_timeout', 2.0, 'seconds without an image from a camera after which diagnostics report an error',
               DETECTOR, minimum=0.1, maximum=3600.0, live=True),
     Parameter('latency_limit', 1.0, 'seconds from receiving an image to its score; when the median is longer, '
@@ -186,7 +193,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(path).read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ParameterError(f'{path}: unreadable as YAML ({str(error).splitlines()[0]}); give a ROS parameter file') from error
+        reason = str(error).splitlines()[0]
+        raise ParameterError(f'{path}: unreadable as YAML ({reason}); give a ROS parameter file') from error
     merged: dict[str, Any] = {}
     if not isinstance(content, dict):
         raise ParameterError(f'{path}: found no mapping, expected node: ros__parameters: ...')
@@ -197,30 +205,83 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return merged
 
 
-def from_command_line(config: Path | None, assignments: Iterable[str], **options: Any) -> dict[str, Value]:
-    """Every parameter of the table: an option, else an assignment, else the file, else the default.
+def parameter_file(node: str, *groups: str) -> str:
+    """A ROS parameter file with every parameter of the groups at its default, explained."""
+    lines = [
+        f'# The {node}\'s parameters, at their defaults. Written by `python -m semanom_ros.parameters`;',
+        '# give the launch files a copy: config:=/path/to/copy.yaml',
+        '/**:',
+        '  ros__parameters:',
+    ]
+    for parameter in table(*groups):
+        lines += ['', *textwrap.wrap(_explain(parameter), 110, initial_indent='    # ', subsequent_indent='    # ',
+                                     break_long_words=False, break_on_hyphens=False)]
+        lines.append(f'    {parameter.name}: {_in_yaml(parameter.default)}')
+    return '\n'.join(lines) + '\n'
 
-    One parameter file serves every command, so parameters of other groups are checked as well.
 
-    Args:
-        config: ROS parameter file.
-        assignments: `name=value`, the value in YAML.
-        options: values by name; None: not given.
+def readme_tables() -> str:
+    """The parameters as Markdown tables, one for each group."""
+    sections = []
+    for title, group in (
+        ('The method: detector, recorder and `semanom evaluate`', METHOD),
+        ('Both nodes', NODE),
+        ('Detector', DETECTOR),
+        ('Recorder', RECORDER),
+    ):
+        rows = '\n'.join(
+            f'| `{p.name}`{" ⟳" if p.live else ""} | `{_in_yaml(p.default)}` | {_sentence(p.description)} |'
+            for p in table(group)
+        )
+        sections.append(f'### {title}\n\n| parameter | default | |\n|---|---|---|\n{rows}\n')
+    return '\n'.join(sections) + '\n⟳: may be changed while the detector is active; the others are read at configure.\n'
+
+
+def generated_files(repository: Path) -> dict[Path, str]:
+    """What the generated files of a source tree should hold.
 
     Raises:
-        ParameterError: an unreadable file, an unknown name or a bad value.
+        ParameterError: the tree is not that of this package, or its README has no place for the tables.
     """
-    given = read_yaml(config) if config is not None else {}
-    known = {p.name: p for p in TABLE}
-    for assignment in assignments:
-        name, equals, text = assignment.partition('=')
-        if not equals:
-            raise ParameterError(f'{assignment}: found no value, expected name=value')
-        try:
-            # a text needs no quotes, even if YAML would take it for a number
-            value = text if name in known and isinstance(known[name].default, str) else yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ParameterError(f'parameter {name}: found {text!r}, expected a value in YAML') from None
-        given[name] = value
-    given |= {name: value for name, value in options.items() if value is not None}
-    return resolve(given, METHOD, NODE, DETECTOR, RECORDER)
+    readme = repository / 'README.md'
+    marked = re.compile(r'(<!-- parameters -->\n).*?(<!-- /parameters -->)', re.DOTALL)
+    text = readme.read_text() if readme.exists() else ''
+    if not marked.search(text):
+        raise ParameterError(f'{readme}: found no lines <!-- parameters --> and <!-- /parameters -->, expected them '
+                             'round the tables; run this in a source tree')
+    return {
+        repository / 'config' / 'detector.yaml': parameter_file('detector', METHOD, NODE, DETECTOR),
+        repository / 'config' / 'recorder.yaml': parameter_file('recorder', METHOD, NODE, RECORDER),
+        readme: marked.sub(lambda match: f'{match[1]}{readme_tables()}{match[2]}', text),
+    }
+
+
+def _explain(parameter: Parameter) -> str:
+    details = []
+    if parameter.choices:
+        details.append(f'One of {", ".join(parameter.choices)}.')
+    if parameter.minimum is not None and parameter.maximum is not None:
+        details.append(f'{parameter.minimum:g} to {parameter.maximum:g}.')
+    if parameter.live:
+        details.append('May be changed while active.')
+    return ' '.join([_sentence(parameter.description).replace('`', ''), *details])
+
+
+def _sentence(description: str) -> str:
+    first, rest = description[:1], description[1:]
+    return f'{first.upper()}{rest}.'
+
+
+def _in_yaml(value: Value) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix('\n').removesuffix('\n...')
+
+
+def main() -> None:
+    """Writes the generated files of the source tree that this module lies in."""
+    for path, content in generated_files(Path(__file__).resolve().parents[1]).items():
+        if not path.exists() or path.read_text() != content:
+            path.write_text(content)
+
+
+if __name__ == '__main__':
+    main()

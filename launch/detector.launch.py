@@ -1,0 +1,167 @@
+"""Watches cameras for semantic anomalies: the detector, configured and activated, and RViz where wanted."""
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+    UnregisterEventHandler,
+)
+from launch.event_handlers import OnProcessExit, OnProcessStart
+from launch.events import Shutdown, matches_action
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.event_handlers import OnStateTransition
+from launch_ros.events.lifecycle import ChangeState, StateTransition
+from launch_ros.parameter_descriptions import ParameterValue
+from lifecycle_msgs.msg import Transition
+
+from semanom_ros.parameters import DETECTOR, METHOD, NODE, RECORDER, read_yaml, resolve
+from semanom_ros.ros.remapping import camera_remappings, words
+
+SHARE = Path(get_package_share_directory('semanom_ros'))
+NODE_NAME = 'semanom_detector'
+BOOLEAN = ['true', 'false']
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription([
+        DeclareLaunchArgument(
+            'database', default_value='', description='Folder of the nominal database; empty: as in config.'),
+        DeclareLaunchArgument(
+            'image_topic', default_value='',
+            description='Image topic, or one for each camera: [/front/image_raw,/rear/image_raw]; empty: the '
+                        'detector\'s own, ~/input/NAME/image.'),
+        DeclareLaunchArgument(
+            'camera_info_topic', default_value='',
+            description='CameraInfo topic, or one for each camera; empty: camera_info beside the image topic.'),
+        DeclareLaunchArgument(
+            'camera_names', default_value='',
+            description='Name of the camera, or of each: [front,rear]; empty: as in config.'),
+        DeclareLaunchArgument(
+            'image_transport', default_value='',
+            description='What the cameras send, raw or compressed; empty: as in config.'),
+        DeclareLaunchArgument(
+            'config', default_value=str(SHARE / 'config' / 'detector.yaml'),
+            description='ROS parameter file; what it leaves out has its default.'),
+        DeclareLaunchArgument(
+            'autostart', default_value='true', choices=BOOLEAN,
+            description='Configure and activate the detector; false: somebody else does.'),
+        DeclareLaunchArgument('namespace', default_value='', description='Namespace of the detector.'),
+        DeclareLaunchArgument(
+            'use_sim_time', default_value='false', choices=BOOLEAN,
+            description='Take the time from /clock: with a simulator, or a bag played with --clock.'),
+        DeclareLaunchArgument(
+            'rviz', default_value='false', choices=BOOLEAN, description='Show the detections in RViz.'),
+        DeclareLaunchArgument(
+            'fixed_frame', default_value='base_link',
+            description='What RViz shows stands still in this frame; without /tf, give the images\' own.'),
+        DeclareLaunchArgument(
+            'log_level', default_value='info', choices=['debug', 'info', 'warn', 'error', 'fatal'],
+            description='Least severity that the detector logs.'),
+        OpaqueFunction(function=launch_setup),
+    ])  # fmt: skip
+
+
+def launch_setup(context: LaunchContext) -> list:
+    argument = context.launch_configurations
+    config = Path(argument['config']).expanduser()
+    settings = resolve(read_yaml(config), METHOD, NODE, DETECTOR, RECORDER)
+    cameras = words(argument['camera_names']) or settings['camera_names']
+    transport = argument['image_transport'] or settings['image_transport']
+    image_topics = words(argument['image_topic'])
+
+    overrides = {'use_sim_time': argument['use_sim_time'] == 'true', 'camera_names': cameras}
+    for name in ('database', 'image_transport'):
+        if argument[name]:
+            overrides[name] = ParameterValue(argument[name], value_type=str)
+    detector = LifecycleNode(
+        package='semanom_ros',
+        executable='detector',
+        name=NODE_NAME,
+        namespace=argument['namespace'],
+        parameters=[str(config), overrides],
+        remappings=camera_remappings(cameras, image_topics, words(argument['camera_info_topic']), transport),
+        ros_arguments=['--log-level', argument['log_level']],
+        output='screen',
+    )
+    # The handlers come first: what they wait for may happen as soon as the node runs.
+    actions = autostart(detector) if argument['autostart'] == 'true' else []
+    actions.append(detector)
+    if argument['rviz'] == 'true':
+        actions.append(rviz(argument, cameras[0], image_topics))
+    return actions
+
+
+def autostart(detector: LifecycleNode) -> list:
+    """Configures the detector when it runs, and activates it when that worked."""
+
+    def request(transition: int) -> EmitEvent:
+        return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(detector), transition_id=transition))
+
+    def configure_failed(event: object) -> bool:
+        return (
+            isinstance(event, StateTransition)
+            and event.action is detector
+            and event.start_state in ('configuring', 'errorprocessing')
+            and event.goal_state == 'unconfigured'
+        )
+
+    # A request to a process that is gone would be waited for without end.
+    never_ran = OnProcessExit(
+        target_action=detector,
+        on_exit=[EmitEvent(event=Shutdown(reason='the detector ended before it could be configured'))],
+    )
+    return [
+        RegisterEventHandler(never_ran),
+        RegisterEventHandler(
+            OnProcessStart(target_action=detector, on_start=[request(Transition.TRANSITION_CONFIGURE)])
+        ),
+        RegisterEventHandler(
+            OnStateTransition(
+                target_lifecycle_node=detector,
+                goal_state='configuring',
+                entities=[UnregisterEventHandler(never_ran)],
+                handle_once=True,
+            )
+        ),
+        RegisterEventHandler(
+            OnStateTransition(
+                target_lifecycle_node=detector,
+                start_state='configuring',
+                goal_state='inactive',
+                entities=[request(Transition.TRANSITION_ACTIVATE)],
+            )
+        ),
+        RegisterEventHandler(
+            OnStateTransition(
+                matcher=configure_failed,
+                entities=[
+                    LogInfo(
+                        msg='The detector is not configured: its log above says why. Mend that, then: '
+                        f'ros2 lifecycle set {NODE_NAME} configure'
+                    )
+                ],
+            )
+        ),
+    ]
+
+
+def rviz(argument: dict[str, str], camera: str, image_topics: list[str]) -> Node:
+    """RViz with the first camera; its configuration names the topics of a camera called `camera`."""
+    here = '/'.join(['', *filter(None, argument['namespace'].split('/')), NODE_NAME, camera])
+    outputs = ('overlay', 'anomaly_map', 'mask', 'markers')
+    remappings = [(f'/{NODE_NAME}/camera/{output}', f'{here}/{output}') for output in outputs]
+    if image_topics:
+        remappings.append(('/camera/image_raw', image_topics[0].removesuffix('/compressed')))
+    return Node(
+        package='rviz2',
+        executable='rviz2',
+        arguments=['--display-config', str(SHARE / 'config' / 'semanom.rviz'), '--fixed-frame', argument['fixed_frame']],
+        parameters=[{'use_sim_time': argument['use_sim_time'] == 'true'}],
+        remappings=remappings,
+    )

@@ -1,0 +1,52 @@
+"""What the launch files' arguments mean: which topics the nodes' cameras are connected to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from semanom_ros.errors import ParameterError
+
+
+def words(argument: str) -> list[str]:
+    """The items of a launch argument: `front`, or `[front, rear]`; none for an empty one."""
+    items = argument.strip().removeprefix('[').removesuffix(']').split(',')
+    return [item for item in (item.strip().strip('\'"') for item in items) if item]
+
+
+def camera_remappings(
+    cameras: Sequence[str], image_topics: Sequence[str], info_topics: Sequence[str], transport: str
+) -> list[tuple[str, str]]:
+    """Remapping rules from the nodes' inputs to the cameras' topics.
+
+    Args:
+        cameras: names, as in the parameter `camera_names`.
+        image_topics: image topic of each camera, with or without `/compressed`; none: no rules.
+        info_topics: CameraInfo topic of each camera; none: `camera_info` beside each image topic.
+        transport: `raw` or `compressed`, as in the parameter `image_transport`.
+
+    Raises:
+        ParameterError: there are more or fewer topics than cameras, or a topic of compressed
+            images where raw ones are wanted.
+    """
+    for name, topics in (('image_topic', image_topics), ('camera_info_topic', info_topics)):
+        if topics and len(topics) != len(cameras):
+            raise ParameterError(
+                f'{name}: found {len(topics)} ({", ".join(topics)}), expected one for each of the {len(cameras)} '
+                f'cameras ({", ".join(cameras)}); give lists of the same length: camera_names:=[front,rear] '
+                f'{name}:=[/front/...,/rear/...]'
+            )
+    rules = []
+    for camera, topic in zip(cameras, image_topics, strict=False):
+        base = topic.removesuffix('/compressed')
+        if transport == 'compressed':
+            rules.append((f'~/input/{camera}/image/compressed', f'{base}/compressed'))
+        elif base != topic:
+            raise ParameterError(
+                f'image_topic: found {topic}, expected a topic of raw images; add image_transport:=compressed'
+            )
+        else:
+            rules.append((f'~/input/{camera}/image', topic))
+        if not info_topics:
+            rules.append((f'~/input/{camera}/camera_info', '/'.join([*base.split('/')[:-1], 'camera_info'])))
+    rules += [(f'~/input/{camera}/camera_info', topic) for camera, topic in zip(cameras, info_topics, strict=False)]
+    return rules
