@@ -1,6 +1,6 @@
 """The nominal database: build, append, merge, verify, search."""
 
-from semanom_ros.core.database.database import NominalDatabase, read_manifest
+from semanom_ros.core.database.database import NominalAddition, NominalDatabase, read_manifest
 from semanom_ros.core.database.manifest import DatabaseDescription, Manifest
 from semanom_ros.core.database.storage import FrameRecord, NominalFrame
 from semanom_ros.core.database.writer import DatabaseWriter
@@ -10,6 +10,7 @@ __all__ = [
     'DatabaseWriter',
     'FrameRecord',
     'Manifest',
+    'NominalAddition',
     'NominalDatabase',
     'NominalFrame',
     'read_manifest',

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from semanom_ros.core.database.index import NearestNeighbours, Space, Vectors, as_tensor, faiss
+from semanom_ros.core.database.index import NearestNeighbours, Space, Vectors, as_tensor, faiss, gpu_resources
 from semanom_ros.core.database.manifest import (
     HELD_OUT,
     MANIFEST,
     RECORDED,
+    REVIEWED,
     DatabaseDescription,
     Manifest,
     PartEntry,
 )
 from semanom_ros.core.database.storage import (
+    FrameRecord,
     FrameSequence,
     Part,
-    Progress,
+    PartWriter,
     Statistics,
+    checked,
+    decode_thumbnail,
+    encode_thumbnail,
     sha256_of,
 )
-from semanom_ros.core.database.transaction import STAGING
+from semanom_ros.core.database.transaction import JOURNAL, STAGING, Transaction
 from semanom_ros.core.encoders.base import Encoder
 from semanom_ros.core.frames import NominalExample
+from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.errors import DatabaseError
 
 logger = logging.getLogger(__name__)
@@ -44,7 +52,7 @@ def read_manifest(path: Path) -> Manifest:
     if not path.is_dir():
         raise DatabaseError(f'{path}: found no folder, expected a nominal database; make one with semanom record')
     if not (path / MANIFEST).exists():
-        if (path / STAGING).exists():
+        if (path / STAGING).exists() or any(path.glob(f'v*/{JOURNAL}')):
             raise DatabaseError(f'{path}: found an unfinished recording, expected a nominal database; '
                                 'run the same semanom record again to finish it')
         raise DatabaseError(f'{path / MANIFEST}: missing, expected a nominal database; '
@@ -52,28 +60,21 @@ def read_manifest(path: Path) -> Manifest:
     return Manifest.read(path / MANIFEST)
 
 
-def verify_files(path: Path, manifest: Manifest, progress: Progress | None = None) -> None:
+def verify_files(path: Path, manifest: Manifest, progress: Progress = SILENT) -> None:
     """Compares every file with its size and SHA-256 in the manifest.
 
     Raises:
         DatabaseError: the first file that is missing or changed.
     """
     remedy = 'restore the database from a copy or record anew'
-    total, done = sum(entry.size for entry in manifest.files.values()), 0
-
-    def step(size: int) -> None:
-        nonlocal done
-        done += size
-        if progress:
-            progress(done, total)
-
+    progress.begin('verify', sum(entry.size for entry in manifest.files.values()), 'B')
     for name, entry in manifest.files.items():
         file = path / name
         try:
             size = file.stat().st_size
             if size != entry.size:
                 raise DatabaseError(f'{file}: found {size} bytes, expected {entry.size}; {remedy}')
-            found = sha256_of(file, step)
+            found = sha256_of(file, progress.advance)
         except FileNotFoundError as error:
             raise DatabaseError(f'{file}: missing, expected {entry.size} bytes; {remedy}') from error
         except OSError as error:
@@ -81,6 +82,39 @@ def verify_files(path: Path, manifest: Manifest, progress: Progress | None = Non
         if found != entry.sha256:
             raise DatabaseError(f'{file}: found SHA-256 {found}, expected {entry.sha256}; it was changed after it was '
                                 f'written: {remedy}')
+    progress.end()
+
+
+class _Contents(NamedTuple):
+    """What searches look at: replaced as one, so that another thread sees the old or the new.
+
+    Attributes:
+        frames: to compare with.
+        firsts: index of the first vector of each frame, and after the last the number of vectors.
+        neighbours: over the vectors.
+    """
+
+    frames: FrameSequence
+    firsts: npt.NDArray[np.int64]
+    neighbours: NearestNeighbours
+
+
+class NominalAddition(NamedTuple):
+    """A frame to be added, as `DatabaseWriter.add` takes it.
+
+    Attributes:
+        frame: where it comes from.
+        vectors: (n, D) float32 unit-length embeddings, NumPy or torch.
+        boxes: (n, 4) x, y, width, height in source pixels.
+        positions: (n, 2) centres, 0 to 1.
+        thumbnail: (h, w, 3) uint8 RGB, or None.
+    """
+
+    frame: FrameRecord
+    vectors: Vectors
+    boxes: npt.NDArray[np.int32]
+    positions: Vectors
+    thumbnail: npt.NDArray[np.uint8] | None = None
 
 
 class NominalDatabase:
@@ -88,7 +122,7 @@ class NominalDatabase:
 
     Indices of vectors count through the parts in the manifest's order; appending
     leaves those that are there unchanged. Searches may run in one thread while
-    another calls `append_reviewed`.
+    another calls `accept`.
 
     Attributes:
         path: the folder.
@@ -156,21 +190,23 @@ class NominalDatabase:
                 raise DatabaseError(f'{self.path / manifest.calibration}: unreadable ({str(error).splitlines()[0]}); '
                                     f'run semanom db calibrate {self.path}') from error
         self._space = Space(position_weight, self.statistics if standardize else None)
-        self._embedded = [self._space.embed_all(part.vectors, part.positions, self.device) for part in self._parts]
-        self._approximate = self._load_index()
-        self._rebuild()
+        self._resources = gpu_resources() if self.device.type == 'cuda' else None
+        self._index = self._load_index()
+        embedded, covered = [], 0
+        for part in self._parts:
+            in_index = self._index is not None and covered < self._index.ntotal  # it covers whole parts
+            covered += len(part.vectors)
+            embedded.append(None if in_index else self._space.embed_all(part.vectors, part.positions, self.device))
+        self._embedded = embedded
+        self._contents = self._assemble()
 
-    def _rebuild(self) -> None:
-        """Assembles the search; one assignment, so that a search in another thread sees the old or the new."""
-        self._frames = FrameSequence(self._parts, held_out=False)
-        self._firsts = np.concatenate([[0], *(part.frames['count'] for part in self._parts)]).cumsum()
-        arrays = list(self._embedded)
-        if self._approximate is not None:
-            covered = self._approximate.ntotal
-            while covered:  # the index covers whole parts
-                covered -= len(arrays.pop(0))
+    def _assemble(self) -> _Contents:
+        arrays = [array for array in self._embedded if array is not None]
         nprobe = self.manifest.index.nprobe if self.manifest.index else 1
-        self._neighbours = NearestNeighbours(arrays, self.device, self._approximate, nprobe)
+        return _Contents(
+            FrameSequence(self._parts, held_out=False),
+            np.concatenate([[0], *(part.frames['count'] for part in self._parts)]).cumsum(),
+            NearestNeighbours(arrays, self._index, nprobe, self._resources))
 
     def _load_index(self):  # type: ignore[no-untyped-def]
         entry = self.manifest.index
@@ -208,6 +244,14 @@ class NominalDatabase:
     def _entries(self) -> list[PartEntry]:
         return [entry for entry in self.manifest.parts if entry.kind != HELD_OUT]
 
+    def parts(self) -> list[tuple[Part, PartEntry, npt.NDArray[np.float32]]]:
+        """The folders of vectors to compare with, and these as they are compared, (n, d) each, on the CPU.
+
+        Not those that an approximate index stands for.
+        """
+        return [(part, entry, array) for part, entry, array in
+                zip(self._parts, self._entries(), self._embedded, strict=True) if isinstance(array, np.ndarray)]
+
     def view(self, *, device: torch.device | str = 'cpu', position_weight: float = 0.0, standardize: bool = False
              ) -> NominalDatabase:
         """The same version with other search settings, without verifying it again."""
@@ -229,7 +273,7 @@ class NominalDatabase:
 
     def __len__(self) -> int:
         """How many nominal embeddings there are."""
-        return self._neighbours.size
+        return self._contents.neighbours.size
 
     def search(self, queries: Vectors, k: int = 1, positions: Vectors | None = None
                ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
@@ -261,12 +305,13 @@ class NominalDatabase:
         Args:
             forbidden_frame_range: (first, end) of indices into `frames()`, see `neighbourhood`.
         """
-        first, end = (int(self._firsts[np.clip(i, 0, len(self._frames))]) for i in forbidden_frame_range)
+        contents = self._contents
+        first, end = (int(contents.firsts[np.clip(i, 0, len(contents.frames))]) for i in forbidden_frame_range)
         return self._search(queries, k, positions, (first, end))
 
     def _search(self, queries: Vectors, k: int, positions: Vectors | None, excluded: tuple[int, int]
                 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        neighbours = self._neighbours
+        neighbours = self._contents.neighbours
         if not 1 <= k <= neighbours.size:
             raise DatabaseError(f'{self.path}: neighbours: found {k}, expected 1 to {neighbours.size}, the '
                                 'number of its vectors; lower it or record more')
@@ -281,7 +326,7 @@ class NominalDatabase:
 
     def frames(self) -> FrameSequence:
         """The frames to compare with, in the vectors' order: (record, vectors, boxes, positions), memory-mapped."""
-        return self._frames
+        return self._contents.frames
 
     def held_out(self) -> FrameSequence:
         """The frames that are kept aside for calibration, likewise."""
@@ -289,21 +334,22 @@ class NominalDatabase:
 
     def frame_indices(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Indices into `frames()` of the frames that vectors belong to."""
-        return np.searchsorted(self._firsts, indices, side='right') - 1
+        return np.searchsorted(self._contents.firsts, indices, side='right') - 1
 
     def neighbourhood(self, frame: int, seconds: float) -> tuple[int, int]:
         """(first, end) of the frames round one that are of the same source and at most `seconds` away from it."""
-        own = self._frames.record(frame)
+        frames = self._contents.frames
+        own = frames.record(frame)
 
         def near(index: int) -> bool:
-            other = self._frames.record(index)
+            other = frames.record(index)
             return (other.source_sha256 == own.source_sha256 and other.source == own.source
                     and abs(other.stamp_ns - own.stamp_ns) <= seconds * 1e9)
 
         first, end = frame, frame + 1
         while first > 0 and near(first - 1):
             first -= 1
-        while end < len(self._frames) and near(end):
+        while end < len(frames) and near(end):
             end += 1
         return first, end
 
@@ -314,25 +360,71 @@ class NominalDatabase:
             index: of the vector, as found by `search`.
             distance: to the query; passed on.
         """
-        frame = int(self.frame_indices(index))
-        part, local = self._frames.locate(frame)
+        contents = self._contents
+        frame = int(np.searchsorted(contents.firsts, index, side='right')) - 1
+        part, local = contents.frames.locate(frame)
         record = part.record(local, held_out=False)
         row = part.frames[local]
-        box = part.boxes[int(row['first']) + int(index) - int(self._firsts[frame])]
-        picture = part.thumbnail(local)
-        thumbnail = None
-        if picture:
-            decoded = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
-            thumbnail = None if decoded is None else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+        box = part.boxes[int(row['first']) + int(index) - int(contents.firsts[frame])]
         return NominalExample(record.source, record.topic, record.stamp_ns,
-                              (int(box[0]), int(box[1]), int(box[2]), int(box[3])), float(distance), thumbnail)
+                              (int(box[0]), int(box[1]), int(box[2]), int(box[3])), float(distance),
+                              decode_thumbnail(part.thumbnail(local)))
+
+    def accept(self, additions: Iterable[NominalAddition]) -> int:
+        """Adds what a person reviewed and found nominal, as a new version; the one before is kept.
+
+        Quick, whatever the size of the database: only what was ever reviewed is written. The
+        calibration stays as it is: with more to compare with, nominal distances only get smaller,
+        so it errs on the side of fewer alarms. Searches find the additions when this returns.
+
+        Returns:
+            The new version's number.
+
+        Raises:
+            DatabaseError: another writer is at work or has made a newer version.
+        """
+        with Transaction(self.path) as transaction:
+            found = transaction.current.version if transaction.current else 0
+            if found != self.manifest.version:
+                raise DatabaseError(f'{self.path}: version: found {found}, expected {self.manifest.version} (loaded); '
+                                    'load it anew and accept again')
+            entries = list(self.manifest.parts)
+            writer = PartWriter(transaction.folder / REVIEWED, self.manifest.description.dimension)
+            last = self._entries()[-1]
+            # One part holds all that was reviewed since the last recording (or index: that one covers whole parts).
+            before = self._parts[-1] if last.kind == REVIEWED and self._embedded[-1] is not None else None
+            if before is not None:
+                for index in range(len(before.frames)):
+                    writer.append(*before.frame(index, held_out=False), before.thumbnail(index))
+            for addition in additions:
+                frame, vectors, boxes, positions = checked(*addition[:4], self.manifest.description.dimension)
+                source = frame.source if frame.source.startswith('reviewed:') else f'reviewed:{frame.source}'
+                writer.append(replace(frame, source=source, held_out=False), vectors, boxes, positions,
+                              encode_thumbnail(addition.thumbnail))
+            writer.finish()
+            entry = PartEntry(transaction.relative(writer.folder), REVIEWED, writer.vectors, writer.frames)
+            if before is not None:
+                entries[entries.index(last)] = entry
+            else:
+                entries.append(entry)
+            manifest = transaction.candidate(self.manifest.description, entries, f'accepted {writer.frames} frames')
+            manifest = transaction.carry_index(manifest)
+            if self.manifest.calibration:
+                manifest = manifest.replace(calibration=self.manifest.calibration, files={
+                    **manifest.files, self.manifest.calibration: self.manifest.files[self.manifest.calibration]})
+            transaction.publish(manifest)
+        part = Part(self.path / entry.name, manifest.description.dimension)
+        embedded = self._space.embed_all(part.vectors, part.positions, self.device)
+        if before is not None:
+            self._parts, self._embedded = self._parts[:-1], self._embedded[:-1]
+        self._parts, self._embedded = [*self._parts, part], [*self._embedded, embedded]
+        self.manifest = manifest
+        self._contents = self._assemble()
+        return manifest.version
 
     def close(self) -> None:
         """Frees the memory, that of the GPU too; the database cannot be used afterwards."""
         for part in (*self._parts, *self._held_out):
             part.close()
-        self._embedded = []
-        self._approximate = None
-        self._neighbours = NearestNeighbours([], torch.device('cpu'))
-        self._parts, self._held_out = [], []
-        self._frames = FrameSequence([], held_out=False)
+        self._parts, self._held_out, self._embedded, self._index, self._resources = [], [], [], None, None
+        self._contents = self._assemble()

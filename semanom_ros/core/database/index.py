@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,15 @@ def _import_faiss():  # type: ignore[no-untyped-def]
 
 
 faiss = _import_faiss()
+
+
+def gpu_resources() -> Any:
+    """What FAISS needs on a GPU: scratch memory and streams."""
+    import faiss.contrib.torch_utils  # makes FAISS take torch tensors
+    resources = faiss.StandardGpuResources()
+    resources.setTempMemory(256 << 20)
+    return resources
+
 
 Vectors = npt.NDArray[np.float32] | torch.Tensor
 """(N, D) float32, in NumPy or in torch on any device."""
@@ -115,20 +125,22 @@ class NearestNeighbours:
     the rest is two pieces.
     """
 
-    def __init__(self, arrays: Sequence[Vectors], device: torch.device, approximate: object | None = None,
-                 nprobe: int = 1) -> None:
-        """`arrays` (N_i, d) come after the vectors in `approximate`, a trained FAISS index."""
-        self._device = device
-        self._approximate, self._nprobe = approximate, nprobe
+    def __init__(self, arrays: Sequence[Vectors], approximate: Any = None, nprobe: int = 1, resources: Any = None
+                 ) -> None:
+        """Of vectors that lie in memory, a memory-map or on a GPU.
+
+        Args:
+            arrays: (N_i, d) float32 each, NumPy, or torch on a GPU; their vectors come after those of `approximate`.
+            approximate: FAISS IVF index.
+            nprobe: inverted lists of it that a search visits.
+            resources: `gpu_resources()`, for arrays on a GPU.
+        """
+        self._approximate, self._nprobe, self._resources = approximate, nprobe, resources
         self._pieces: list[tuple[int, Vectors]] = []
-        self.size = approximate.ntotal if approximate is not None else 0  # type: ignore[attr-defined]
+        self.size = 0 if approximate is None else approximate.ntotal
         for array in arrays:
             self._pieces.append((self.size, array))
             self.size += len(array)
-        self._resources = None
-        if device.type == 'cuda':
-            import faiss.contrib.torch_utils
-            self._resources = faiss.StandardGpuResources()
 
     def search(self, queries: torch.Tensor, k: int, excluded: tuple[int, int] = (0, 0)
                ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
@@ -141,7 +153,6 @@ class NearestNeighbours:
             k: how many.
             excluded: (first, end) of the indices that are passed over.
         """
-        queries = queries.to(self._device)
         found = []
         if self._approximate is not None:
             found.append(self._search_approximate(queries, k, excluded))
@@ -155,9 +166,10 @@ class NearestNeighbours:
     def _search_exact(self, queries: torch.Tensor, piece: Vectors, k: int
                       ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         if isinstance(piece, torch.Tensor):
-            distances, indices = faiss.knn_gpu(self._resources, queries, piece, k, metric=faiss.METRIC_L2)
+            distances, indices = faiss.knn_gpu(self._resources, queries.to(piece.device), piece, k,
+                                               metric=faiss.METRIC_L2, device=piece.device.index or 0)
             return distances.cpu().numpy(), indices.cpu().numpy()
-        return faiss.knn(queries.numpy(), piece, k, faiss.METRIC_L2)
+        return faiss.knn(queries.cpu().numpy(), piece, k, faiss.METRIC_L2)
 
     def _search_approximate(self, queries: torch.Tensor, k: int, excluded: tuple[int, int]
                             ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
@@ -167,7 +179,7 @@ class NearestNeighbours:
             inner = faiss.IDSelectorRange(*excluded)
             selector = faiss.IDSelectorNot(inner)
             parameters = faiss.SearchParametersIVF(nprobe=self._nprobe, sel=selector)
-        distances, indices = self._approximate.search(queries.numpy(), k, params=parameters)  # type: ignore[union-attr]
+        distances, indices = self._approximate.search(queries.cpu().numpy(), k, params=parameters)
         return distances, indices
 
 

@@ -58,7 +58,7 @@ class DatabaseDescription:
             grid_size=(int(encoder.grid_size[0]), int(encoder.grid_size[1])),
             dimension=int(encoder.dimension),
             variant=variant,
-            settings=dict(getattr(encoder, 'settings', {})),
+            settings=dict(encoder.settings),
         )
 
     def difference(self, other: DatabaseDescription) -> tuple[str, Any, Any] | None:
@@ -66,22 +66,14 @@ class DatabaseDescription:
         for item in fields(self):
             if item.name == 'weights':
                 continue
-            mine, theirs = getattr(self, item.name), getattr(other, item.name)
-            if item.name == 'encoder':
-                same = _identity(mine) == _identity(theirs)
-            else:
-                same = _plain(mine) == _plain(theirs)
-            if not same:
+            mine, theirs = _plain(getattr(self, item.name)), _plain(getattr(other, item.name))
+            if mine != theirs:
                 return item.name, mine, theirs
         return None
 
 
-def _identity(encoder: str) -> str:
-    # A TorchScript file is the whole model: its checksum says it all, and it may lie elsewhere on the vehicle.
-    return 'torchscript' if encoder.startswith('torchscript:') else encoder
-
-
 def _plain(value: Any) -> Any:
+    """As it comes back from JSON."""
     return json.loads(json.dumps(value, sort_keys=True))
 
 

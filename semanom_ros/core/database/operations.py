@@ -1,33 +1,264 @@
-"""Looking after nominal databases: each operation makes a new version in one step."""
+"""Looking after nominal databases. Each change is a new version, made in one step; the one before is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from fnmatch import fnmatch
+from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
-from semanom_ros.core.database.database import NominalDatabase
-from semanom_ros.core.database.manifest import DatabaseDescription, PartEntry
-from semanom_ros.core.database.storage import Progress, arrays_to_bytes
+from semanom_ros import __version__
+from semanom_ros.core.database.database import NominalDatabase, read_manifest, verify_files
+from semanom_ros.core.database.manifest import HELD_OUT, MANIFEST, RECORDED, REVIEWED, Manifest, PartEntry
+from semanom_ros.core.database.publishing import Calibrate, IndexSettings, publish
+from semanom_ros.core.database.reduction import coreset, distinct
+from semanom_ros.core.database.storage import Part, PartWriter
 from semanom_ros.core.database.transaction import Transaction
+from semanom_ros.core.progress import SILENT, Progress
+from semanom_ros.errors import DatabaseError
 
-Calibrate = Callable[[NominalDatabase], dict[str, npt.NDArray[np.generic]]]
-"""Makes calibration arrays from a database that is about to be published."""
+
+def verify(path: Path, progress: Progress = SILENT) -> Manifest:
+    """Checks every file of a database against its manifest.
+
+    Raises:
+        DatabaseError: the first fault found.
+    """
+    manifest = read_manifest(path)
+    verify_files(Path(path), manifest, progress)
+    NominalDatabase(path, manifest).close()
+    return manifest
 
 
-def publish(transaction: Transaction, description: DatabaseDescription, parts: Iterable[PartEntry], change: str,
-            calibrate: Calibrate | None = None, progress: Progress | None = None) -> NominalDatabase:
-    """Makes the next version of these parts, calibrates it, and opens it."""
-    manifest = transaction.candidate(description, parts, change, progress)
-    transaction.folder.mkdir(exist_ok=True)
-    if calibrate:
-        database = NominalDatabase(transaction.root, manifest)
-        arrays = calibrate(database)
+def merge(path: Path, others: Sequence[Path], *, calibrate: Calibrate | None = None, progress: Progress = SILENT
+          ) -> NominalDatabase:
+    """Adds the frames of other databases to one, which is made where there is none.
+
+    A frame that is in several of them is taken once; where there is nothing new, no version is made.
+
+    Args:
+        path: the database that grows.
+        others: those to take from; they stay as they are.
+        calibrate: makes the calibration arrays anew.
+        progress: is told.
+
+    Raises:
+        DatabaseError: one of them is unusable, or was made with another encoder, preprocessing or variant.
+    """
+    path = Path(path)
+    if not others or path.resolve() in {Path(other).resolve() for other in others}:
+        raise DatabaseError(f'{path}: found it among the databases to merge, expected other ones; leave it out')
+    manifests = [verify(other, progress) for other in others]
+    with _changing(path, must_exist=False) as transaction:
+        current = transaction.current
+        description = current.description if current else manifests[0].description
+        for other, manifest in zip(others, manifests, strict=True):
+            difference = description.difference(manifest.description)
+            if difference:
+                field, expected, found = difference
+                raise DatabaseError(f'{other}: {field}: found {found}, expected {expected} as in '
+                                    f'{path if current else others[0]}; merge databases of one encoder and variant')
+        entries = list(current.parts) if current else []
+        known: set[tuple] = set()
+        for entry in entries:
+            part = Part(path / entry.name, description.dimension)
+            known.update(_keys(part, entry))
+        progress.begin('merge', sum(len(manifest.parts) for manifest in manifests), 'part')
+        for other, manifest in zip(others, manifests, strict=True):
+            for entry in manifest.parts:
+                part = Part(Path(other) / entry.name, description.dimension)
+                keys = _keys(part, entry)
+                new = [key not in known for key in keys]
+                known.update(keys)
+                folder = transaction.folder / f'{entry.kind}-{len(entries)}'
+                if all(new):
+                    shutil.copytree(part.folder, folder)
+                    entries.append(replace(entry, name=transaction.relative(folder)))
+                else:
+                    entries += _rewrite(transaction, part, entry, folder, np.array(new, bool))
+                part.close()
+                progress.advance(1)
+        progress.end()
+        if current and tuple(entries) == current.parts:
+            return NominalDatabase(path, current)
+        names = ', '.join(Path(other).name for other in others)
+        return publish(transaction, description, entries, f'merged {names}', calibrate=calibrate, progress=progress)
+
+
+def _keys(part: Part, entry: PartEntry) -> list[tuple]:
+    """What tells the frames of a part from others; a frame may be reviewed twice, so then its embeddings, too."""
+    keys: list[tuple] = []
+    for index in range(len(part.frames)):
+        frame = part.frame(index, entry.kind == HELD_OUT)
+        content = crc32(frame.vectors.tobytes()) if entry.kind == REVIEWED else None
+        keys.append((entry.kind == REVIEWED, *frame.record.key, content))
+    return keys
+
+
+def remove(path: Path, sources: Sequence[str], *, calibrate: Calibrate | None = None, progress: Progress = SILENT
+           ) -> NominalDatabase:
+    """Takes the frames of some sources out of a database.
+
+    Args:
+        path: the database.
+        sources: their paths or names as `info` shows them, the beginning of their SHA-256
+            (8 digits at least), or patterns such as `reviewed:*`.
+        calibrate: makes the calibration arrays anew.
+        progress: is told.
+
+    Raises:
+        DatabaseError: nothing matches, or nothing would be left.
+    """
+    path = Path(path)
+    with _changing(path) as transaction:
+        current = _current(transaction)
+
+        def matches(source: str, sha256: str) -> bool:
+            return any(fnmatch(source, wanted) or Path(source).name == wanted.rstrip('/')
+                       or (len(wanted) >= 8 and sha256.startswith(wanted)) for wanted in sources)
+
+        for wanted in sources:
+            if not any(matches(source.path, source.sha256) for source in current.sources):
+                raise DatabaseError(f'{path}: source: found none that is {wanted}, expected one of '
+                                    f'{", ".join(source.path for source in current.sources)}')
+        entries: list[PartEntry] = []
+        for number, entry in enumerate(current.parts):
+            part = Part(path / entry.name, current.description.dimension)
+            records = [part.record(index, False) for index in range(len(part.frames))]
+            stays = np.array([not matches(record.source, record.source_sha256) for record in records], bool)
+            if stays.all():
+                entries.append(entry)
+            elif stays.any():
+                entries += _rewrite(transaction, part, entry, transaction.folder / f'{entry.kind}-{number}', stays)
+            part.close()
+        change = f'removed {", ".join(sources)}'
+        return publish(transaction, current.description, entries, change, calibrate=calibrate, progress=progress)
+
+
+def _rewrite(transaction: Transaction, part: Part, entry: PartEntry, folder: Path, frames: npt.NDArray[np.bool_]
+             ) -> list[PartEntry]:
+    """A part with some frames of another; none where no frame is left."""
+    if not frames.any():
+        return []
+    writer = PartWriter(folder, part.vectors.shape[1])
+    for index in np.flatnonzero(frames):
+        writer.append(*part.frame(int(index), entry.kind == HELD_OUT), part.thumbnail(int(index)))
+    writer.finish()
+    return [PartEntry(transaction.relative(folder), entry.kind, writer.vectors, writer.frames)]
+
+
+def compact(path: Path, *, distance: float = 0.0, size: int | None = None, position_weight: float = 0.0,
+            standardize: bool = False, calibrate: Calibrate | None = None, progress: Progress = SILENT
+            ) -> NominalDatabase:
+    """Keeps fewer vectors that stand for all, and joins the parts into one.
+
+    What was reviewed and what is held out stays whole, and so do the statistics that
+    standardization uses: they are of the drive, not of the choice made here. Vectors are
+    in memory at once (4 bytes a dimension). Frames without vectors stay known, so that
+    appending the same bag again does not bring them back.
+
+    Args:
+        path: the database.
+        distance: vectors within this distance of one that is kept are dropped; no query's
+            distance then grows by more than sqrt(2 * distance) in Euclidean terms.
+        size: afterwards, at most so many vectors, as a greedy coreset.
+        position_weight, standardize: the search settings that the distances are for.
+        calibrate: makes the calibration arrays anew.
+        progress: is told.
+    """
+    path = Path(path)
+    with _changing(path) as transaction:
+        current = _current(transaction)
+        database = NominalDatabase(path, current.replace(index=None), position_weight=position_weight,
+                                   standardize=standardize)
+        recorded = [(part, entry, array) for part, entry, array in database.parts() if entry.kind == RECORDED]
+        arrays = [array for _, _, array in recorded]
+        before = sum(len(array) for array in arrays)
+        kept = np.arange(before)
+        if before:
+            points = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+            kept = distinct(points, distance, progress)
+            if size is not None and size < len(kept):
+                kept = kept[coreset(points[kept], max(1, size), progress)]
+        entries = [entry for entry in current.parts if entry.kind != RECORDED]
+        if recorded:
+            writer = PartWriter(transaction.folder / RECORDED, current.description.dimension)
+            offset = 0
+            progress.begin('write', sum(len(part.frames) for part, _, _ in recorded), 'frame')
+            for part, _, points in recorded:
+                for index in range(len(part.frames)):
+                    frame = part.frame(index, held_out=False)
+                    first = offset + int(part.frames[index]['first'])
+                    low, high = np.searchsorted(kept, (first, first + len(frame.vectors)))
+                    chosen = kept[low:high] - first
+                    picture = part.thumbnail(index) if len(chosen) else b''
+                    writer.append(frame.record, frame.vectors[chosen], frame.boxes[chosen],
+                                  frame.positions[chosen], picture)
+                    progress.advance(1)
+                offset += len(points)
+            progress.end()
+            writer.finish(database.statistics)
+            entries.insert(0, PartEntry(transaction.relative(writer.folder), RECORDED, writer.vectors, writer.frames))
         database.close()
-        if arrays:
-            file = transaction.folder / 'calibration.npz'
-            file.write_bytes(arrays_to_bytes(dict(arrays)))
-            manifest = transaction.add_file(manifest, file).replace(calibration=transaction.relative(file))
-    transaction.publish(manifest)
-    return NominalDatabase(transaction.root, manifest)
+        change = f'compacted {before} vectors to {len(kept)}'
+        return publish(transaction, current.description, entries, change, calibrate=calibrate, progress=progress)
+
+
+def calibrate(path: Path, calibrate: Calibrate, progress: Progress = SILENT) -> NominalDatabase:
+    """Makes the calibration arrays anew."""
+    with _changing(Path(path)) as transaction:
+        current = _current(transaction)
+        return publish(transaction, current.description, current.parts, 'calibrated', calibrate=calibrate,
+                       progress=progress)
+
+
+def build_index(path: Path, settings: IndexSettings, *, calibrate: Calibrate | None = None, progress: Progress = SILENT
+                ) -> NominalDatabase:
+    """Gives a database an approximate index, or with `Flat` takes it away.
+
+    Later changes keep it: appended vectors are searched exactly beside it, and what
+    rewrites vectors builds it anew.
+
+    Raises:
+        DatabaseError: not a factory string of an inverted file, or more lists than vectors.
+    """
+    with _changing(Path(path)) as transaction:
+        current = _current(transaction)
+        return publish(transaction, current.description, current.parts, f'index {settings.factory}',
+                       calibrate=calibrate, index=settings, progress=progress)
+
+
+def revert(path: Path) -> Manifest:
+    """Makes a new version that is as the one before the current one.
+
+    Raises:
+        DatabaseError: there is none.
+    """
+    with _changing(Path(path)) as transaction:
+        current = _current(transaction)
+        file = transaction.root / f'v{current.version - 1:06d}' / MANIFEST
+        if not file.exists():
+            raise DatabaseError(f'{path}: found no version before {current.version}, expected one to go back to')
+        before = Manifest.read(file)
+        manifest = before.replace(
+            version=transaction.number, change=f'as version {before.version}: {before.change}',
+            created=datetime.now(timezone.utc).isoformat(timespec='seconds'), package_version=__version__)
+        transaction.publish(manifest)
+        return manifest
+
+
+def _changing(path: Path, must_exist: bool = True) -> Transaction:
+    if must_exist:
+        read_manifest(path)  # a path with a slip of the pen must not become a folder
+    return Transaction(path)
+
+
+def _current(transaction: Transaction) -> Manifest:
+    assert transaction.current is not None
+    return transaction.current

@@ -18,13 +18,15 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from semanom_ros.errors import DatabaseError
 
@@ -35,8 +37,7 @@ FRAME_TYPE = np.dtype([
 HEADER = 128  # bytes before the data of the arrays that grow: one size, whatever the final shape
 CHUNK = 1 << 16  # vectors handled at a time
 
-Progress = Callable[[int, int], None]
-"""Called with what is done and what there is to do."""
+Array = npt.NDArray[Any] | torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,48 @@ class Statistics:
         return 1 / np.where(deviation > 1e-6 * max(float(deviation.max(initial=0)), 1e-12), deviation, 1.0)
 
 
+def checked(frame: FrameRecord, vectors: Array, boxes: Array, positions: Array, dimension: int) -> NominalFrame:
+    """A frame's embeddings as they are stored.
+
+    Raises:
+        DatabaseError: embeddings that are not finite or not of unit length.
+        ValueError: shapes other than (n, dimension), (n, 4), (n, 2).
+    """
+    stored = NominalFrame(frame, _array(vectors, '<f4'), _array(boxes, '<i4'), _array(positions, '<f4'))
+    count = len(stored.vectors)
+    shapes = stored.vectors.shape, stored.boxes.shape, stored.positions.shape
+    if shapes != ((count, dimension), (count, 4), (count, 2)):
+        raise ValueError(f'found shapes {shapes}, expected (n, {dimension}), (n, 4), (n, 2)')
+    lengths = np.linalg.norm(stored.vectors, axis=1)
+    wrong = ~(np.abs(lengths - 1) < 1e-3)  # so that it holds for what is not a number, too
+    if wrong.any():
+        raise DatabaseError(f'{frame.source} {frame.topic} {frame.stamp_ns}: found an embedding of length '
+                            f'{lengths[wrong][0]:g}, expected 1; use precision fp32 or another encoder')
+    return stored
+
+
+def _array(array: Array, dtype: str) -> npt.NDArray[Any]:
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu().numpy()
+    return np.ascontiguousarray(array, dtype)
+
+
+def encode_thumbnail(image: npt.NDArray[np.uint8] | None) -> bytes:
+    """JPEG of an (h, w, 3) uint8 RGB picture; empty for None."""
+    if image is None:
+        return b''
+    _, encoded = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return encoded.tobytes()
+
+
+def decode_thumbnail(picture: bytes) -> npt.NDArray[np.uint8] | None:
+    """The other way; None where there is none."""
+    if not picture:
+        return None
+    decoded = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+    return None if decoded is None else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
 class Lock:
     """One writer at a time: the kernel gives it back when the process ends, however it ends."""
 
@@ -161,10 +204,16 @@ def write_durably(path: Path, content: bytes) -> None:
     sync(path.parent)
 
 
-def arrays_to_bytes(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
-    """An .npz without pickled objects."""
+def arrays_to_bytes(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """An .npz without pickled objects.
+
+    Raises:
+        ValueError: an array holds Python objects.
+    """
+    if any(np.asarray(array).dtype.hasobject for array in arrays.values()):
+        raise ValueError('found an array of Python objects, expected plain numbers or strings')
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
+    np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
@@ -307,7 +356,7 @@ class PartWriter:
                positions: npt.NDArray[np.float32], thumbnail: bytes) -> None:
         """Adds one frame; its bytes have left this process when this returns."""
         for file, array in zip(self._files, (vectors, boxes, positions), strict=False):
-            file.write(memoryview(np.ascontiguousarray(array)).cast('B'))
+            file.write(np.ascontiguousarray(array).tobytes())
         self._files[3].write(thumbnail)
         for file in self._files:
             file.flush()

@@ -37,7 +37,8 @@ from semanom_ros.core.database.manifest import (
     PartEntry,
     Source,
 )
-from semanom_ros.core.database.storage import Lock, Part, Progress, sha256_of, sync, write_durably
+from semanom_ros.core.database.storage import Lock, Part, sha256_of, sync, write_durably
+from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.errors import DatabaseError
 
 STAGING, JOURNAL = 'staging', 'journal'
@@ -50,6 +51,7 @@ class Transaction:
         root: the database.
         current: the manifest of the current version; None for a new database.
         folder: where the next version goes, `root/v000004`; made on demand by whoever writes there.
+        recovered: a finished version was there that its writer had not come to publish; now it is.
     """
 
     def __init__(self, root: Path) -> None:
@@ -87,7 +89,8 @@ class Transaction:
     def _recover(self) -> None:
         top = self.root / MANIFEST
         self.current: Manifest | None = Manifest.read(top) if top.exists() else None
-        if (self.folder / MANIFEST).exists():
+        self.recovered = (self.folder / MANIFEST).exists()
+        if self.recovered:
             self._make_current(Manifest.read(self.folder / MANIFEST))
         elif (self.folder / JOURNAL).exists():
             self.folder.rename(self.root / STAGING)
@@ -95,7 +98,7 @@ class Transaction:
             shutil.rmtree(self.folder)
 
     def candidate(self, description: DatabaseDescription, parts: Iterable[PartEntry], change: str,
-                  progress: Progress | None = None) -> Manifest:
+                  progress: Progress = SILENT) -> Manifest:
         """The manifest of the next version, without calibration and index, its files on the disk but not yet published.
 
         Raises:
@@ -117,18 +120,11 @@ class Transaction:
             files=self._files(parts, progress), change=change,
             created=datetime.now(timezone.utc).isoformat(timespec='seconds'), package_version=__version__)
 
-    def _files(self, parts: Iterable[PartEntry], progress: Progress | None) -> dict[str, FileEntry]:
+    def _files(self, parts: Iterable[PartEntry], progress: Progress) -> dict[str, FileEntry]:
         known = self.current.files if self.current else {}
         paths = [path for part in parts for path in sorted((self.root / part.name).iterdir())]
         fresh = [path for path in paths if self.relative(path) not in known]
-        total, done = sum(path.stat().st_size for path in fresh), 0
-
-        def step(size: int) -> None:
-            nonlocal done
-            done += size
-            if progress:
-                progress(done, total)
-
+        progress.begin('checksums', sum(path.stat().st_size for path in fresh), 'B')
         entries = {}
         for path in paths:
             name = self.relative(path)
@@ -136,7 +132,8 @@ class Transaction:
                 entries[name] = known[name]
             else:
                 sync(path)
-                entries[name] = FileEntry(path.stat().st_size, sha256_of(path, step))
+                entries[name] = FileEntry(path.stat().st_size, sha256_of(path, progress.advance))
+        progress.end()
         return entries
 
     def _sources(self, parts: Iterable[PartEntry], dimension: int) -> tuple[Source, ...]:
@@ -162,6 +159,21 @@ class Transaction:
         sync(path)
         entry = FileEntry(path.stat().st_size, sha256_of(path))
         return manifest.replace(files={**manifest.files, self.relative(path): entry})
+
+    def carry_index(self, manifest: Manifest) -> Manifest:
+        """The manifest with the current approximate index, where the vectors that it covers still come first."""
+        current = self.current
+        if current is None or current.index is None:
+            return manifest
+        covered, vectors = [], 0
+        for part in current.parts:
+            if part.kind != HELD_OUT and vectors < current.index.vectors:
+                covered.append(part.name)
+                vectors += part.vectors
+        if [part.name for part in manifest.parts if part.kind != HELD_OUT][:len(covered)] != covered:
+            return manifest
+        file = current.index.file
+        return manifest.replace(index=current.index, files={**manifest.files, file: current.files[file]})
 
     def publish(self, manifest: Manifest) -> None:
         """Makes a candidate the current version."""
@@ -200,5 +212,12 @@ class Transaction:
     def __enter__(self) -> Transaction:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self.close()
+        if isinstance(error, OSError):
+            raise self.not_written(error) from error
+
+    def not_written(self, error: OSError) -> DatabaseError:
+        """What a full or read-only disk means for whoever called."""
+        return DatabaseError(f'{error.filename or self.root}: not written ({error.strerror}); make room or give '
+                             'another folder, then try again: nothing is lost')

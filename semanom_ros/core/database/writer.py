@@ -9,22 +9,28 @@ import zlib
 from dataclasses import asdict
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from semanom_ros.core.database.database import NominalDatabase
 from semanom_ros.core.database.manifest import HELD_OUT, RECORDED, DatabaseDescription, PartEntry, parse_description
-from semanom_ros.core.database.operations import Calibrate, publish
-from semanom_ros.core.database.storage import FrameRecord, Part, PartWriter, Progress, write_durably
+from semanom_ros.core.database.publishing import Calibrate, publish
+from semanom_ros.core.database.storage import (
+    Array,
+    FrameRecord,
+    Part,
+    PartWriter,
+    checked,
+    encode_thumbnail,
+    write_durably,
+)
 from semanom_ros.core.database.transaction import JOURNAL, STAGING, Transaction
+from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.errors import DatabaseError
 
 logger = logging.getLogger(__name__)
 
 DESCRIPTION = 'description.json'
-THUMBNAIL_QUALITY = 85
 
 
 class DatabaseWriter:
@@ -62,7 +68,7 @@ class DatabaseWriter:
             self._staging = self.path / STAGING
             current = self._transaction.current
             if current:
-                if not append and not self._staging.exists():
+                if not (append or self._staging.exists() or self._transaction.recovered):
                     raise DatabaseError(f'{self.path}: found a finished database (version {current.version}), expected '
                                         'none; add to it with --append or give another folder')
                 self._refuse(current.description, 'the database', 'record with those settings or give another folder')
@@ -144,8 +150,7 @@ class DatabaseWriter:
         """Whether this frame is in the database or in this recording already."""
         return (source_sha256, topic, int(stamp_ns)) in self._keys
 
-    def add(self, frame: FrameRecord, vectors: npt.NDArray[np.float32] | torch.Tensor,
-            boxes: npt.NDArray[np.int32] | torch.Tensor, positions: npt.NDArray[np.float32] | torch.Tensor,
+    def add(self, frame: FrameRecord, vectors: Array, boxes: Array, positions: Array,
             thumbnail: npt.NDArray[np.uint8] | None = None) -> bool:
         """Adds one frame; it survives the end of the process once this returns.
 
@@ -164,36 +169,26 @@ class DatabaseWriter:
         """
         if frame.key in self._keys:
             return False
-        vectors, boxes, positions = _array(vectors, '<f4'), _array(boxes, '<i4'), _array(positions, '<f4')
-        count, dimension = len(vectors), self.description.dimension
-        if vectors.shape != (count, dimension) or boxes.shape != (count, 4) or positions.shape != (count, 2):
-            raise ValueError(f'found shapes {vectors.shape}, {boxes.shape}, {positions.shape}, '
-                             f'expected (n, {dimension}), (n, 4), (n, 2)')
-        lengths = np.linalg.norm(vectors, axis=1)
-        if not np.all(np.abs(lengths - 1) < 1e-3):
-            worst = lengths[np.argmax(np.nan_to_num(np.abs(lengths - 1), nan=np.inf))]
-            raise DatabaseError(f'embedding of {frame.source} {frame.topic} {frame.stamp_ns}: found length {worst:g}, '
-                                'expected 1; use precision fp32 or another encoder')
-        picture = b'' if thumbnail is None or frame.held_out else _jpeg(thumbnail)
+        stored = checked(frame, vectors, boxes, positions, self.description.dimension)
+        picture = b'' if frame.held_out else encode_thumbnail(thumbnail)
         part = self._part(frame.held_out)
         try:
-            part.append(frame, vectors, boxes, positions, picture)
-            checksum = _checksum(vectors.tobytes(), boxes.tobytes(), positions.tobytes(), picture)
-            line = {**asdict(frame), 'vectors': count, 'thumbnail': len(picture), 'crc32': checksum}
+            part.append(*stored, picture)
+            checksum = _checksum(*(array.tobytes() for array in stored[1:]), picture)
+            line = {**asdict(frame), 'vectors': len(stored.vectors), 'thumbnail': len(picture), 'crc32': checksum}
             self._journal.write(json.dumps(line).encode() + b'\n')
             self._journal.flush()
         except OSError as error:
-            raise DatabaseError(f'{self._staging}: not written ({error.strerror}); make room and run the same again: '
-                                'it goes on where it stopped') from error
+            raise self._transaction.not_written(error) from error
         self._keys.add(frame.key)
         return True
 
-    def commit(self, calibrate: Calibrate | None = None, progress: Progress | None = None) -> NominalDatabase:
+    def commit(self, calibrate: Calibrate | None = None, progress: Progress = SILENT) -> NominalDatabase:
         """Publishes what was added as a new version, and ends the recording.
 
         Args:
             calibrate: makes the calibration arrays from the database as it will be.
-            progress: called with the bytes that were checked and all bytes.
+            progress: is told how far the checksums are.
 
         Returns:
             The database, opened; the current version unchanged when nothing was added.
@@ -218,7 +213,9 @@ class DatabaseWriter:
                     entries.append(PartEntry(f'{transaction.folder.name}/{kind}', kind, part.vectors, part.frames))
             self._staging.rename(transaction.folder)
             change = f'recorded {self.frames} frames, {self.held_out_frames} held out'
-            return publish(transaction, self.description, entries, change, calibrate, progress)
+            return publish(transaction, self.description, entries, change, calibrate=calibrate, progress=progress)
+        except OSError as error:
+            raise transaction.not_written(error) from error
         finally:
             self.close()
 
@@ -236,21 +233,8 @@ class DatabaseWriter:
         self.close()
 
 
-def _array(array: npt.ArrayLike | torch.Tensor, dtype: str) -> npt.NDArray:
-    if isinstance(array, torch.Tensor):
-        array = array.detach().cpu().numpy()
-    return np.ascontiguousarray(array, dtype)
-
-
 def _checksum(*pieces: bytes | memoryview) -> int:
     value = 0
     for piece in pieces:
         value = zlib.crc32(piece, value)
     return value
-
-
-def _jpeg(image: npt.NDArray[np.uint8]) -> bytes:
-    done, encoded = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR),
-                                 [cv2.IMWRITE_JPEG_QUALITY, THUMBNAIL_QUALITY])
-    assert done
-    return encoded.tobytes()
