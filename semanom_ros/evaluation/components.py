@@ -9,6 +9,7 @@ detector reports at the threshold calibrated on nominal data.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,15 +27,14 @@ SMALLEST_PREDICTION = 50
 """Reported components of fewer pixels are dropped."""
 
 
-def _label(mask: npt.NDArray[np.bool_], smallest: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+def _label(mask: npt.NDArray[np.bool_], smallest: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """8-connected components (H, W), numbered from 1, and the pixels (H, W) of those below the size."""
-    labels: npt.NDArray[np.int32]
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     small = statistics[:, cv2.CC_STAT_AREA] < smallest
     small[0] = False
     if not small.any():
         return labels, np.zeros(mask.shape, bool)
-    return np.where(small, 0, np.arange(count, dtype=np.int32))[labels], small[labels]
+    return np.where(small, 0, np.arange(count, dtype=np.int32))[labels], np.asarray(small[labels])
 
 
 def component_overlaps(predicted: npt.NDArray[np.bool_], truth: npt.NDArray[np.uint8], *,

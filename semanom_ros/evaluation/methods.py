@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from semanom_ros.core.database import NominalDatabase
+from semanom_ros.core.database import NominalDatabase, read_manifest
 from semanom_ros.core.embedding import Embedder
 from semanom_ros.core.frames import Frame, FrameResult
 from semanom_ros.core.pipeline import Pipeline
@@ -111,7 +111,7 @@ class Detectors:
         parameters = resolve(parameters, METHOD)
         folders: dict[str, Path] = {}
         for folder in databases:
-            variant = NominalDatabase.open(folder, verify=False).manifest.variant
+            variant = read_manifest(folder).description.variant
             if variant in folders:
                 raise DatabaseError(f'{folder}: found a second database of the variant {variant}, expected one for '
                                     'each variant; merge them with `semanom db merge`')

@@ -8,7 +8,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from semanom_ros.core.camera import CameraModel
 from semanom_ros.errors import BagError, CameraError
 from semanom_ros.evaluation.measurement import Measurement, rounded
 from semanom_ros.evaluation.methods import Method, Row
-from semanom_ros.evaluation.results import ResultBag
+from semanom_ros.evaluation.results import CAMERA, ResultBag
 from semanom_ros.evaluation.sequences import SequenceCounter
 from semanom_ros.evaluation.truth import TruthReader
 from semanom_ros.ros.bags import BagReader
@@ -111,13 +111,11 @@ def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: 
 
 def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], rows: Sequence[Row], shown: Row,
                 folder: Path, image_topic: str, truth_topic: str) -> None:
-    for method in methods:
-        method.reset()
     measurements = {row: Measurement() for row in rows}
     count = SequenceCounter(index * _STRETCHES_PER_BAG)
     target = folder / 'bags' / name
     shutil.rmtree(target, ignore_errors=True)
-    damage, frames = '', 0
+    damage, frames, sequence, size = '', 0, -1, (0, 0, 0)
     with BagReader(path) as reader, TruthReader(BagReader(path), truth_topic) as truths:
         topic = reader.image_topic(image_topic)
         with ResultBag(target, _frame_id(reader, topic), _camera(reader, topic)) as results, \
@@ -131,7 +129,12 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
                     damage, frame = str(error), None
                 if frame is None:
                     break
-                sequence, stretch = count(frame.stamp_ns)
+                frame = replace(frame, camera=CAMERA)
+                before = sequence, size
+                (sequence, stretch), size = count(frame.stamp_ns), frame.image.shape
+                if before != (sequence, size):  # as the detector does
+                    for method in methods:
+                        method.reset()
                 truth = truths.at(frame.stamp_ns, frame.image.shape[:2])  # type: ignore[arg-type]
                 for method in methods:
                     for row, verdict in zip(method.rows, method.process(frame), strict=True):

@@ -15,7 +15,8 @@ from semanom_ros.ros.bags import BagWriter
 from semanom_ros.ros.images import header, image_to_compressed, image_to_message
 from semanom_ros.ros.messages import anomaly_array, anomaly_score
 
-PREFIX = '/semanom_detector/camera/'
+CAMERA = 'camera'
+PREFIX = f'/semanom_detector/{CAMERA}/'
 OVERLAY, ANOMALIES, SCORE, MASK, MAP = 'overlay/compressed', 'anomalies', 'score', 'mask', 'anomaly_map'
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import imageio_ffmpeg
 import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
 from semanom_ros.errors import BagError
@@ -42,7 +44,7 @@ def write_video(bag: Path, topic: str, path: Path) -> int:
         try:
             for number, (_, _, message) in enumerate(tqdm(reader.messages([topic]), total=len(stamps), desc='video',
                                                           unit='frame', disable=None)):
-                picture = image_from_compressed(message)
+                picture: npt.NDArray[Any] = image_from_compressed(message)
                 if film is None:
                     size = picture.shape[1] // 2 * 2, picture.shape[0] // 2 * 2
                     film = imageio_ffmpeg.write_frames(

@@ -10,7 +10,7 @@ import importlib
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,12 @@ def message_class(type: str) -> Any:
     """
     package, _, name = type.split('/')
     return getattr(importlib.import_module(f'{package}.msg'), name)
+
+
+@cache
+def _stamped(type: str) -> bool:
+    """Whether messages of a type begin with a std_msgs/Header."""
+    return next(iter(message_class(type).get_fields_and_field_types().items())) == ('header', 'std_msgs/Header')
 
 
 class Player:
@@ -161,11 +167,13 @@ class Capture:
         qos = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
         self._subscriptions = []
         for topic, type in topics.items():
-            kind = message_class(type)
-            fields = list(kind.get_fields_and_field_types())
             self._subscriptions.append(node.create_subscription(
-                kind, topic, lambda cdr, topic=topic, type=type, stamped=fields[0] == 'header':
-                self._write(topic, type, cdr, stamped), qos, raw=True))
+                message_class(type), topic, partial(self._receive, topic, type, _stamped(type)), qos, raw=True))
+
+    def write(self, topic: str, type: str, cdr: bytes) -> None:
+        """Adds a message that does not come from a topic."""
+        with self._lock:
+            self._file(topic, type, cdr, _stamped(type))
 
     def close(self) -> None:
         """Stops listening."""
@@ -174,13 +182,16 @@ class Capture:
                 self._node.destroy_subscription(subscription)
             self._subscriptions = []
 
-    def _write(self, topic: str, type: str, cdr: bytes, stamped: bool) -> None:
+    def _receive(self, topic: str, type: str, stamped: bool, cdr: bytes) -> None:
         with self._lock:
-            if not self._subscriptions:
+            if not self._subscriptions:  # closed
                 return
             if self._on_message is not None:
                 self._on_message(topic, cdr)
-            stamp = stamp_of(cdr) if stamped else self._latest_ns
-            self._latest_ns = max(self._latest_ns, stamp)
-            self._writer.write_cdr(topic, type, cdr, stamp)
+            self._file(topic, type, cdr, stamped)
             self.received[topic] += 1
+
+    def _file(self, topic: str, type: str, cdr: bytes, stamped: bool) -> None:
+        stamp = stamp_of(cdr) if stamped else self._latest_ns
+        self._latest_ns = max(self._latest_ns, stamp)
+        self._writer.write_cdr(topic, type, cdr, stamp)
