@@ -43,6 +43,15 @@ def test_feature_map_with_its_channels_as_embedding(tmp_path, pictures):
     torch.testing.assert_close(embeddings, F.normalize(Stem()(images), dim=1).permute(0, 2, 3, 1))
 
 
+def test_patches_without_features_have_length_1_too(tmp_path):
+    path = save(nn.Sequential(nn.AvgPool2d(8), nn.Threshold(0.5, 0.0)), tmp_path / 'rectified.ts')
+    encoder = load_encoder(f'torchscript:{path}', input_size=(16, 16), device='cpu')
+    images = torch.zeros(1, 3, 16, 16)
+    images[..., 8:] = 0.9
+    embeddings = encoder.encode(images)
+    torch.testing.assert_close(embeddings.norm(dim=-1), torch.ones(1, 2, 2))
+
+
 def test_identity_is_the_file_and_not_where_it_lies(tmp_path):
     path = save(Stem(), tmp_path / 'stem.ts')
     (tmp_path / 'elsewhere').mkdir()

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from semanom_ros.core.encoders.base import Encoder
@@ -100,7 +99,10 @@ class NetworkEncoder(Encoder):
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.input_size):
             raise EncoderError(f'encoder {self.name}: found images of shape {tuple(images.shape)}, '
                                f'expected (B, 3, {self.input_size[0]}, {self.input_size[1]})')
-        return F.normalize(self._features(images), dim=-1)
+        features = self._features(images)
+        length = features.norm(dim=-1, keepdim=True)
+        # Rectified features can all be zero somewhere: such patches resemble each other, and nothing else much.
+        return torch.where(length > 0, features / length, self.dimension ** -0.5)
 
     @torch.inference_mode()
     def _features(self, images: torch.Tensor) -> torch.Tensor:
