@@ -383,7 +383,8 @@ class _Pavement:
 class _Plan:
     """Which scenario each block holds.
 
-    Nominal drives: clean and twin in turn. Others: anomaly, clean, twin, clean.
+    Nominal drives: a twin, then nothing of note, in turn. Others: an anomaly, the twin of
+    another one, then nothing of note.
     """
 
     def __init__(self, rng: np.random.Generator, scenarios: tuple[Scenario, ...], anomalies: bool):
@@ -393,14 +394,16 @@ class _Plan:
 
     def at(self, index: int) -> tuple[Scenario | None, bool]:
         """(scenario or None, whether it is the anomaly and not its twin)."""
-        if index < 2 or not self._scenarios or index % 2:
+        if index < 2 or not self._scenarios:
             return None, False
-        turn = index // 2 - 1
         if not self._anomalies:
-            return self._scenarios[self._pick(self._twin_order, turn)], False
-        if turn % 2 == 0:
-            return self._scenarios[self._pick(self._anomaly_order, turn // 2)], True
-        return self._scenarios[self._pick(self._twin_order, turn // 2)], False
+            twin = self._scenarios[self._pick(self._twin_order, (index - 2) // 2)]
+            return (twin, False) if index % 2 == 0 else (None, False)
+        turn, part = divmod(index - 2, 3)
+        if part == 2:
+            return None, False
+        order = self._anomaly_order if part == 0 else self._twin_order
+        return self._scenarios[self._pick(order, turn)], part == 0
 
     def _pick(self, order: list[int], k: int) -> int:
         while len(order) <= k:

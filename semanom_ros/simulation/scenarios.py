@@ -188,11 +188,15 @@ def _trunk(seed: int) -> Texture:
     return Texture(textures.fallen_trunk(rng, (86, 118, 60)))
 
 
+def trunk_parts(rng: np.random.Generator) -> list[Part]:
+    """A tree that lies on its side."""
+    return [Shadow(1.6, 8.0, .4), Card(_trunk(int(rng.integers(8))), 8.4, 2.8)]
+
+
 def _tree_across(place: _Place, anomalous: bool) -> Staging:
     if not anomalous:
         return Staging([place.town.tree(place.rng, place.s, KERB_EDGE + .8, 'broad')])
-    card = Card(_trunk(int(place.rng.integers(8))), 8.4, 2.8)
-    tree = Thing('tree', 'a tree lying across the road', [Shadow(1.6, 8.0, .4), card], place.s, 3.0, anomalous=True)
+    tree = Thing('tree', 'a tree lying across the road', trunk_parts(place.rng), place.s, 3.0, anomalous=True)
     return Staging([tree], Wanted(clear_road=True, clear_kerb=True), -4.2)
 
 
@@ -263,14 +267,19 @@ def _moon_texture() -> Texture:
     return Texture(picture)
 
 
+def moon_parts(size: float) -> list[Part]:
+    """A yellow moon; its apparent size in metres at its place."""
+    return [Card(_moon_texture(), size, size, own_light=1.0)]
+
+
 def _moon(place: _Place, anomalous: bool) -> Staging:
     s = place.s
     if anomalous:
         light = Thing('traffic light', 'a traffic light on its pole', traffic_light('red'), s, KERB_EDGE + .4)
-        moon = Thing('moon', 'a yellow moon beside a traffic light', [Card(_moon_texture(), .9, .9, own_light=1.0)], s + 1.0, KERB_EDGE - .7, z=2.8, anomalous=True)
+        moon = Thing('moon', 'a yellow moon beside a traffic light', moon_parts(.9), s + 1.0, KERB_EDGE - .7, z=2.8, anomalous=True)
         return Staging([light, moon], Wanted(junction='none', clear_kerb=True, clear_right=True))
     light = Thing('traffic light', 'a traffic light on its pole', traffic_light('amber'), s - 5, KERB_EDGE + .4)
-    moon = Thing('moon', 'a yellow moon in the sky', [Card(_moon_texture(), 1.8, 1.8, own_light=1.0)], s + 30, -1.0, z=13.0)
+    moon = Thing('moon', 'a yellow moon in the sky', moon_parts(1.8), s + 30, -1.0, z=13.0)
     return Staging([light, moon], Wanted(junction='none', clear_right=True))
 
 
