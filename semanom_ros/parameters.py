@@ -106,6 +106,8 @@ TABLE: tuple[Parameter, ...] = (
     # -- score
     Parameter('neighbours', 1, 'nearest nominal embeddings that a distance is the mean of', METHOD, minimum=1,
               maximum=64),
+    Parameter('standardize', True, 'bring each dimension of the embeddings to zero mean and unit variance over '
+              'the nominal database before they are compared; false: the paper\'s method', METHOD),
     Parameter('position_weight', 0.0, 'weight of the image position in the comparison; 0: the paper\'s method', METHOD,
               minimum=0.0, maximum=10.0),
     Parameter('frame_score_fraction', 0.01, 'share of the highest patch scores whose mean is the frame score; 0: the '

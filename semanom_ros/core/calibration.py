@@ -13,7 +13,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -26,16 +26,30 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SETTINGS = ('neighbours', 'position_weight', 'frame_score_fraction', 'calibrate_by_region')  # scores depend on them
+SETTINGS = ('neighbours', 'position_weight', 'standardize', 'frame_score_fraction', 'calibrate_by_region')
+"""Parameters that scores before the alarm level depend on."""
+
 REGION_ROWS, REGION_COLUMNS = 24, 32  # cells of the image in which usual distances are gathered
 REGION_BLUR = 1.5  # standard deviation of the smoothing over cells, in cells
+REGION_QUERIES = 20_000  # nominal embeddings that region statistics are gathered from: 26 a cell
+STRETCH_SECONDS = 5.0  # of a recorded frame's own drive that it is not compared with: neighbours in time look alike
+DEVIATION_FLOOR = 0.2  # of the whole image's deviation; so nothing is infinitely surprising where all was constant
 TAIL_SHARE = 0.25  # share of the highest held-out scores that the tail is extrapolated from
 UNCALIBRATED_SCALE = 1.0  # cosine distance 1: no likeness to anything nominal
+
+
+def view_settings(parameters: Mapping[str, Value]) -> dict[str, Any]:
+    """How the database is to be opened for these parameters: keyword arguments of NominalDatabase.open and view."""
+    return {'position_weight': float(parameters['position_weight']),  # type: ignore[arg-type]
+            'standardize': bool(parameters['standardize'])}
 
 
 @dataclass(frozen=True)
 class RegionStatistics:
     """Which distances to the nominal database are usual where in the image.
+
+    Per-place normalization as in PaDiM (T. Defard et al., 2021), but of distances, and shared between neighbouring
+    places, since a camera moves.
 
     Attributes:
         mean, deviation: (REGION_ROWS, REGION_COLUMNS) float32, cosine distance.
@@ -48,35 +62,31 @@ class RegionStatistics:
     def gather(cls, distances: npt.NDArray[np.float32], positions: npt.NDArray[np.float32]) -> RegionStatistics:
         """Statistics of nominal distances (N,) at positions (N, 2) in 0..1, smoothed over neighbouring cells.
 
-        Cells that no query fell into take from their surroundings.
+        A little of the whole image stands behind every cell: one that no query fell into is the average place.
         """
-        shape = (REGION_ROWS, REGION_COLUMNS)
+        shape, cells = (REGION_ROWS, REGION_COLUMNS), REGION_ROWS * REGION_COLUMNS
         column = np.clip((positions[:, 0] * REGION_COLUMNS).astype(np.int64), 0, REGION_COLUMNS - 1)
         row = np.clip((positions[:, 1] * REGION_ROWS).astype(np.int64), 0, REGION_ROWS - 1)
-        cell = row * REGION_COLUMNS + column
-        # a little of the whole image stands behind every cell: an unvisited one is then the average place
-        prior = 1e-3 * len(distances) / cell_count(shape)
+        prior = 0.01 * len(distances) / cells
         moments = []
         for power in range(3):
             values = distances.astype(np.float64) ** power
-            total = np.bincount(cell, values, cell_count(shape)).reshape(shape)
+            total = np.bincount(row * REGION_COLUMNS + column, values, cells).reshape(shape)
             smooth = cv2.GaussianBlur(total, (0, 0), REGION_BLUR, borderType=cv2.BORDER_REFLECT)
             moments.append(smooth + prior * values.mean())
         mean = moments[1] / moments[0]
-        variance = np.maximum(moments[2] / moments[0] - mean ** 2, 0)
-        return cls(mean.astype(np.float32), np.sqrt(variance).astype(np.float32))
+        deviation = np.sqrt(np.maximum(moments[2] / moments[0] - mean ** 2, 0))
+        floor = max(DEVIATION_FLOOR * float(distances.std()), 1e-6)
+        return cls(mean.astype(np.float32), np.maximum(deviation, floor).astype(np.float32))
 
-    def usual(self, positions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """(N,) highest distance that is usual at each position (N, 2): mean plus two standard deviations."""
-        limit = np.maximum(self.mean + 2 * self.deviation, 1e-6)
-        x = positions[:, 0] * REGION_COLUMNS - 0.5
-        y = positions[:, 1] * REGION_ROWS - 0.5
-        return cv2.remap(limit, x[None].astype(np.float32), y[None].astype(np.float32), cv2.INTER_LINEAR,
-                         borderMode=cv2.BORDER_REPLICATE)[0]
-
-
-def cell_count(shape: tuple[int, int]) -> int:
-    return shape[0] * shape[1]
+    def relative(self, distances: npt.NDArray[np.float32], positions: npt.NDArray[np.float32]
+                 ) -> npt.NDArray[np.float32]:
+        """(N,) by how many standard deviations distances (N,) exceed what is usual at positions (N, 2); at least 0."""
+        x = (positions[:, 0] * REGION_COLUMNS - 0.5)[None].astype(np.float32)
+        y = (positions[:, 1] * REGION_ROWS - 0.5)[None].astype(np.float32)
+        mean, deviation = (cv2.remap(table, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
+                           for table in (self.mean, self.deviation))
+        return np.maximum((distances - mean) / deviation, 0).astype(np.float32)
 
 
 def frame_statistic(scores: npt.NDArray[np.float32], fraction: float) -> float:
@@ -110,10 +120,11 @@ class Calibration:
 
     def relative(self, distances: npt.NDArray[np.float32],
                  positions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """(N,) distances (N,) over what is usual at their positions (N, 2); unchanged without region statistics."""
-        if self.regions is None:
-            return distances.astype(np.float32)
-        return (distances / self.regions.usual(positions)).astype(np.float32)
+        """(N,) scores of distances (N,) at positions (N, 2) before division by the alarm level, >= 0.
+
+        Standard deviations above the usual; the distances themselves without region statistics.
+        """
+        return distances.astype(np.float32) if self.regions is None else self.regions.relative(distances, positions)
 
     def p_value(self, score: float) -> float:
         """Conformal p-value of a frame score, (0, 1]: (1 + held-out scores at least as high) / (n + 1)."""
@@ -148,14 +159,21 @@ def settings_of(parameters: Mapping[str, Value]) -> npt.NDArray[np.uint8]:
     return np.frombuffer(text.encode(), np.uint8)
 
 
-def calibrate(database: NominalDatabase, parameters: Mapping[str, Value]) -> dict[str, npt.NDArray]:
-    """Calibration arrays of a database from its held-out nominal frames.
+def stored_parameters(arrays: Mapping[str, npt.NDArray]) -> dict[str, Value]:
+    """The parameters that stored calibration arrays were made for; {} where there are none."""
+    return json.loads(bytes(arrays['settings'])) if 'settings' in arrays else {}
 
-    Each held-out frame is judged by region statistics from the other half of them, so that its score says what an
-    unseen nominal frame's would.
+
+def calibrate(database: NominalDatabase, parameters: Mapping[str, Value]) -> dict[str, npt.NDArray]:
+    """Calibration arrays of a database from nominal frames alone.
+
+    Region statistics come from recorded frames, each compared with what is not close to it in time; frame scores from
+    the held-out frames, in which the region statistics have no part: so they are exchangeable with those of unseen
+    nominal frames, as conformal p-values need. Where no recorded frame has anything to be compared with, the two halves
+    of the held-out frames calibrate each other.
 
     Args:
-        database: opened with the position weight of the parameters.
+        database: opened with `view_settings(parameters)`.
         parameters: resolved, of the group `method`.
 
     Returns:
@@ -165,7 +183,7 @@ def calibrate(database: NominalDatabase, parameters: Mapping[str, Value]) -> dic
     neighbours, fraction = int(parameters['neighbours']), float(parameters['frame_score_fraction'])  # type: ignore[arg-type]
     distances, positions = [], []
     for _, vectors, _, places in database.held_out():
-        found, _ = database.search(vectors, neighbours, places)
+        found, _ = database.search(vectors, min(neighbours, len(database)), places)
         distances.append(found.mean(axis=1))
         positions.append(np.asarray(places, np.float32))
     if not distances:
@@ -174,22 +192,41 @@ def calibrate(database: NominalDatabase, parameters: Mapping[str, Value]) -> dic
     arrays: dict[str, npt.NDArray] = {'settings': settings_of(parameters)}
     relative = distances
     if parameters['calibrate_by_region']:
-        regions = RegionStatistics.gather(np.concatenate(distances), np.concatenate(positions))
+        regions = _recorded_regions(database, neighbours)
+        if regions is not None:
+            relative = [regions.relative(d, p) for d, p in zip(distances, positions, strict=True)]
+        else:
+            regions = RegionStatistics.gather(np.concatenate(distances), np.concatenate(positions))
+            relative = _cross_calibrated(distances, positions)
         arrays |= {'region_mean': regions.mean, 'region_deviation': regions.deviation}
-        relative = _cross_calibrated(distances, positions)
     arrays['frame_scores'] = np.sort(np.array([frame_statistic(scores, fraction) for scores in relative], np.float32))
     return arrays
 
 
+def _recorded_regions(database: NominalDatabase, neighbours: int) -> RegionStatistics | None:
+    """Region statistics from a sample of the recorded embeddings; None when nothing is left to compare them with."""
+    frames, rng = database.frames(), np.random.default_rng(0)
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), REGION_QUERIES // 200)).astype(np.int64))
+    distances, positions = [], []
+    for index in chosen:
+        _, vectors, _, places = frames[index]
+        sample = rng.permutation(len(vectors))[:REGION_QUERIES // len(chosen)]
+        found, _ = database.search_excluding(vectors[sample], min(neighbours, len(database)),
+                                             database.neighbourhood(int(index), STRETCH_SECONDS), places[sample])
+        usable = np.isfinite(found).all(axis=1)
+        distances.append(found[usable].mean(axis=1))
+        positions.append(np.asarray(places[sample][usable], np.float32))
+    together = np.concatenate(distances)
+    return RegionStatistics.gather(together, np.concatenate(positions)) if len(together) else None
+
+
 def _cross_calibrated(distances: list[npt.NDArray[np.float32]],
                       positions: list[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
-    """Distances of each frame over what is usual in the frames of the other half of the recording."""
-    if len(distances) < 2:
-        regions = RegionStatistics.gather(np.concatenate(distances), np.concatenate(positions))
-        return [d / regions.usual(p) for d, p in zip(distances, positions, strict=True)]
-    half = len(distances) // 2
+    """Scores of each frame by what is usual in the frames of the other half of the recording."""
+    half = max(1, len(distances) // 2)
     relative = []
     for own, other in ((slice(0, half), slice(half, None)), (slice(half, None), slice(0, half))):
+        other = other if distances[other] else own
         regions = RegionStatistics.gather(np.concatenate(distances[other]), np.concatenate(positions[other]))
-        relative += [d / regions.usual(p) for d, p in zip(distances[own], positions[own], strict=True)]
+        relative += [regions.relative(d, p) for d, p in zip(distances[own], positions[own], strict=True)]
     return relative

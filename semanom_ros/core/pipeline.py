@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from semanom_ros.core.calibration import Calibration, calibrate, settings_of
+from semanom_ros.core.calibration import Calibration, calibrate, settings_of, view_settings
 from semanom_ros.core.database import NominalDatabase
 from semanom_ros.core.embedding import Embedder, FrameEmbedding
 from semanom_ros.core.encoders.base import TextAlignedEncoder
@@ -241,5 +241,4 @@ class Labeller:
 
 
 def _open(path: Path, embedder: Embedder, parameters: Mapping[str, Value]) -> NominalDatabase:
-    return NominalDatabase.open(Path(path), device=embedder.encoder.device,
-                                position_weight=float(parameters['position_weight']))  # type: ignore[arg-type]
+    return NominalDatabase.open(Path(path), device=embedder.encoder.device, **view_settings(parameters))

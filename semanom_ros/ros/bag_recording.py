@@ -8,31 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy.typing as npt
 
-from semanom_ros.core.calibration import calibrate
+from semanom_ros.core.calibration import calibrate, view_settings
 from semanom_ros.core.database import DatabaseWriter, NominalDatabase
 from semanom_ros.core.embedding import Embedder
+from semanom_ros.core.progress import Progress
 from semanom_ros.core.recording import HeldOut, NominalRecorder, RecordingSummary, Thinning, describe
 from semanom_ros.errors import BagError, ParameterError
 from semanom_ros.ros.bags import BagReader
 
 logger = logging.getLogger(__name__)
-
-
-class Progress(Protocol):
-    """Who is told how far the recording is."""
-
-    def begin(self, what: str, total: int, unit: str) -> None:
-        """A stage begins."""
-
-    def advance(self, amount: int) -> None:
-        """So many units more are done."""
-
-    def end(self) -> None:
-        """The stage is over."""
 
 
 @dataclass
@@ -137,7 +125,7 @@ def commit(writer: DatabaseWriter, parameters: Mapping[str, Any]) -> NominalData
     """Calibrates on what was held out, and puts the database in its place."""
 
     def calibrated(database: NominalDatabase) -> dict[str, npt.NDArray[Any]]:
-        return calibrate(database.view(position_weight=parameters['position_weight']), parameters)
+        return calibrate(database.view(**view_settings(parameters)), parameters)
 
     return writer.commit(calibrated)
 

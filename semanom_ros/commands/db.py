@@ -1,0 +1,250 @@
+"""`semanom db ...`: looks after nominal databases."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from semanom_ros.commands.options import add_parameter_options, parameters_of
+from semanom_ros.commands.progress import Bars
+from semanom_ros.core import calibration
+from semanom_ros.core.database import Manifest, NominalDatabase, operations, read_manifest
+from semanom_ros.core.database.operations import Calibrate, IndexSettings
+from semanom_ros.core.device import resolve_device
+from semanom_ros.errors import ParameterError, SemanomError
+from semanom_ros.parameters import METHOD, resolve
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest='action', metavar='ACTION', required=True)
+
+    def action(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
+        one = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.')
+        one.set_defaults(run=run)
+        return one
+
+    def recalibrates(one: argparse.ArgumentParser) -> None:
+        add_parameter_options(one)
+        one.epilog = ('The calibration is made anew from the frames that the database keeps aside, for the parameters '
+                      'that it was made for before, unless --config or --set is given.')
+
+    info = action('info', _info, 'say what databases hold and where it came from')
+    info.add_argument('databases', metavar='DIR', nargs='+', type=Path, help='nominal database')
+    info.add_argument('--json', action='store_true', help='print their manifests as JSON')
+
+    verify = action('verify', _verify, 'check every file of databases against its checksum')
+    verify.add_argument('databases', metavar='DIR', nargs='+', type=Path, help='nominal database')
+
+    merge = action('merge', _merge, 'put the frames of several databases into one')
+    merge.add_argument('databases', metavar='DIR', nargs='+', type=Path, help='nominal database to take from')
+    merge.add_argument('--output', metavar='DIR', type=Path, required=True,
+                       help='database that they go into; it is made, or grows where it exists')
+    recalibrates(merge)
+
+    remove = action('remove', _remove, 'take the frames of some recordings out of a database')
+    remove.add_argument('database', metavar='DIR', type=Path, help='nominal database')
+    remove.add_argument('--source', metavar='BAG', dest='sources', nargs='+', action='extend', required=True,
+                        help='path or name of a recording as `semanom db info` shows it, the beginning of its SHA-256, '
+                        'or a pattern such as `reviewed:*`')
+    recalibrates(remove)
+
+    compact = action('compact', _compact, 'keep fewer vectors that stand for all')
+    compact.add_argument('database', metavar='DIR', type=Path, help='nominal database')
+    compact.add_argument('--distance', metavar='D', type=_distance, default=0.0,
+                         help='drop vectors within this cosine distance of one that is kept')
+    size = compact.add_mutually_exclusive_group()
+    size.add_argument('--size', metavar='N', type=_count, help='then keep at most N vectors, as a greedy coreset')
+    size.add_argument('--share', metavar='S', type=_share, help='then keep this share of the vectors, likewise')
+    compact.add_argument('--position-weight', metavar='W', type=_distance,
+                         help='weight of the image position in these distances; default: that of the calibration')
+    recalibrates(compact)
+
+    calibrate = action('calibrate', _calibrate, 'make thresholds anew from the frames that databases keep aside')
+    calibrate.add_argument('databases', metavar='DIR', nargs='+', type=Path, help='nominal database')
+    recalibrates(calibrate)
+
+    index = action('index', _index, 'give a large database an approximate index for search on the CPU')
+    index.add_argument('database', metavar='DIR', type=Path, help='nominal database')
+    index.add_argument('--factory', metavar='STRING', default='IVF4096,SQfp16',
+                       help='FAISS factory string of an inverted file (default IVF4096,SQfp16); Flat: exact search')
+    index.add_argument('--nprobe', metavar='N', type=_count, default=8,
+                       help='inverted lists that a search visits (default 8)')
+    index.add_argument('--position-weight', metavar='W', type=_distance,
+                       help='weight of the image position that it is for; default: that of the calibration')
+    recalibrates(index)
+
+    revert = action('revert', _revert, 'go back to the version before the last change')
+    revert.add_argument('database', metavar='DIR', type=Path, help='nominal database')
+
+
+def run(arguments: argparse.Namespace) -> int | None:
+    with logging_redirect_tqdm():
+        return arguments.run(arguments)
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    manifests = [(path, read_manifest(path)) for path in arguments.databases]
+    if arguments.json:
+        print(json.dumps([{'path': str(path), 'bytes': _size(manifest), **asdict(manifest)}
+                          for path, manifest in manifests], indent=1))
+        return
+    for path, manifest in manifests:
+        print('\n'.join(_describe(path, manifest)))
+
+
+def _describe(path: Path, manifest: Manifest) -> list[str]:
+    made, index = manifest.description, manifest.index
+    how = 'exact' if index is None else (
+        f'{index.factory}, nprobe {index.nprobe}, position_weight {index.position_weight:g}, '
+        f'over {index.vectors:,} vectors')
+    settings = ', '.join(f'{name} {value}' for name, value in made.settings.items())
+    lines = [
+        f'{path}: version {manifest.version}, {manifest.created}, semanom_ros {manifest.package_version}: '
+        f'{manifest.change}',
+        f'  vectors      {manifest.vectors:,} of {made.dimension} dimensions, from {manifest.frames:,} frames; '
+        f'{_size(manifest) / 1e6:.1f} MB',
+        f'  held out     {manifest.held_out_vectors:,} vectors, from {manifest.held_out_frames:,} frames',
+        f'  calibrated   {"yes" if manifest.calibrated else "no"}',
+        f'  search       {how}',
+        f'  variant      {made.variant}',
+        f'  encoder      {made.encoder}, weights {made.weights} (SHA-256 {made.weights_sha256[:12]})',
+        f'  input        {made.input_size[0]} x {made.input_size[1]} pixels, '
+        f'{made.grid_size[0]} x {made.grid_size[1]} patches' + (f'; {settings}' if settings else ''),
+        '  recorded from']
+    for source in manifest.sources:
+        begun, ended = (datetime.fromtimestamp(stamp / 1e9, timezone.utc).strftime('%Y-%m-%d %H:%M:%S')
+                        for stamp in (source.first_stamp_ns, source.last_stamp_ns))
+        lines.append(f'    {source.path} {", ".join(source.topics)}: {source.frames:,} frames and '
+                     f'{source.held_out_frames:,} held out, {begun} to {ended} UTC'
+                     + (f' (SHA-256 {source.sha256[:12]})' if source.sha256 else ''))
+    return lines
+
+
+def _size(manifest: Manifest) -> int:
+    return sum(entry.size for entry in manifest.files.values())
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    status = 0
+    for path in arguments.databases:
+        try:
+            manifest = operations.verify(path, Bars())
+        except SemanomError as error:
+            print(f'semanom db: {error}', file=sys.stderr)
+            status = 2
+        else:
+            print(f'{path}: version {manifest.version}, {len(manifest.files)} files, {_size(manifest) / 1e6:.1f} MB: '
+                  'as they were written')
+    return status
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    before = _manifest(arguments.output)
+    parameters = _parameters(arguments, arguments.output if before else arguments.databases[0])
+    _done(before, operations.merge(arguments.output, arguments.databases, calibrate=_calibrator(parameters),
+                                   progress=Bars()))
+
+
+def _remove(arguments: argparse.Namespace) -> None:
+    before = read_manifest(arguments.database)
+    parameters = _parameters(arguments, arguments.database)
+    _done(before, operations.remove(arguments.database, arguments.sources, calibrate=_calibrator(parameters),
+                                    progress=Bars()))
+
+
+def _compact(arguments: argparse.Namespace) -> None:
+    before = read_manifest(arguments.database)
+    size = arguments.size
+    if arguments.share is not None:
+        size = max(1, round(arguments.share * before.vectors))
+    if not arguments.distance and size is None:
+        raise ParameterError('semanom db compact: found nothing to go by, expected --distance, --size or --share')
+    parameters = _parameters(arguments, arguments.database)
+    _done(before, operations.compact(
+        arguments.database, distance=arguments.distance, size=size,
+        position_weight=_position_weight(arguments, parameters), calibrate=_calibrator(parameters), progress=Bars()))
+
+
+def _calibrate(arguments: argparse.Namespace) -> None:
+    for path in arguments.databases:
+        before = read_manifest(path)
+        _done(before, operations.calibrate(path, _calibrator(_parameters(arguments, path)), Bars()))
+
+
+def _index(arguments: argparse.Namespace) -> None:
+    before = read_manifest(arguments.database)
+    parameters = _parameters(arguments, arguments.database)
+    settings = IndexSettings(arguments.factory, arguments.nprobe, _position_weight(arguments, parameters),
+                             bool(parameters['standardize']))
+    _done(before, operations.build_index(arguments.database, settings, calibrate=_calibrator(parameters),
+                                         progress=Bars()))
+
+
+def _revert(arguments: argparse.Namespace) -> None:
+    manifest = operations.revert(arguments.database)
+    print(f'{arguments.database}: version {manifest.version}, {manifest.vectors:,} vectors, {manifest.change}')
+
+
+def _done(before: Manifest | None, database: NominalDatabase) -> None:
+    manifest = database.manifest
+    was = f' (before: {before.vectors:,})' if before else ''
+    calibrated = 'calibrated' if manifest.calibrated else 'not calibrated: it keeps no frames aside'
+    print(f'{database.path}: version {manifest.version}, {manifest.vectors:,} vectors{was}, '
+          f'{_size(manifest) / 1e6:.1f} MB, {calibrated}')
+    database.close()
+
+
+def _manifest(path: Path) -> Manifest | None:
+    return read_manifest(path) if (path / 'manifest.json').exists() else None
+
+
+def _parameters(arguments: argparse.Namespace, path: Path) -> Mapping[str, Any]:
+    """What the calibration is for: as given, else as it was before."""
+    if arguments.config or arguments.settings:
+        return parameters_of(arguments, METHOD)
+    database = NominalDatabase(path, read_manifest(path))
+    stored = calibration.stored_parameters(database.calibration)
+    database.close()
+    return resolve(stored, METHOD)
+
+
+def _position_weight(arguments: argparse.Namespace, parameters: Mapping[str, Any]) -> float:
+    given = arguments.position_weight
+    return float(parameters['position_weight']) if given is None else given
+
+
+def _calibrator(parameters: Mapping[str, Any]) -> Calibrate:
+    def calibrate(database: NominalDatabase) -> Mapping[str, Any]:
+        device = resolve_device(parameters['device'])
+        view = database.view(device=device, **calibration.view_settings(parameters))
+        return calibration.calibrate(view, parameters)
+    return calibrate
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'found {text}, expected at least 1')
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f'found {text}, expected more than 0 and at most 1')
+    return value
+
+
+def _distance(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float('inf'):
+        raise argparse.ArgumentTypeError(f'found {text}, expected a number that is not negative')
+    return value

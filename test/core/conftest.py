@@ -1,0 +1,99 @@
+"""A small random encoder, a street that never changes, and databases made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from semanom_ros.core.calibration import calibrate, view_settings
+from semanom_ros.core.database import DatabaseDescription, DatabaseWriter, FrameRecord, NominalDatabase
+from semanom_ros.core.embedding import Embedder
+from semanom_ros.core.encoders.base import TextAlignedEncoder
+from semanom_ros.core.frames import Frame
+from semanom_ros.core.pipeline import Pipeline
+from semanom_ros.core.segmenters import load_segmenter
+from semanom_ros.parameters import METHOD, Value, resolve
+
+
+class RandomEncoder(TextAlignedEncoder):
+    """Random filters over 8 x 8 patches; texts are embedded as seeded noise, patches project as they are."""
+
+    name, weights, weights_sha256, settings = 'random-patches', 'random:0', '0' * 64, {}  # noqa: RUF012
+    input_size, grid_size, dimension = (96, 128), (12, 16), 32
+    device, dtype = torch.device('cpu'), torch.float32
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self._filters = torch.randn(self.dimension, 3, 8, 8, generator=generator)
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        responses = F.conv2d(images - 0.5, self._filters, stride=8).permute(0, 2, 3, 1)
+        return F.normalize(responses + 0.1, dim=-1)
+
+    def encode_text(self, texts: list[str]) -> torch.Tensor:
+        return F.normalize(torch.stack([
+            torch.randn(self.dimension, generator=torch.Generator().manual_seed(sum(text.encode()))) for text in texts]), dim=1)
+
+    def project_to_text(self, embeddings: torch.Tensor) -> torch.Tensor:
+        return F.normalize(embeddings, dim=1)
+
+
+class World:
+    """A street, a camera that sees it, and nominal databases of it."""
+
+    height, width = 120, 160
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.encoder = RandomEncoder()
+
+    def street(self, seed: int) -> np.ndarray:
+        """(H, W, 3) uint8: always the same blurred pattern under other noise."""
+        pattern = np.random.default_rng(0).integers(30, 220, (9, 12, 3)).astype(np.uint8)
+        noise = np.random.default_rng(seed + 1).normal(0, 5, (self.height, self.width, 3))
+        smooth = cv2.resize(pattern, (self.width, self.height), interpolation=cv2.INTER_CUBIC)
+        return np.clip(smooth + noise, 0, 255).astype(np.uint8)
+
+    def with_thing(self, image: np.ndarray, x: int, y: int, size: int = 32) -> np.ndarray:
+        """A checkered square that no street has."""
+        result = image.copy()
+        squares = np.indices((size, size)).sum(axis=0) // 4 % 2
+        result[y:y + size, x:x + size] = np.where(squares[..., None] > 0, [255, 0, 255], [0, 255, 0])
+        return result
+
+    def parameters(self, **given: Value) -> dict[str, Value]:
+        return resolve({'false_alarm_rate': 0.05, **given}, METHOD)
+
+    def embedder(self, settings: dict[str, Value]) -> Embedder:
+        segmenter = load_segmenter(settings, self.encoder.device) if settings['variant'] == 'instance' else None
+        return Embedder(self.encoder, segmenter)
+
+    def database(self, name: str = 'database', recorded: int = 30, held_out: int = 40,
+                 settings: dict[str, Value] | None = None,
+                 picture: Callable[[int], np.ndarray] | None = None) -> NominalDatabase:
+        """Records pictures, one a second, the held-out ones last."""
+        settings = settings or self.parameters()
+        embedder = self.embedder(settings)
+        writer = DatabaseWriter.begin(
+            self.folder / name, DatabaseDescription.of(self.encoder, embedder.preprocessor.sha256, embedder.variant))
+        for i in range(recorded + held_out):
+            queries = embedder.queries(embedder.embed([Frame((picture or self.street)(i), i * 10**9)])[0])
+            record = FrameRecord('drive', 'f' * 64, '/camera', i * 10**9, (self.height, self.width), held_out=i >= recorded)
+            writer.add(record, queries.vectors, queries.boxes, queries.positions, self.street(i)[::2, ::2])
+        return writer.commit(lambda database: calibrate(database.view(**view_settings(settings)), settings))
+
+    def pipeline(self, settings: dict[str, Value] | None = None, **database: Any) -> Pipeline:
+        settings = settings or self.parameters()
+        return Pipeline.load(settings, self.database(settings=settings, **database).path, self.embedder(settings))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
