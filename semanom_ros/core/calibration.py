@@ -35,6 +35,7 @@ REGION_QUERIES = 20_000  # nominal embeddings that region statistics are gathere
 STRETCH_SECONDS = 5.0  # of a recorded frame's own drive that it is not compared with: neighbours in time look alike
 DEVIATION_FLOOR = 0.2  # of the whole image's deviation; so nothing is infinitely surprising where all was constant
 TAIL_SHARE = 0.25  # share of the highest held-out scores that the tail is extrapolated from
+SMALLEST_LEVEL = 1e-6  # where held-out frames equal recorded ones: a frozen picture, a parked simulator
 UNCALIBRATED_SCALE = 1.0  # cosine distance 1: no likeness to anything nominal
 
 
@@ -143,12 +144,12 @@ class Calibration:
                                         f'threshold is the cosine distance {UNCALIBRATED_SCALE:g}; record more')
         allowed = int(np.floor(false_alarm_rate * (n + 1) + 1e-9)) - 1  # held-out scores that may lie at or above
         if allowed >= 0:
-            return float(self.frame_scores[n - 1 - allowed]), ''
+            return max(float(self.frame_scores[n - 1 - allowed]), SMALLEST_LEVEL), ''
         tail = max(2, int(np.ceil(TAIL_SHARE * n)))
         start = float(self.frame_scores[max(n - tail - 1, 0)])
         excess = float(self.frame_scores[max(n - tail, 0):].mean()) - start
         level = start + excess * float(np.log(min(tail, n) / (n * false_alarm_rate)))
-        return max(level, float(self.frame_scores[-1])), (
+        return max(level, float(self.frame_scores[-1]), SMALLEST_LEVEL), (
             f'threshold extrapolated: {n} held-out nominal frames carry no false alarm rate below {1 / (n + 1):.2g}, '
             f'asked is {false_alarm_rate:g}; record longer drives or ask for a higher rate')
 
