@@ -33,8 +33,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     def recalibrates(one: argparse.ArgumentParser) -> None:
         add_parameter_options(one)
-        one.epilog = ('The calibration is made anew from the frames that the database keeps aside, for the parameters '
-                      'that it was made for before, unless --config or --set is given.')
+        one.epilog = ('Distances are measured, and the calibration is made anew from the frames kept aside, '
+                      'with the parameters of the calibration before, unless --config or --set is given.')
 
     info = action('info', _info, 'say what databases hold and where it came from')
     info.add_argument('databases', metavar='DIR', nargs='+', type=Path, help='nominal database')
@@ -63,8 +63,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     size = compact.add_mutually_exclusive_group()
     size.add_argument('--size', metavar='N', type=_count, help='then keep at most N vectors, as a greedy coreset')
     size.add_argument('--share', metavar='S', type=_share, help='then keep this share of the vectors, likewise')
-    compact.add_argument('--position-weight', metavar='W', type=_distance,
-                         help='weight of the image position in these distances; default: that of the calibration')
     recalibrates(compact)
 
     calibrate = action('calibrate', _calibrate, 'make thresholds anew from the frames that databases keep aside')
@@ -77,8 +75,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
                        help='FAISS factory string of an inverted file (default IVF4096,SQfp16); Flat: exact search')
     index.add_argument('--nprobe', metavar='N', type=_count, default=8,
                        help='inverted lists that a search visits (default 8)')
-    index.add_argument('--position-weight', metavar='W', type=_distance,
-                       help='weight of the image position that it is for; default: that of the calibration')
     recalibrates(index)
 
     revert = action('revert', _revert, 'go back to the version before the last change')
@@ -104,7 +100,7 @@ def _describe(path: Path, manifest: Manifest) -> list[str]:
     made, index = manifest.description, manifest.index
     how = 'exact' if index is None else (
         f'{index.factory}, nprobe {index.nprobe}, position_weight {index.position_weight:g}, '
-        f'over {index.vectors:,} vectors')
+        f'standardize {str(index.standardize).lower()}, over {index.vectors:,} vectors')
     settings = ', '.join(f'{name} {value}' for name, value in made.settings.items())
     lines = [
         f'{path}: version {manifest.version}, {manifest.created}, semanom_ros {manifest.package_version}: '
@@ -170,7 +166,7 @@ def _compact(arguments: argparse.Namespace) -> None:
     parameters = _parameters(arguments, arguments.database)
     _done(before, operations.compact(
         arguments.database, distance=arguments.distance, size=size,
-        position_weight=_position_weight(arguments, parameters), calibrate=_calibrator(parameters), progress=Bars()))
+        **calibration.view_settings(parameters), calibrate=_calibrator(parameters), progress=Bars()))
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:
@@ -182,8 +178,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
 def _index(arguments: argparse.Namespace) -> None:
     before = read_manifest(arguments.database)
     parameters = _parameters(arguments, arguments.database)
-    settings = IndexSettings(arguments.factory, arguments.nprobe, _position_weight(arguments, parameters),
-                             bool(parameters['standardize']))
+    settings = IndexSettings(arguments.factory, arguments.nprobe, **calibration.view_settings(parameters))
     _done(before, operations.build_index(arguments.database, settings, calibrate=_calibrator(parameters),
                                          progress=Bars()))
 
@@ -214,11 +209,6 @@ def _parameters(arguments: argparse.Namespace, path: Path) -> Mapping[str, Any]:
     stored = calibration.stored_parameters(database.calibration)
     database.close()
     return resolve(stored, METHOD)
-
-
-def _position_weight(arguments: argparse.Namespace, parameters: Mapping[str, Any]) -> float:
-    given = arguments.position_weight
-    return float(parameters['position_weight']) if given is None else given
 
 
 def _calibrator(parameters: Mapping[str, Any]) -> Calibrate:

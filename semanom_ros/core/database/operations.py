@@ -119,24 +119,28 @@ def remove(path: Path, sources: Sequence[str], *, calibrate: Calibrate | None = 
     with _changing(path) as transaction:
         current = _current(transaction)
 
-        def matches(source: str, sha256: str) -> bool:
-            return any(fnmatch(source, wanted) or Path(source).name == wanted.rstrip('/')
-                       or (len(wanted) >= 8 and sha256.startswith(wanted)) for wanted in sources)
-
+        unwanted = set()
         for wanted in sources:
-            if not any(matches(source.path, source.sha256) for source in current.sources):
+            found = {(source.path, source.sha256) for source in current.sources
+                     if fnmatch(source.path, wanted) or Path(source.path).name == wanted.rstrip('/')
+                     or (len(wanted) >= 8 and source.sha256.startswith(wanted))}
+            if not found:
                 raise DatabaseError(f'{path}: source: found none that is {wanted}, expected one of '
                                     f'{", ".join(source.path for source in current.sources)}')
+            unwanted |= found
         entries: list[PartEntry] = []
         for number, entry in enumerate(current.parts):
             part = Part(path / entry.name, current.description.dimension)
             records = [part.record(index, False) for index in range(len(part.frames))]
-            stays = np.array([not matches(record.source, record.source_sha256) for record in records], bool)
+            stays = np.array([(record.source, record.source_sha256) not in unwanted for record in records], bool)
             if stays.all():
                 entries.append(entry)
             elif stays.any():
                 entries += _rewrite(transaction, part, entry, transaction.folder / f'{entry.kind}-{number}', stays)
             part.close()
+        if not sum(entry.vectors for entry in entries if entry.kind != HELD_OUT):
+            raise DatabaseError(f'{path}: source: found all of its vectors in {", ".join(sources)}, expected some to '
+                                'be left; name fewer, or delete the folder')
         change = f'removed {", ".join(sources)}'
         return publish(transaction, current.description, entries, change, calibrate=calibrate, progress=progress)
 

@@ -42,6 +42,7 @@ from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.errors import DatabaseError
 
 STAGING, JOURNAL = 'staging', 'journal'
+OWN = rf'lock|v\d{{6}}|{MANIFEST}\.new'  # what an interrupted first recording may leave
 
 
 class Transaction:
@@ -63,7 +64,7 @@ class Transaction:
         self.root = Path(root)
         try:
             if self.root.exists() and not (self.root / MANIFEST).exists() and not (self.root / STAGING).exists():
-                strange = sorted(p.name for p in self.root.iterdir() if not re.fullmatch(r'lock|v\d{6}', p.name))
+                strange = sorted(p.name for p in self.root.iterdir() if not re.fullmatch(OWN, p.name))
                 if strange:
                     raise DatabaseError(f'{self.root}: found {strange[0]} in it, expected a nominal database or an '
                                         'empty folder; give another one')
@@ -213,6 +214,8 @@ class Transaction:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is not None and not (self.folder / MANIFEST).exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
         self.close()
         if isinstance(error, OSError):
             raise self.not_written(error) from error

@@ -1,0 +1,245 @@
+"""Whenever a writer is killed, readers see a whole version, and the next writer loses nothing and doubles nothing.
+
+Writers run in forked processes that end by SIGKILL: at every single change of a file in
+turn (by Python's audit events), and at random moments.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from semanom_ros.core.database import DatabaseWriter, FrameRecord, NominalAddition, NominalDatabase, operations
+from semanom_ros.core.database.database import read_manifest
+from semanom_ros.errors import DatabaseError
+
+CHANGES = {'os.rename', 'os.remove', 'os.mkdir', 'os.rmdir', 'os.truncate'}  # audit events, beside open for writing
+fork = multiprocessing.get_context('fork')
+
+
+def run(work: Callable[[], object], kill_at: int | None = None, kill_after: float | None = None) -> bool:
+    """Runs `work` in a forked process; kills it at the n-th change of a file, or after so many seconds.
+
+    Returns whether it came to its end.
+    """
+
+    def child() -> None:
+        if kill_at is not None:
+            count = 0
+
+            def watch(event: str, arguments: tuple) -> None:
+                nonlocal count
+                if event in CHANGES or (event == 'open' and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+                    if count == kill_at:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    count += 1
+
+            sys.addaudithook(watch)
+        work()
+        os._exit(0)  # not pytest's own end
+
+    process = fork.Process(target=child)
+    process.start()
+    process.join(kill_after)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    assert process.exitcode in (0, -signal.SIGKILL), 'the writer failed'
+    return process.exitcode == 0
+
+
+def kill_everywhere(work: Callable[[Path], object], start: Path | None, folder: Path,
+                    check: Callable[[Path], None]) -> int:
+    """Kills `work` on copies of a database at its first, second, ... change of a file until it comes to its end."""
+    for n in range(1000):
+        path = folder / f'killed at {n}'
+        if start:
+            shutil.copytree(start, path)
+        ended = run(lambda path=path: work(path), kill_at=n)
+        check(path)
+        shutil.rmtree(path, ignore_errors=True)
+        if ended:
+            return n
+    raise AssertionError('it never ends')
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """What a killed process wrote the kernel keeps; only a power cut, which cannot be tried here, needs fsync."""
+    monkeypatch.setattr(os, 'fsync', lambda descriptor: None)
+
+
+@pytest.fixture
+def recording(description, drive) -> Callable[..., None]:
+    """Records a drive, as the recorder does: what is there already is passed over."""
+
+    def work(path: Path, bag: str = 'a', count: int = 5, append: bool = False) -> None:
+        with DatabaseWriter.begin(path, description, append=append) as writer:
+            for frame in drive(bag, count, vectors=3):
+                if not writer.has(*frame[0].key):
+                    writer.add(*frame)
+            writer.commit(lambda database: {'frames': np.array(len(database.held_out()))})
+
+    return work
+
+
+def test_a_first_recording_killed_at_every_change_of_a_file(tmp_path, recording, content_of):
+    recording(tmp_path / 'whole')
+    expected = content_of(NominalDatabase.open(tmp_path / 'whole'))
+
+    def check(path: Path) -> None:
+        if not (path / 'manifest.json').exists():
+            with pytest.raises(DatabaseError, match=r'found no folder|unfinished recording|json: missing'):
+                NominalDatabase.open(path)
+            recording(path)
+        database = NominalDatabase.open(path)
+        assert content_of(database) == expected
+        assert database.manifest.version == 1
+        assert database.calibration['frames'] == 1
+        assert not (path / 'staging').exists()
+
+    assert kill_everywhere(recording, None, tmp_path, check) > 20
+
+
+def test_appending_killed_at_every_change_of_a_file(tmp_path, recording, content_of):
+    recording(tmp_path / 'first')
+    recording(tmp_path / 'both')
+    recording(tmp_path / 'both', 'b', append=True)
+    before, after = (content_of(NominalDatabase.open(tmp_path / name)) for name in ('first', 'both'))
+
+    def check(path: Path) -> None:
+        database = NominalDatabase.open(path)  # never anything but a whole version
+        assert content_of(database) == (before if database.manifest.version == 1 else after)
+        recording(path, 'b', append=True)
+        database = NominalDatabase.open(path)
+        assert content_of(database) == after
+        assert database.manifest.version == 2
+
+    assert kill_everywhere(lambda path: recording(path, 'b', append=True), tmp_path / 'first', tmp_path, check) > 20
+
+
+def accept(path: Path) -> int:
+    frame = FrameRecord('/drives/later', 'e' * 64, '/camera', 77, (480, 640))
+    vectors = np.eye(16, dtype=np.float32)[:2]
+    return NominalDatabase.open(path).accept([NominalAddition(frame, vectors, np.ones((2, 4)), np.zeros((2, 2)))])
+
+
+def compact(path: Path) -> None:
+    operations.compact(path, size=5)
+
+
+@pytest.mark.parametrize(('change', 'vectors'), [(accept, 12 + 12 + 2 + 2), (compact, 5 + 2)])
+def test_a_change_killed_at_every_change_of_a_file(tmp_path, recording, content_of, change, vectors):
+    start = tmp_path / 'start'
+    recording(start)
+    recording(start, 'b', append=True)
+    accept(start)
+    before = content_of(NominalDatabase.open(start))
+
+    def check(path: Path) -> None:
+        database = NominalDatabase.open(path)
+        if database.manifest.version == 3:
+            assert content_of(database) == before
+            if change is accept and (path / 'v000004' / 'manifest.json').exists():
+                # decided: the next writer completes it, so version 3, which is loaded, is no longer the current one
+                with pytest.raises(DatabaseError, match=r'version: found 4, expected 3 \(loaded\); load it anew'):
+                    change(path)
+            else:
+                change(path)
+        database = NominalDatabase.open(path)
+        assert database.manifest.version in (4, 5)
+        assert database.manifest.vectors == vectors or database.manifest.version == 5
+        folders = {p.name for p in path.iterdir() if p.is_dir()}
+        assert folders <= {f'v{n:06d}' for n in range(1, database.manifest.version + 1)}
+        operations.verify(path)
+
+    assert kill_everywhere(change, start, tmp_path, check) > 15
+
+
+def test_a_recording_killed_at_random_moments_until_it_is_done(tmp_path, recording, content_of):
+    recording(tmp_path / 'whole', count=60)
+    chance = random.Random(0)
+    path, killed = tmp_path / 'killed', 0
+    while not run(lambda: recording(path, count=60), kill_after=chance.uniform(0.001, 0.06 * (1 + killed / 20))):
+        killed += 1
+        if (path / 'manifest.json').exists():
+            break
+    assert killed > 2
+    database = NominalDatabase.open(path)
+    assert content_of(database) == content_of(NominalDatabase.open(tmp_path / 'whole'))
+
+
+def test_an_interrupted_recording_waits_while_others_change_the_database(tmp_path, recording, content_of, description,
+                                                                         drive):
+    path = tmp_path / 'database'
+    recording(path)
+    with DatabaseWriter.begin(path, description, append=True) as writer:
+        for frame in list(drive('b', 5, vectors=3))[:3]:
+            writer.add(*frame)
+    accept(path)
+    recording(path, 'b', append=True)
+    database = NominalDatabase.open(path)
+    assert database.manifest.version == 3
+    assert [source.path for source in database.manifest.sources] == [
+        '/drives/a', 'reviewed:/drives/later', '/drives/b']
+    recording(tmp_path / 'whole')
+    recording(tmp_path / 'whole', 'b', append=True)
+    assert content_of(NominalDatabase.open(tmp_path / 'whole')).items() <= content_of(database).items()
+
+
+def test_readers_beside_a_writer_see_whole_versions_only(tmp_path, recording):
+    path = tmp_path / 'database'
+    recording(path)
+
+    def write() -> None:
+        for n in range(12):
+            recording(path, f'bag {n}', append=True)
+            if n % 4 == 3:
+                operations.compact(path, distance=1e-9)
+                operations.remove(path, [f'bag {n}'])
+
+    process = fork.Process(target=write)
+    process.start()
+    versions = []
+    while process.is_alive():
+        database = NominalDatabase.open(path)
+        manifest = database.manifest
+        assert sum(len(frame.vectors) for frame in database.frames()) == manifest.vectors
+        vectors = database.frames()[-1].vectors
+        assert database.search(vectors)[0].max() < 1e-5
+        database.example(manifest.vectors - 1, 0.0)
+        versions.append(manifest.version)
+    process.join()
+    assert process.exitcode == 0
+    assert versions == sorted(versions)
+    assert len(set(versions)) > 3, 'the reader hardly ran'
+    assert read_manifest(path).version == 1 + 12 + 3 * 2
+
+
+def test_a_killed_writer_gives_the_lock_back(tmp_path, description, drive):
+    reading, writing = os.pipe()
+
+    def hold() -> None:
+        writer = DatabaseWriter.begin(tmp_path / 'database', description)
+        writer.add(*next(drive('a', 1)))
+        os.write(writing, b'.')
+        signal.pause()
+
+    process = fork.Process(target=hold)
+    process.start()
+    os.read(reading, 1)
+    with pytest.raises(DatabaseError, match=rf'found a writer at work \(process {process.pid}\)'):
+        DatabaseWriter.begin(tmp_path / 'database', description)
+    process.kill()
+    process.join()
+    with DatabaseWriter.begin(tmp_path / 'database', description) as writer:
+        assert writer.frames == 1

@@ -1,0 +1,170 @@
+"""`semanom db ...`: exit status and what is printed."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from semanom_ros import cli
+from semanom_ros.core.calibration import calibrate, stored_parameters, view_settings
+from semanom_ros.core.database import NominalAddition, NominalDatabase
+from semanom_ros.parameters import METHOD, resolve
+
+
+@pytest.fixture
+def semanom(capsys):
+    """Runs `semanom db` and returns its status, output and error lines."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        status = cli.main(['db', *map(str, arguments)])
+        captured = capsys.readouterr()
+        assert 'Traceback' not in captured.err
+        return status, captured.out.strip(), captured.err.strip()
+
+    return run
+
+
+@pytest.fixture
+def databases(tmp_path, record):
+    """Two of them, calibrated for position_weight 0.5."""
+    parameters = resolve({'position_weight': 0.5, 'neighbours': 2}, METHOD)
+
+    def calibrated(database):
+        return calibrate(database.view(**view_settings(parameters)), parameters)
+
+    for name, bags in (('a', {'a': 12, 'b': 8}), ('b', {'c': 9})):
+        record(tmp_path / name, bags, calibrate=calibrated)
+    return tmp_path / 'a', tmp_path / 'b'
+
+
+def test_info(semanom, databases):
+    a, b = databases
+    status, out, err = semanom('info', a, b)
+    assert (status, err) == (0, '')
+    assert f'{a}: version 1, ' in out
+    assert '90 of 16 dimensions, from 15 frames' in out
+    assert 'calibrated   yes' in out
+    assert 'timm:small, weights random:0 (SHA-256 aaaaaaaaaaaa)' in out
+    assert '/drives/b /camera: 6 frames and 2 held out, 1970-01-01 00:00:00 to 1970-01-01 00:00:07 UTC' in out
+    status, out, _ = semanom('info', '--json', a, b)
+    assert status == 0
+    one, other = json.loads(out)
+    assert one['path'] == str(a)
+    assert one['vectors'] == 90
+    assert other['sources'][0]['path'] == '/drives/c'
+
+
+def test_verify(semanom, databases):
+    a, b = databases
+    status, out, _ = semanom('verify', a, b)
+    assert status == 0
+    assert len(out.splitlines()) == 2
+    file = a / 'v000001' / 'recorded' / 'vectors.npy'
+    changed = bytearray(file.read_bytes())
+    changed[999] ^= 16
+    file.write_bytes(changed)
+    status, out, err = semanom('verify', a, b)
+    assert status == 2
+    assert out.startswith(f'{b}: version 1')
+    assert len(err.splitlines()) == 1
+    assert f'{file}: found SHA-256' in err
+
+
+def test_merge_keeps_what_the_calibration_was_for(semanom, databases, tmp_path):
+    a, b = databases
+    status, out, err = semanom('merge', a, b, '--output', tmp_path / 'all')
+    assert (status, err) == (0, '')
+    assert 'version 1, 132 vectors, ' in out
+    assert out.endswith('calibrated')
+    merged = NominalDatabase.open(tmp_path / 'all')
+    assert merged.manifest.vectors == 132
+    parameters = stored_parameters(merged.calibration)
+    assert parameters['position_weight'] == 0.5
+    assert parameters['neighbours'] == 2
+    view = merged.view(**view_settings(parameters))
+    for name, array in calibrate(view, resolve(parameters, METHOD)).items():
+        np.testing.assert_array_equal(merged.calibration[name], array)
+    status, out, _ = semanom('merge', b, '--output', a)
+    assert status == 0
+    assert 'version 2, 132 vectors (before: 90)' in out
+
+
+def test_remove(semanom, databases):
+    a, _ = databases
+    status, _, err = semanom('remove', a, '--source', 'nothing')
+    assert status == 2
+    assert err == f'semanom db: {a}: source: found none that is nothing, expected one of /drives/a, /drives/b'
+    status, out, _ = semanom('remove', a, '--source', 'b')
+    assert status == 0
+    assert f'{a}: version 2, 54 vectors (before: 90), ' in out
+    assert NominalDatabase.open(a).manifest.calibrated
+
+
+def test_compact(semanom, databases):
+    a, b = databases
+    assert semanom('compact', a)[0] == 2
+    status, out, _ = semanom('compact', a, '--share', '0.5')
+    assert status == 0
+    assert 'version 2, 45 vectors (before: 90)' in out
+    assert semanom('compact', b, '--distance', '0.5', '--size', '20')[0] == 0
+    assert NominalDatabase.open(b).manifest.vectors <= 20
+
+
+def test_calibrate_for_other_parameters(semanom, databases):
+    a, _ = databases
+    assert semanom('calibrate', a, '--set', 'position_weight=0.1')[0] == 0
+    database = NominalDatabase.open(a)
+    assert database.manifest.version == 2
+    assert stored_parameters(database.calibration)['position_weight'] == 0.1
+    status, _, err = semanom('calibrate', a, '--set', 'position_weight=-1')
+    assert status == 2
+    assert 'position_weight' in err
+
+
+def test_index_and_revert(semanom, databases, unit_vectors):
+    a, _ = databases
+    status, _, err = semanom('index', a)
+    assert status == 2
+    assert 'found 4096 inverted lists' in err
+    assert semanom('index', a, '--factory', 'IVF4,SQfp16', '--nprobe', '4')[0] == 0
+    assert 'IVF4,SQfp16, nprobe 4, position_weight 0.5, standardize true, over 90 vectors' in semanom('info', a)[1]
+    NominalDatabase.open(a, position_weight=0.5, standardize=True).accept([NominalAddition(
+        NominalDatabase.open(a).frames()[0].record, unit_vectors(1, 5), np.zeros((1, 4)), np.zeros((1, 2)))])
+    status, out, _ = semanom('revert', a)
+    assert status == 0
+    assert out.startswith(f'{a}: version 4, 90 vectors, as version 2: index IVF4,SQfp16')
+
+
+def test_reviewed_frames_can_be_taken_out(semanom, databases, unit_vectors):
+    a, _ = databases
+    NominalDatabase.open(a).accept([NominalAddition(
+        NominalDatabase.open(a).frames()[0].record, unit_vectors(1, 5), np.zeros((1, 4)), np.zeros((1, 2)))])
+    assert 'reviewed:/drives/a' in semanom('info', a)[1]
+    assert semanom('remove', a, '--source', 'reviewed:*')[0] == 0
+    assert NominalDatabase.open(a).manifest.vectors == 90
+
+
+@pytest.mark.parametrize('arguments', [
+    ['info', 'nowhere'], ['verify', 'nowhere'], ['merge', 'nowhere', '--output', 'all'], ['calibrate', 'nowhere'],
+    ['remove', 'nowhere', '--source', 'a'], ['compact', 'nowhere', '--size', '9'], ['index', 'nowhere'],
+    ['revert', 'nowhere']])
+def test_no_database_is_one_line_and_leaves_nothing(semanom, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = semanom(*arguments)
+    assert (status, out) == (2, '')
+    assert err == 'semanom db: nowhere: found no folder, expected a nominal database; make one with semanom record'
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('arguments', [
+    [], ['nonsense'], ['info'], ['merge', 'a'], ['remove', 'a'], ['compact', 'a', '--size', '0'],
+    ['compact', 'a', '--share', '1.5'], ['compact', 'a', '--distance', '-1'], ['index', 'a', '--nprobe', 'x'],
+    ['compact', 'a', '--size', '3', '--share', '0.5']])
+def test_bad_usage_is_one_line(capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(['db', *arguments])
+    assert caught.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1

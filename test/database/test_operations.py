@@ -1,0 +1,351 @@
+"""Merge, remove, compact, accept, revert: what is in the database afterwards, and that versions are kept."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from semanom_ros.core.database import DatabaseWriter, FrameRecord, NominalAddition, NominalDatabase, operations
+from semanom_ros.core.database.database import read_manifest
+from semanom_ros.core.database.manifest import Manifest
+from semanom_ros.core.database.operations import IndexSettings
+from semanom_ros.core.database.reduction import coreset, distinct
+from semanom_ros.errors import DatabaseError
+
+
+def counted(database):
+    return {'held_out': np.array(len(database.held_out())), 'vectors': np.array(len(database))}
+
+
+# -- merge
+
+
+def test_merging_takes_every_frame_once(tmp_path, record, content_of, unit_vectors):
+    a, b = record(tmp_path / 'a', {'a': 9, 'b': 5}), record(tmp_path / 'b', {'b': 8, 'c': 4})
+    merged = operations.merge(tmp_path / 'all', [tmp_path / 'a', tmp_path / 'b'], calibrate=counted)
+    assert content_of(merged) == {**content_of(a), **content_of(b)}
+    assert merged.manifest.version == 1
+    assert merged.calibration['held_out'] == 2 + 2 + 1
+    assert [source.path for source in merged.manifest.sources] == ['/drives/a', '/drives/b', '/drives/c']
+    queries = unit_vectors(20, 0)
+    best = np.minimum(a.search(queries)[0], b.search(queries)[0])
+    np.testing.assert_allclose(merged.search(queries)[0], best, atol=1e-6)
+    operations.verify(tmp_path / 'all')
+    # the databases that it was taken from are their own
+    for file in (tmp_path / 'a').rglob('*.npy'):
+        assert file.stat().st_nlink == 1
+
+
+def test_merging_into_a_database_makes_a_version_of_it(tmp_path, record, content_of):
+    a = record(tmp_path / 'a', {'a': 9})
+    b = record(tmp_path / 'b', {'b': 5})
+    merged = operations.merge(tmp_path / 'a', [tmp_path / 'b'])
+    assert merged.manifest.version == 2
+    assert content_of(merged) == {**content_of(a), **content_of(b)}
+    assert operations.merge(tmp_path / 'a', [tmp_path / 'b']).manifest.version == 2  # nothing new
+
+
+def test_what_does_not_fit_is_not_merged(tmp_path, record, description):
+    from dataclasses import replace
+    record(tmp_path / 'a', {'a': 4})
+    with DatabaseWriter.begin(tmp_path / 'b', replace(description, variant='instance')) as writer:
+        writer.add(FrameRecord('/bag', '', '/camera', 0, (4, 4)), np.eye(16), np.zeros((16, 4)), np.zeros((16, 2)))
+        writer.commit()
+    with pytest.raises(DatabaseError, match=r'/b: variant: found instance, expected grid as in /.*/a;'):
+        operations.merge(tmp_path / 'all', [tmp_path / 'a', tmp_path / 'b'])
+    assert not (tmp_path / 'all' / 'manifest.json').exists()
+    with pytest.raises(DatabaseError, match='found no folder'):
+        operations.merge(tmp_path / 'all', [tmp_path / 'nowhere'])
+    with pytest.raises(DatabaseError, match='found it among the databases to merge'):
+        operations.merge(tmp_path / 'a', [tmp_path / 'a'])
+    file = next((tmp_path / 'a').rglob('vectors.npy'))
+    file.write_bytes(file.read_bytes()[:-1] + b'!')
+    with pytest.raises(DatabaseError, match='found SHA-256'):
+        operations.merge(tmp_path / 'all', [tmp_path / 'a'])
+
+
+# -- remove
+
+
+@pytest.mark.parametrize('name', ['/drives/b', 'b', 'b/', 'b' * 12, '/drives/[b]'])
+def test_removing_a_recording(tmp_path, record, content_of, name):
+    record(tmp_path / 'database', {'a': 9, 'b': 5})
+    record(tmp_path / 'database', {'c': 4}, append=True)
+    removed = operations.remove(tmp_path / 'database', [name], calibrate=counted)
+    without = record(tmp_path / 'without', {'a': 9, 'c': 4})
+    assert content_of(removed) == content_of(without)
+    assert removed.manifest.version == 3
+    assert removed.calibration['vectors'] == len(without)
+    np.testing.assert_allclose(removed.statistics.mean, without.statistics.mean, atol=1e-12)
+    example = removed.example(len(removed) - 1, 0.0)
+    assert example.source == '/drives/c'
+    assert example.thumbnail is not None
+    assert 'v000002/recorded' in {part.name for part in removed.manifest.parts}, 'a part without it was written again'
+    operations.verify(tmp_path / 'database')
+
+
+def test_removing_what_is_not_there_or_everything(tmp_path, record):
+    record(tmp_path / 'database', {'a': 4})
+    with pytest.raises(DatabaseError, match=r'source: found none that is b, expected one of /drives/a'):
+        operations.remove(tmp_path / 'database', ['a', 'b'])
+    with pytest.raises(DatabaseError, match='found all of its vectors in a, expected some to be left'):
+        operations.remove(tmp_path / 'database', ['a'])
+    assert NominalDatabase.open(tmp_path / 'database').manifest.version == 1
+    assert not (tmp_path / 'database' / 'v000002').exists()
+    record(tmp_path / 'database', {'b': 4}, append=True)
+    assert operations.remove(tmp_path / 'database', ['a']).manifest.version == 3
+
+
+def test_a_removed_recording_can_be_recorded_again(tmp_path, record, content_of):
+    before = content_of(record(tmp_path / 'database', {'a': 9, 'b': 5}))
+    operations.remove(tmp_path / 'database', ['b'])
+    assert content_of(record(tmp_path / 'database', {'b': 5}, append=True)) == before
+
+
+# -- compact
+
+
+def greedy(points, size):
+    """Farthest-first traversal as its definition says, from the first point."""
+    chosen = [0]
+    distance = np.square(points - points[0]).sum(axis=1) / 2
+    while len(chosen) < size:
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.square(points - points[chosen[-1]]).sum(axis=1) / 2)
+    return sorted(chosen), distance.max()
+
+
+@pytest.mark.parametrize(('count', 'size'), [(500, 40), (5000, 300), (50, 50), (9, 1)])
+def test_a_coreset_is_that_of_the_plain_algorithm(unit_vectors, count, size):
+    points = unit_vectors(count, 0, 8)
+    expected, radius = greedy(points.astype(np.float64), size)
+    found = coreset(points, size)
+    assert len(set(found.tolist())) == size
+    assert found.tolist() == expected
+    if size < count:
+        covered = (1 - points.astype(np.float64) @ points[found].T).min(axis=1).max()
+        assert covered == pytest.approx(radius, abs=1e-6)
+
+
+def test_a_coreset_of_points_that_are_all_the_same():
+    assert len(set(coreset(np.ones((30, 4), np.float32), 7).tolist())) == 7
+
+
+def test_distinct_points_are_apart_and_cover_the_rest(unit_vectors):
+    points = unit_vectors(5000, 1, 4)
+    found = distinct(points, 0.02)
+    assert 10 < len(found) < 2500
+    kept = points[found].astype(np.float64)
+    apart = 1 - kept @ kept.T
+    np.fill_diagonal(apart, np.inf)
+    assert apart.min() > 0.02 - 1e-6
+    assert (1 - points.astype(np.float64) @ kept.T).min(axis=1).max() <= 0.02 + 1e-6
+    assert found[0] == 0
+    assert (np.diff(found) > 0).all()
+
+
+def test_compacting_bounds_what_distances_change(tmp_path, record, unit_vectors):
+    before = record(tmp_path / 'database', {'a': 40, 'b': 30})
+    record(tmp_path / 'database', {'c': 12}, append=True)
+    before = NominalDatabase.open(tmp_path / 'database')
+    # queries near to nominal vectors, as runtime frames have them
+    frames = np.concatenate([frame.vectors for frame in before.frames()])
+    queries = frames + 0.1 * unit_vectors(len(frames), 9)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    was, _ = before.search(queries)
+    after = operations.compact(tmp_path / 'database', distance=0.4, calibrate=counted)
+    assert len(after) < 0.8 * len(before)
+    now, _ = after.search(queries)
+    assert (now >= was - 1e-6).all()
+    assert (np.sqrt(2 * now) <= np.sqrt(2 * was) + np.sqrt(2 * 0.4) + 1e-4).all()
+    assert after.calibration['vectors'] == len(after)
+    assert after.manifest.held_out_vectors == before.manifest.held_out_vectors
+    assert len([part for part in after.manifest.parts if part.kind == 'recorded']) == 1
+
+
+def test_what_is_left_after_compacting_is_as_it_was(tmp_path, record, drive):
+    before = record(tmp_path / 'database', {'a': 20, 'b': 9})
+    after = operations.compact(tmp_path / 'database', size=30)
+    assert len(after) == 30
+    frames = {frame.record: frame for frame in before.frames()}
+    assert [frame.record for frame in after.frames()] == list(frames)
+    for frame in after.frames():
+        was = frames[frame.record]
+        rows = [int(np.flatnonzero((was.vectors == vector).all(axis=1))[0]) for vector in frame.vectors]
+        assert rows == sorted(rows)
+        np.testing.assert_array_equal(frame.boxes, was.boxes[rows])
+        np.testing.assert_array_equal(frame.positions, was.positions[rows])
+    for index in range(30):
+        assert after.example(index, 0.0).thumbnail is not None
+    # the space that standardization makes stays that of the drive
+    np.testing.assert_array_equal(after.statistics.mean, before.statistics.mean)
+    np.testing.assert_array_equal(after.statistics.scale, before.statistics.scale)
+    # frames of which nothing is left stay known
+    assert min(len(frame.vectors) for frame in after.frames()) == 0
+    assert record(tmp_path / 'database', {'a': 20, 'b': 9}, append=True).manifest.version == 2
+
+
+def test_compacting_with_positions_keeps_equal_vectors_at_different_places(tmp_path, description):
+    vectors = np.repeat(np.eye(16, dtype=np.float32)[:1], 4, axis=0)
+    positions = np.array([[0.1, 0.1], [0.1, 0.1], [0.9, 0.1], [0.1, 0.9]], np.float32)
+    for name, weight, left in (('without', 0.0, 1), ('with', 1.0, 3)):
+        with DatabaseWriter.begin(tmp_path / name, description) as writer:
+            writer.add(FrameRecord('/bag', '', '/camera', 0, (4, 4)), vectors, np.zeros((4, 4)), positions)
+            writer.commit()
+        assert len(operations.compact(tmp_path / name, distance=0.1, position_weight=weight)) == left
+
+
+# -- accept
+
+
+def addition(vectors, stamp=0, **changes):
+    fields = dict(source='/drives/later', source_sha256='e' * 64, topic='/camera', stamp_ns=stamp, image_size=(48, 64))
+    picture = np.full((6, 8, 3), 90, np.uint8)
+    return NominalAddition(FrameRecord(**{**fields, **changes}), vectors, np.full((len(vectors), 4), 7, np.int32),
+                           np.full((len(vectors), 2), 0.5, np.float32), picture)
+
+
+def test_what_was_accepted_is_found(tmp_path, record, unit_vectors, content_of):
+    path = tmp_path / 'database'
+    record(path, {'a': 9, 'b': 5}, calibrate=counted)
+    database = NominalDatabase.open(path, standardize=True, position_weight=0.2)
+    odd, place = unit_vectors(3, 77), np.full((3, 2), 0.5, np.float32)
+    queries, places = unit_vectors(30, 5), np.random.default_rng(0).random((30, 2), dtype=np.float32)
+    before, indices = database.search(queries, 1, places)
+    statistics = database.statistics
+    assert database.search(odd, 1, place)[0].min() > 0.01
+    assert database.accept([addition(odd[:2], 1), addition(odd[2:], 2, topic='/other')]) == 2
+    for opened in (database, NominalDatabase.open(path, standardize=True, position_weight=0.2)):
+        assert opened.search(odd, 1, place)[0].max() < 1e-6
+        example = opened.example(int(opened.search(odd, 1, place)[1][2, 0]), 0.0)
+        assert (example.source, example.topic, example.stamp_ns) == ('reviewed:/drives/later', '/other', 2)
+        assert example.box == (7, 7, 7, 7)
+        assert example.thumbnail is not None
+        assert opened.manifest.version == 2
+        assert opened.manifest.calibrated
+        assert opened.calibration['vectors'] == 66  # as it was
+        # the space has not moved, and indices are what they were
+        np.testing.assert_array_equal(opened.statistics.mean, statistics.mean)
+        after, same = opened.search(queries, 1, places)
+        unchanged = after == before
+        assert unchanged.any()
+        assert (after <= before).all()
+        np.testing.assert_array_equal(same[unchanged], indices[unchanged])
+    assert content_of(NominalDatabase(path, Manifest.read(path / 'v000001' / 'manifest.json')))
+
+
+def test_accepting_again_and_again_stays_small(tmp_path, record, unit_vectors):
+    path = tmp_path / 'database'
+    database = record(path, {'a': 9})
+    recorded = {file: file.stat().st_mtime_ns for file in (path / 'v000001').rglob('*.npy')}
+    for number in range(5):
+        database.accept([addition(unit_vectors(2, 100 + number), number)])
+    assert [part.kind for part in database.manifest.parts] == ['recorded', 'held_out', 'reviewed']
+    for number in range(5):
+        distances, indices = database.search(unit_vectors(2, 100 + number))
+        assert distances.max() < 1e-6
+        assert indices[:, 0].tolist() == [42 + 2 * number, 43 + 2 * number]
+        assert database.example(int(indices[1, 0]), 0.0).stamp_ns == number
+    assert {file: file.stat().st_mtime_ns for file in recorded} == recorded
+    folders = {folder.name for folder in path.iterdir() if folder.is_dir()}
+    assert folders == {'v000001', 'v000005', 'v000006'}
+    record(path, {'b': 5}, append=True)
+    reopened = NominalDatabase.open(path)
+    assert reopened.search(unit_vectors(2, 104))[1][:, 0].tolist() == [50, 51]
+    assert operations.remove(path, ['reviewed:*']).manifest.vectors == 42 + 24
+
+
+def test_accepting_into_a_database_that_has_moved_on(tmp_path, record, unit_vectors, description):
+    path = tmp_path / 'database'
+    old = record(path, {'a': 9})
+    record(path, {'b': 5}, append=True)
+    with pytest.raises(DatabaseError, match=r'version: found 2, expected 1 \(loaded\); load it anew'):
+        old.accept([addition(unit_vectors(1, 0))])
+    new = NominalDatabase.open(path)
+    with DatabaseWriter.begin(path, description, append=True), \
+            pytest.raises(DatabaseError, match='found a writer at work'):
+        new.accept([addition(unit_vectors(1, 0))])
+    assert new.accept([addition(unit_vectors(1, 0))]) == 3
+
+
+def test_accepting_beside_an_approximate_index(tmp_path, record, unit_vectors):
+    path = tmp_path / 'database'
+    record(path, {'a': 40})
+    operations.build_index(path, IndexSettings('IVF4,SQ8', nprobe=1))
+    database = NominalDatabase.open(path)
+    for number in range(3):
+        odd = unit_vectors(2, 100 + number)
+        database.accept([addition(odd, number)])
+        assert database.search(odd)[0].max() < 1e-6
+    assert database.manifest.index is not None
+    assert database.manifest.index.file == 'v000002/index.faiss'
+    operations.verify(path)
+    # what rewrites vectors builds the index anew
+    compacted = operations.compact(path, size=100)
+    assert compacted.manifest.index is not None
+    assert compacted.manifest.index.vectors == 106
+    assert compacted.search(unit_vectors(2, 102))[0].max() < 0.01
+    exact = operations.build_index(path, IndexSettings('Flat'))
+    assert exact.manifest.index is None
+
+
+def test_searches_go_on_while_frames_are_accepted(tmp_path, record, unit_vectors):
+    database = record(tmp_path / 'database', {'a': 20})
+    queries, faults, done = unit_vectors(10, 0), [], threading.Event()
+
+    def search():
+        while not done.is_set():
+            distances, indices = database.search(queries, 2)
+            if not np.isfinite(distances).all():
+                faults.append(distances)
+            for index in indices[:, 0]:
+                database.example(int(index), 0.0)
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    for number in range(10):
+        database.accept([addition(unit_vectors(4, 200 + number), number)])
+    done.set()
+    thread.join()
+    assert not faults
+    assert database.manifest.version == 11
+
+
+# -- versions
+
+
+def test_going_back(tmp_path, record, unit_vectors, content_of):
+    path = tmp_path / 'database'
+    first = content_of(record(path, {'a': 9}, calibrate=counted))
+    with pytest.raises(DatabaseError, match='found no version before 1'):
+        operations.revert(path)
+    NominalDatabase.open(path).accept([addition(unit_vectors(2, 0))])
+    manifest = operations.revert(path)
+    assert manifest.version == 3
+    database = NominalDatabase.open(path)
+    assert content_of(database) == first
+    assert database.calibration['vectors'] == 42
+    assert operations.revert(path).vectors == 44  # and forth
+    operations.verify(path)
+
+
+def test_old_versions_go(tmp_path, record):
+    path = tmp_path / 'database'
+    record(path, {'a': 9})
+    for number in range(4):
+        operations.calibrate(path, lambda database, number=number: {'number': np.array(number)})
+    names = {file.relative_to(path).as_posix() for file in path.rglob('*') if file.is_file()}
+    assert names == {*read_manifest(path).files, 'manifest.json', 'lock', 'v000005/manifest.json',
+                     'v000004/manifest.json', 'v000004/calibration.npz'}
+    assert NominalDatabase.open(path).calibration['number'] == 3
+
+
+def test_a_change_is_dated(tmp_path, record):
+    before = time.time()
+    manifest = record(tmp_path / 'database', {'a': 9}).manifest
+    from datetime import datetime
+    assert before - 2 <= datetime.fromisoformat(manifest.created).timestamp() <= time.time() + 1
+    assert manifest.change == 'recorded 7 frames, 2 held out'

@@ -1,0 +1,265 @@
+"""Distances, positions, standardization, exclusion: against NumPy in double precision."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from semanom_ros.core.database import DatabaseDescription, DatabaseWriter, FrameRecord, NominalDatabase, operations
+from semanom_ros.core.database.index import NearestNeighbours, Space, faiss
+from semanom_ros.core.database.operations import IndexSettings
+from semanom_ros.core.database.storage import Statistics
+from semanom_ros.errors import DatabaseError
+
+
+def reference(queries, vectors, k, query_places=None, places=None, weight=0.0, standardize=False):
+    """Distances (M, k) by the definition."""
+    queries, vectors = queries.astype(np.float64), vectors.astype(np.float64)
+    if standardize:
+        mean, deviation = vectors.mean(axis=0), vectors.std(axis=0)
+        queries, vectors = (queries - mean) / deviation, (vectors - mean) / deviation
+        queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    distances = 1 - queries @ vectors.T
+    if weight:
+        distances = distances + weight * np.square(query_places[:, None] - places[None]).sum(axis=2)
+    return np.sort(distances, axis=1)[:, :k]
+
+
+def all_of(database):
+    frames = list(database.frames())
+    return np.concatenate([f.vectors for f in frames]), np.concatenate([f.positions for f in frames])
+
+
+@pytest.mark.parametrize('standardize', [False, True])
+@pytest.mark.parametrize('weight', [0.0, 0.3, 10.0])
+@pytest.mark.parametrize('k', [1, 5])
+def test_distances_are_those_of_the_definition(tmp_path, record, unit_vectors, k, weight, standardize):
+    record(tmp_path / 'database', {'a': 20, 'b': 9})
+    record(tmp_path / 'database', {'c': 8}, append=True)
+    database = NominalDatabase.open(tmp_path / 'database', position_weight=weight, standardize=standardize)
+    vectors, places = all_of(database)
+    queries = np.concatenate([unit_vectors(40, 1), vectors[:3]])
+    query_places = np.random.default_rng(2).random((43, 2), dtype=np.float32)
+    query_places[40:] = places[:3]
+    distances, indices = database.search(queries, k, query_places)
+    expected = reference(queries, vectors, k, query_places, places, weight, standardize)
+    assert distances.dtype == np.float32
+    assert indices.dtype == np.int64
+    np.testing.assert_allclose(distances, expected, atol=1e-4)
+    assert indices[40:, 0].tolist() == [0, 1, 2]
+    assert (np.diff(distances, axis=1) >= 0).all()
+    # the index belongs to the distance
+    for row, (found, index) in enumerate(zip(distances[:, -1], indices[:, -1], strict=True)):
+        if not standardize:
+            term = weight * np.square(query_places[row] - places[index]).sum()
+            assert found == pytest.approx(1 - queries[row] @ vectors[index] + term, abs=1e-4)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_sizes_pieces_and_exclusions(unit_vectors, data):
+    dimension = data.draw(st.integers(2, 40))
+    sizes = data.draw(st.lists(st.integers(0, 60), min_size=1, max_size=4).filter(any))
+    vectors = unit_vectors(sum(sizes), data.draw(st.integers(0, 99)), dimension)
+    queries = unit_vectors(data.draw(st.integers(1, 30)), 1234, dimension)
+    first = data.draw(st.integers(0, len(vectors)))
+    end = data.draw(st.integers(first, len(vectors)))
+    k = data.draw(st.integers(1, len(vectors)))
+    pieces = np.split(vectors, np.cumsum(sizes)[:-1])
+    found, indices = NearestNeighbours(pieces).search(torch.from_numpy(queries), k, (first, end))
+    left = np.concatenate([vectors[:first], vectors[end:]])
+    expected = np.full((len(queries), k), np.inf)
+    expected[:, :len(left)] = reference(queries, left, k)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert ((indices >= 0) == np.isfinite(expected)).all()
+    assert not ((indices >= first) & (indices < end)).any()
+    own = np.take_along_axis(1 - queries.astype(np.float64) @ vectors.T, np.maximum(indices, 0), 1)
+    np.testing.assert_allclose(found[indices >= 0], own[indices >= 0], atol=1e-4)
+
+
+def test_dimensions_that_do_not_vary_stay_finite(unit_vectors):
+    vectors = unit_vectors(50, 0)
+    vectors[:, 3] = 0.25
+    space = Space(statistics=Statistics.over(vectors))
+    odd = vectors.copy()
+    odd[:, 3] = 0.3
+    embedded = space.embed(odd, None).numpy()
+    assert np.isfinite(embedded).all()
+    np.testing.assert_allclose(np.linalg.norm(embedded, axis=1), 1, atol=1e-5)
+    # a small change of one dimension among many is a small distance
+    assert (1 - (embedded * space.embed(vectors, None).numpy()).sum(axis=1)).max() < 0.01
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=5).filter(any))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_statistics_of_pieces_add_up(unit_vectors, sizes):
+    vectors = unit_vectors(sum(sizes), 3)
+    total = Statistics.over(vectors[:0])
+    for piece in np.split(vectors, np.cumsum(sizes)[:-1]):
+        total = total + Statistics.over(piece)
+    assert total.count == len(vectors)
+    np.testing.assert_allclose(total.mean, vectors.astype(np.float64).mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(total.squares, vectors.astype(np.float64).var(axis=0) * len(vectors), atol=1e-12)
+
+
+def test_torch_and_numpy_queries_agree(tmp_path, record, unit_vectors):
+    database = record(tmp_path / 'database', {'a': 10})
+    queries = unit_vectors(9, 5)
+    expected = database.search(queries, 2)
+    read_only = queries.copy()
+    read_only.flags.writeable = False
+    for given_as in (torch.from_numpy(queries), torch.from_numpy(queries).double(), read_only, queries[::-1][::-1],
+                     torch.from_numpy(queries).requires_grad_()):
+        found = database.search(given_as, 2)
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_array_equal(found[1], expected[1])
+
+
+def test_a_frame_is_at_distance_zero_from_itself(tmp_path, record):
+    database = record(tmp_path / 'database', {'a': 10})
+    for number, frame in enumerate(database.frames()):
+        distances, indices = database.search(frame.vectors)
+        assert distances.max() < 1e-6
+        assert (database.frame_indices(indices[:, 0]) == number).all()
+
+
+def test_what_cannot_be_answered_is_refused(tmp_path, record, unit_vectors):
+    database = record(tmp_path / 'database', {'a': 3})  # 18 vectors
+    assert len(database) == 18
+    assert database.search(unit_vectors(2, 0), 18)[0].shape == (2, 18)
+    with pytest.raises(DatabaseError, match=r'neighbours: found 19, expected 1 to 18'):
+        database.search(unit_vectors(2, 0), 19)
+    with pytest.raises(ValueError, match='shape'):
+        database.search(unit_vectors(2, 0, 8))
+    with pytest.raises(ValueError, match='positions'):
+        database.view(position_weight=1.0).search(unit_vectors(2, 0))
+
+
+def test_no_queries_and_queries_that_are_not_finite(tmp_path, record, unit_vectors):
+    database = record(tmp_path / 'database', {'a': 10})
+    distances, indices = database.search(unit_vectors(0, 0), 3)
+    assert distances.shape == indices.shape == (0, 3)
+    queries = unit_vectors(30, 0)
+    queries[7] = np.nan
+    distances, indices = database.search(queries, 2)
+    assert np.isinf(distances[7]).all()
+    assert (indices[7] == -1).all()
+    assert np.isfinite(np.delete(distances, 7, axis=0)).all()
+
+
+def test_frames_can_be_passed_over(tmp_path, record):
+    database = record(tmp_path / 'database', {'a': 20, 'b': 20})
+    vectors, _ = all_of(database)
+    frame = database.frames()[4]
+    first, end = database.neighbourhood(4, 2.0)
+    times = [f.record.stamp_ns / 1e9 for f in database.frames()[first:end]]
+    assert times[0] == pytest.approx(frame.record.stamp_ns / 1e9 - 2, abs=1)
+    assert min(times) >= frame.record.stamp_ns / 1e9 - 2
+    assert max(times) <= frame.record.stamp_ns / 1e9 + 2
+    distances, indices = database.search_excluding(frame.vectors, 3, (first, end))
+    left = np.concatenate([vectors[:6 * first], vectors[6 * end:]])
+    np.testing.assert_allclose(distances, reference(frame.vectors, left, 3), atol=1e-4)
+    found = database.frame_indices(indices)
+    assert not ((found >= first) & (found < end)).any()
+    everything, none = database.search_excluding(frame.vectors, 3, (0, len(database.frames())))
+    assert np.isinf(everything).all()
+    assert (none == -1).all()
+
+
+def test_a_neighbourhood_ends_at_the_recording(tmp_path, record):
+    database = record(tmp_path / 'database', {'a': 4, 'b': 4})  # three frames each to compare with
+    assert database.neighbourhood(2, 100.0) == (0, 3)
+    assert database.neighbourhood(3, 100.0) == (3, 6)
+    assert database.neighbourhood(1, 0.5) == (1, 2)
+
+
+@pytest.mark.parametrize('factory', ['IVF4,Flat', 'IVF4,SQfp16', 'IVF4,SQ8'])
+def test_an_approximate_index_and_what_came_after_it(tmp_path, record, unit_vectors, factory):
+    path = tmp_path / 'database'
+    record(path, {'a': 40, 'b': 20})
+    operations.build_index(path, IndexSettings(factory, nprobe=4))
+    record(path, {'c': 8}, append=True)  # beside the index, exactly
+    database = NominalDatabase.open(path)
+    assert database.manifest.index is not None
+    assert database.manifest.index.vectors == 45 * 6
+    vectors, _ = all_of(database)
+    queries = np.concatenate([unit_vectors(20, 5), vectors[-2:]])
+    distances, indices = database.search(queries, 3)
+    np.testing.assert_allclose(distances, reference(queries, vectors, 3), atol=2e-2 if factory.endswith('8') else 1e-3)
+    assert indices[-2:, 0].tolist() == [len(vectors) - 2, len(vectors) - 1]
+    excluded, others = database.search_excluding(queries, 3, (2, 48))
+    assert not ((others >= 12) & (others < 288)).any()
+    left = np.concatenate([vectors[:12], vectors[288:]])
+    np.testing.assert_allclose(excluded, reference(queries, left, 3), atol=2e-2 if factory.endswith('8') else 1e-3)
+
+
+def test_an_index_for_other_settings_is_not_used(tmp_path, record, unit_vectors, caplog):
+    path = tmp_path / 'database'
+    record(path, {'a': 40})
+    operations.build_index(path, IndexSettings('IVF4,SQ8', nprobe=1, position_weight=0.5))
+    places = np.random.default_rng(0).random((20, 2), dtype=np.float32)
+    queries = unit_vectors(20, 5)
+    with caplog.at_level(logging.WARNING):
+        exact = NominalDatabase.open(path, position_weight=0.2)
+    assert 'built for position_weight 0.5' in caplog.text
+    vectors, own = all_of(exact)
+    np.testing.assert_allclose(exact.search(queries, 1, places)[0],
+                               reference(queries, vectors, 1, places, own, 0.2), atol=1e-4)
+    caplog.clear()
+    approximate = NominalDatabase.open(path, position_weight=0.5)
+    assert not caplog.text
+    found, _ = approximate.search(queries, 1, places)
+    expected = reference(queries, vectors, 1, places, own, 0.5)
+    assert (found > expected - 2e-2).all()
+    assert found.max() > expected.max() or np.abs(found - expected).max() > 1e-4  # it is the index that answers
+
+
+def test_indices_that_cannot_be_built(tmp_path, record):
+    path = tmp_path / 'database'
+    record(path, {'a': 4})
+    for factory, message in (('nonsense', 'expected a FAISS factory string'), ('HNSW16', 'expected an inverted file'),
+                             ('IVF64,Flat', 'expected at most 18')):
+        with pytest.raises(DatabaseError, match=message):
+            operations.build_index(path, IndexSettings(factory))
+    assert NominalDatabase.open(path).manifest.version == 1
+
+
+@pytest.mark.skipif(faiss.get_num_gpus() == 0, reason='FAISS sees no GPU')
+@pytest.mark.parametrize('weight', [0.0, 0.3])
+@pytest.mark.parametrize('standardize', [False, True])
+def test_the_gpu_finds_the_same_distances(tmp_path, record, unit_vectors, weight, standardize):
+    record(tmp_path / 'database', {'a': 40})
+    options = {'position_weight': weight, 'standardize': standardize}
+    cpu = NominalDatabase.open(tmp_path / 'database', **options)
+    gpu = NominalDatabase.open(tmp_path / 'database', device='cuda', **options)
+    queries, places = unit_vectors(50, 1), np.random.default_rng(0).random((50, 2), dtype=np.float32)
+    for search in (lambda d: d.search(queries, 3, places), lambda d: d.search_excluding(queries, 3, (3, 9), places),
+                   lambda d: d.search(torch.from_numpy(queries).cuda(), 1, torch.from_numpy(places).cuda())):
+        np.testing.assert_allclose(search(gpu)[0], search(cpu)[0], atol=1e-4)
+    gpu.close()
+
+
+def test_without_a_gpu_in_faiss_the_cpu_searches(tmp_path, record, unit_vectors, monkeypatch):
+    record(tmp_path / 'database', {'a': 4})
+    monkeypatch.setattr(faiss, 'get_num_gpus', lambda: 0)
+    database = NominalDatabase.open(tmp_path / 'database', device='cuda')
+    assert database.device.type == 'cpu'
+    assert database.search(unit_vectors(2, 0))[0].shape == (2, 1)
+
+
+def test_embeddings_without_length_are_refused(tmp_path: Path, description: DatabaseDescription, unit_vectors):
+    with DatabaseWriter.begin(tmp_path / 'database', description) as writer:
+        for wrong in (np.nan, 0.0, 2.0):
+            vectors = unit_vectors(3, 0)
+            vectors[1] *= wrong
+            with pytest.raises(DatabaseError, match=r'/camera 5: found an embedding of length .*, expected 1'):
+                writer.add(FrameRecord('/bag', '0' * 64, '/camera', 5, (8, 8)), vectors, np.zeros((3, 4), np.int32),
+                           np.zeros((3, 2), np.float32))
+        assert writer.frames == 0

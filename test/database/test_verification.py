@@ -1,0 +1,190 @@
+"""What is wrong with a database is said in one line: what, found, expected, what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from semanom_ros.core.database import DatabaseDescription, NominalDatabase, operations, read_manifest
+from semanom_ros.core.database.manifest import SCHEMA_VERSION, Manifest
+from semanom_ros.errors import DatabaseError
+
+
+@pytest.fixture
+def database(tmp_path, record) -> Path:
+    path = tmp_path / 'database'
+    record(path, {'a': 12, 'b': 5}, calibrate=lambda database: {'scores': np.arange(3.0)}).close()
+    return path
+
+
+def complaint(path: Path, verify: bool = True) -> str:
+    with pytest.raises(DatabaseError) as caught:
+        NominalDatabase.open(path, verify=verify)
+    message = str(caught.value)
+    assert '\n' not in message
+    assert ';' in message, 'what to do is missing'
+    return message
+
+
+def files(path: Path) -> list[Path]:
+    return [path / name for name in read_manifest(path).files]
+
+
+def test_every_file_is_in_the_manifest(database):
+    listed = {*files(database), database / 'manifest.json', database / 'v000001' / 'manifest.json', database / 'lock'}
+    assert {file for file in database.rglob('*') if file.is_file()} == listed
+    assert {file.name for file in files(database)} >= {'vectors.npy', 'boxes.npy', 'positions.npy', 'frames.npy',
+                                                       'thumbnails.bin', 'statistics.npz', 'calibration.npz'}
+
+
+def test_a_flipped_bit_in_any_file(database):
+    for file in [file for file in files(database) if file.stat().st_size]:
+        original = file.read_bytes()
+        for place in (0, len(original) // 2, len(original) - 1):
+            changed = bytearray(original)
+            changed[place] ^= 1 << (place % 8)
+            file.write_bytes(changed)
+            message = complaint(database)
+            assert f'{file}: found SHA-256 ' in message
+            assert 'expected ' in message
+        file.write_bytes(original)
+    NominalDatabase.open(database)
+
+
+def test_a_flipped_bit_anywhere_in_the_manifest(database):
+    file = database / 'manifest.json'
+    original = file.read_bytes()
+    for place in range(0, len(original), 97):
+        changed = bytearray(original)
+        changed[place] ^= 1 << (place % 8)
+        file.write_bytes(changed)
+        assert str(file) in complaint(database)
+
+
+def test_a_file_that_is_missing_or_cut(database):
+    for file in files(database):
+        original = file.read_bytes()
+        file.unlink()
+        message = complaint(database)
+        assert f'{file}: missing, expected {len(original)} bytes' in message
+        if original:
+            file.write_bytes(original[:-1])
+            assert f'{file}: found {len(original) - 1} bytes, expected {len(original)}' in complaint(database)
+        file.write_bytes(original)
+
+
+def test_without_verification_what_cannot_be_read_is_still_said(database):
+    for file in files(database):
+        original = file.read_bytes()
+        if file.name in ('thumbnails.bin',):
+            continue
+        file.unlink()
+        assert str(file.parent) in complaint(database, verify=False)
+        file.write_bytes(b'\x93NUMPY no more')
+        assert str(file.parent) in complaint(database, verify=False)
+        file.write_bytes(original)
+
+
+def test_no_folder_no_database_and_a_recording_that_was_not_finished(tmp_path, description, drive):
+    from semanom_ros.core.database import DatabaseWriter
+    assert 'found no folder, expected a nominal database' in complaint(tmp_path / 'nowhere')
+    (tmp_path / 'pictures').mkdir()
+    (tmp_path / 'pictures' / 'one.png').write_bytes(b'')
+    assert f'{tmp_path / "pictures" / "manifest.json"}: missing' in complaint(tmp_path / 'pictures')
+    with DatabaseWriter.begin(tmp_path / 'half', description) as writer:
+        writer.add(*next(drive('a', 1)))
+    assert 'found an unfinished recording' in complaint(tmp_path / 'half')
+    with pytest.raises(DatabaseError, match=r'pictures: found one.png in it, expected'):
+        DatabaseWriter.begin(tmp_path / 'pictures', description)
+    with pytest.raises(DatabaseError, match='found no folder'):
+        operations.remove(tmp_path / 'nowhere', ['a'])
+    assert not (tmp_path / 'nowhere').exists()
+
+
+def test_a_manifest_that_is_none(database):
+    file = database / 'manifest.json'
+    for content, expected in (('{', 'unreadable'), ('[]', 'not the manifest'), ('{"format": "x"}', 'not the manifest')):
+        file.write_text(content)
+        assert expected in complaint(database)
+
+
+def test_a_newer_schema(database):
+    file = database / 'manifest.json'
+    manifest = dataclasses.replace(Manifest.read(file), schema_version=SCHEMA_VERSION + 1)
+    file.write_text(manifest.dumps())
+    message = complaint(database)
+    assert f'schema_version: found {SCHEMA_VERSION + 1}, expected {SCHEMA_VERSION}' in message
+
+
+def test_an_empty_database_and_counts_that_lie(database):
+    file = database / 'manifest.json'
+    manifest = Manifest.read(file)
+    file.write_text(manifest.replace(vectors=0).dumps())
+    assert 'vectors: found 0, expected at least 1' in complaint(database)
+    file.write_text(manifest.replace(vectors=manifest.vectors + 1).dumps())
+    assert f'found {manifest.vectors} vectors in its parts, expected {manifest.vectors + 1}' in complaint(database)
+
+
+def test_a_manifest_survives_its_file(database):
+    manifest = read_manifest(database)
+    assert json.loads(manifest.dumps())['description']['settings'] == {'layer': '-1'}
+    (database / 'copy.json').write_text(manifest.dumps())
+    assert Manifest.read(database / 'copy.json') == manifest
+    assert manifest.frames == 9 + 4
+    assert manifest.held_out_frames == 3 + 1
+    assert [(source.path, source.frames, source.held_out_frames) for source in manifest.sources] == [
+        ('/drives/a', 9, 3), ('/drives/b', 4, 1)]
+    assert manifest.sources[0].first_stamp_ns == 0
+    assert manifest.sources[0].last_stamp_ns == 11 * 10**9
+    assert manifest.sources[0].topics == ('/camera',)
+
+
+def test_a_database_can_be_copied_and_read_from_a_read_only_folder(database, tmp_path, unit_vectors):
+    copy = tmp_path / 'copy'
+    shutil.copytree(database, copy)
+    for entry in [copy, *copy.rglob('*')]:
+        entry.chmod(0o555 if entry.is_dir() else 0o444)
+    opened = NominalDatabase.open(copy)
+    assert opened.search(unit_vectors(1, 0))[1][0, 0] == NominalDatabase.open(database).search(unit_vectors(1, 0))[1]
+    for entry in [copy, *copy.rglob('*')]:
+        entry.chmod(0o755)
+
+
+def encoder(**changes: object) -> SimpleNamespace:
+    fields = dict(name='timm:small', weights='another label', weights_sha256='a' * 64, settings={'layer': '-1'},
+                  input_size=(64, 96), grid_size=(4, 6), dimension=16, device=torch.device('cpu'), dtype=torch.float32)
+    return SimpleNamespace(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(('changes', 'field', 'found', 'expected'), [
+    ({'name': 'timm:large'}, 'encoder', 'timm:small', 'timm:large'),
+    ({'weights_sha256': 'c' * 64}, 'weights_sha256', 'a' * 64, 'c' * 64),
+    ({'settings': {'layer': '3'}}, 'settings', "{'layer': '-1'}", "{'layer': '3'}"),
+    ({'input_size': (32, 96)}, 'input_size', '[64, 96]', '[32, 96]'),
+    ({'grid_size': (2, 6)}, 'grid_size', '[4, 6]', '[2, 6]'),
+    ({'dimension': 32}, 'dimension', '16', '32'),
+    ({}, 'preprocessing_sha256', 'b' * 64, 'd' * 64),
+    ({}, 'variant', 'grid', 'instance'),
+])
+def test_another_encoder_preprocessing_or_variant_is_refused(database, changes, field, found, expected):
+    opened = NominalDatabase.open(database)
+    preprocessing = 'd' * 64 if field == 'preprocessing_sha256' else 'b' * 64
+    variant = 'instance' if field == 'variant' else 'grid'
+    with pytest.raises(DatabaseError) as caught:
+        opened.check_compatible(encoder(**changes), preprocessing, variant)
+    assert f'{database}: {field}: found {found}, expected {expected} (loaded now); ' in str(caught.value)
+    opened.check_compatible(encoder(), 'b' * 64, 'grid')
+
+
+def test_a_description_is_that_of_the_encoder():
+    made = DatabaseDescription.of(encoder(), 'b' * 64, 'instance')
+    assert made.encoder == 'timm:small'
+    assert made.variant == 'instance'
+    assert made.input_size == (64, 96)
