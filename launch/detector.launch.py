@@ -43,8 +43,8 @@ def generate_launch_description() -> LaunchDescription:
             'camera_names', default_value='',
             description='Name of the camera, or of each: [front,rear]; empty: as in config.'),
         DeclareLaunchArgument(
-            'image_transport', default_value='',
-            description='What the cameras send, raw or compressed; empty: as in config.'),
+            'image_transport', default_value='', choices=['', 'raw', 'compressed'],
+            description='What the cameras send; empty: as in config.'),
         DeclareLaunchArgument(
             'config', default_value=str(SHARE / 'config' / 'detector.yaml'),
             description='ROS parameter file; what it leaves out has its default.'),
@@ -89,15 +89,16 @@ def launch_setup(context: LaunchContext) -> list:
         ros_arguments=['--log-level', argument['log_level']],
         output='screen',
     )
-    # The handlers come first: what they wait for may happen as soon as the node runs.
-    actions = autostart(detector) if argument['autostart'] == 'true' else []
-    actions.append(detector)
-    if argument['rviz'] == 'true':
-        actions.append(rviz(argument, cameras[0], image_topics))
-    return actions
+    full_name = '/'.join(['', *filter(None, argument['namespace'].split('/')), NODE_NAME])
+    actions = []
+    if argument['rviz'] == 'true':  # the first: where RViz is missing, launch gives up and forgets what it has started
+        actions.append(rviz(argument, f'{full_name}/{cameras[0]}', image_topics))
+    if argument['autostart'] == 'true':  # its handlers come before what they wait for
+        actions += autostart(detector, full_name)
+    return [*actions, detector]
 
 
-def autostart(detector: LifecycleNode) -> list:
+def autostart(detector: LifecycleNode, full_name: str) -> list:
     """Configures the detector when it runs, and activates it when that worked."""
 
     def request(transition: int) -> EmitEvent:
@@ -143,7 +144,7 @@ def autostart(detector: LifecycleNode) -> list:
                 entities=[
                     LogInfo(
                         msg='The detector is not configured: its log above says why. Mend that, then: '
-                        f'ros2 lifecycle set {NODE_NAME} configure'
+                        f'ros2 lifecycle set {full_name} configure'
                     )
                 ],
             )
@@ -152,16 +153,15 @@ def autostart(detector: LifecycleNode) -> list:
 
 
 def rviz(argument: dict[str, str], camera: str, image_topics: list[str]) -> Node:
-    """RViz with the first camera; its configuration names the topics of a camera called `camera`."""
-    here = '/'.join(['', *filter(None, argument['namespace'].split('/')), NODE_NAME, camera])
-    outputs = ('overlay', 'anomaly_map', 'mask', 'markers')
-    remappings = [(f'/{NODE_NAME}/camera/{output}', f'{here}/{output}') for output in outputs]
+    """RViz with one camera's outputs, those below `camera`; its configuration names /semanom_detector/camera."""
+    outputs = ('overlay', 'anomaly_map', 'markers')
+    remappings = [(f'/{NODE_NAME}/camera/{output}', f'{camera}/{output}') for output in outputs]
     if image_topics:
         remappings.append(('/camera/image_raw', image_topics[0].removesuffix('/compressed')))
     return Node(
         package='rviz2',
         executable='rviz2',
-        arguments=['--display-config', str(SHARE / 'config' / 'semanom.rviz'), '--fixed-frame', argument['fixed_frame']],
+        arguments=['-d', str(SHARE / 'config' / 'semanom.rviz'), '--fixed-frame', argument['fixed_frame']],
         parameters=[{'use_sim_time': argument['use_sim_time'] == 'true'}],
         remappings=remappings,
     )

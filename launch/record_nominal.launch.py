@@ -33,8 +33,8 @@ def generate_launch_description() -> LaunchDescription:
             'camera_names', default_value='',
             description='Name of the camera, or of each: [front,rear]; empty: as in config.'),
         DeclareLaunchArgument(
-            'image_transport', default_value='',
-            description='What the cameras send, raw or compressed; empty: as in config.'),
+            'image_transport', default_value='', choices=['', 'raw', 'compressed'],
+            description='What the cameras send; empty: as in config.'),
         DeclareLaunchArgument(
             'append', default_value='', choices=['', *BOOLEAN],
             description='Add to the database where it exists already; empty: as in config.'),

@@ -19,7 +19,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.event_handlers import OnStateTransition
 
 from semanom_ros.errors import BagError
-from semanom_ros.ros.bags import COMPRESSED_IMAGE, IMAGE, BagReader
+from semanom_ros.ros.bags import COMPRESSED_IMAGE, BagReader
 from semanom_ros.ros.remapping import words
 
 SHARE = Path(get_package_share_directory('semanom_ros'))
@@ -61,7 +61,12 @@ def generate_launch_description() -> LaunchDescription:
 def launch_setup(context: LaunchContext) -> list:
     argument = context.launch_configurations
     bag = Path(argument['bag']).expanduser()
-    image_topics, transport = cameras_of(bag, words(argument['image_topic']))
+    with BagReader(bag) as reader:
+        image_topics = [reader.image_topic(topic) for topic in words(argument['image_topic']) or ['']]
+        kinds = {reader.topics[topic] for topic in image_topics}
+        clock = [] if '/clock' in reader.topics else ['--clock']
+    if len(kinds) > 1:
+        raise BagError(f'{bag}: found {", ".join(image_topics)} both raw and compressed, expected one kind; choose')
     forwarded = ('database', 'camera_info_topic', 'camera_names', 'config', 'namespace', 'rviz', 'fixed_frame',
                  'log_level')
     detector = IncludeLaunchDescription(
@@ -69,13 +74,13 @@ def launch_setup(context: LaunchContext) -> list:
         launch_arguments={
             **{name: argument[name] for name in forwarded},
             'image_topic': f'[{",".join(image_topics)}]',
-            'image_transport': transport,
+            'image_transport': 'compressed' if kinds == {COMPRESSED_IMAGE} else 'raw',
             'use_sim_time': 'true',
             'autostart': 'true',
         }.items(),
     )
     player = ExecuteProcess(
-        cmd=['ros2', 'bag', 'play', str(bag), '--clock', '--rate', argument['rate']], name='player', output='screen'
+        cmd=['ros2', 'bag', 'play', str(bag), *clock, '--rate', argument['rate']], name='player', output='screen'
     )
     # No frame is played past a detector that still loads.
     play = OnStateTransition(goal_state='active', entities=[player], handle_once=True)
@@ -88,24 +93,3 @@ def launch_setup(context: LaunchContext) -> list:
         RegisterEventHandler(OnProcessExit(target_action=player, on_exit=[end])),
         detector,
     ]
-
-
-def cameras_of(bag: Path, wanted: list[str]) -> tuple[list[str], str]:
-    """Image topics to use and their transport; none are wanted: the only one that the recording has.
-
-    Raises:
-        BagError: the recording is unreadable, lacks a topic, or leaves a choice.
-    """
-    with BagReader(bag) as reader:
-        kinds = {name: kind for name, kind in reader.topics.items() if kind in (IMAGE, COMPRESSED_IMAGE)}
-    found = f'found {", ".join(sorted(kinds)) or "none"}'
-    if not wanted and len(kinds) != 1:
-        raise BagError(f'{bag}: image topics: {found}, expected one; name it: image_topic:=/camera/image_raw')
-    topics = wanted or list(kinds)
-    missing = [topic for topic in topics if topic not in kinds]
-    if missing:
-        raise BagError(f'{bag}: {", ".join(missing)} is no image topic of it; {found}')
-    transports = {'compressed' if kinds[topic] == COMPRESSED_IMAGE else 'raw' for topic in topics}
-    if len(transports) > 1:
-        raise BagError(f'{bag}: {", ".join(topics)} are both raw and compressed, expected one kind; choose')
-    return topics, transports.pop()
