@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from pathlib import Path
 
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from semanom_ros.commands.options import add_parameter_options, parameters_of
+from semanom_ros.commands.progress import Bars
 from semanom_ros.core.recording import folder_size
 from semanom_ros.parameters import METHOD, NODE, RECORDER, resolve
 from semanom_ros.ros.bag_recording import BagRecording, database_path, record_bags
@@ -63,22 +62,3 @@ def summarize(recording: BagRecording, database: Path) -> str:
         if not manifest.calibrated:
             lines.append('not calibrated: there are no thresholds; record a longer drive with held_out_share > 0')
     return '\n'.join(lines)
-
-
-class Bars:
-    """Progress bars on stderr, where that is a terminal."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm | None = None
-
-    def begin(self, what: str, total: int, unit: str) -> None:
-        self._bar = tqdm(desc=what, total=total, unit=unit, unit_scale=unit == 'B', disable=None, file=sys.stderr,
-                         delay=0.5 if unit == 'B' else 0.0)
-
-    def advance(self, amount: int) -> None:
-        assert self._bar is not None
-        self._bar.update(amount)
-
-    def end(self) -> None:
-        assert self._bar is not None
-        self._bar.close()
