@@ -17,7 +17,7 @@ from semanom_ros.commands.options import add_parameter_options, parameters_of
 from semanom_ros.commands.progress import Bars
 from semanom_ros.core import calibration
 from semanom_ros.core.database import Manifest, NominalDatabase, operations, read_manifest
-from semanom_ros.core.database.operations import Calibrate, IndexSettings
+from semanom_ros.core.database.publishing import Calibrate, IndexSettings, suggested_factory
 from semanom_ros.core.device import resolve_device
 from semanom_ros.errors import ParameterError, SemanomError
 from semanom_ros.parameters import METHOD, resolve
@@ -71,8 +71,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     index = action('index', _index, 'give a large database an approximate index for search on the CPU')
     index.add_argument('database', metavar='DIR', type=Path, help='nominal database')
-    index.add_argument('--factory', metavar='STRING', default='IVF4096,SQfp16',
-                       help='FAISS factory string of an inverted file (default IVF4096,SQfp16); Flat: exact search')
+    index.add_argument('--factory', metavar='STRING',
+                       help='FAISS factory string of an inverted file (default: one that suits the number of vectors, '
+                       'such as IVF4096,SQfp16 for a million); Flat: exact search')
     index.add_argument('--nprobe', metavar='N', type=_count, default=8,
                        help='inverted lists that a search visits (default 8)')
     recalibrates(index)
@@ -178,7 +179,8 @@ def _calibrate(arguments: argparse.Namespace) -> None:
 def _index(arguments: argparse.Namespace) -> None:
     before = read_manifest(arguments.database)
     parameters = _parameters(arguments, arguments.database)
-    settings = IndexSettings(arguments.factory, arguments.nprobe, **calibration.view_settings(parameters))
+    factory = arguments.factory or suggested_factory(before.vectors)
+    settings = IndexSettings(factory, arguments.nprobe, **calibration.view_settings(parameters))
     _done(before, operations.build_index(arguments.database, settings, calibrate=_calibrator(parameters),
                                          progress=Bars()))
 

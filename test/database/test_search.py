@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from semanom_ros.core.database import DatabaseDescription, DatabaseWriter, FrameRecord, NominalDatabase, operations
 from semanom_ros.core.database.index import NearestNeighbours, Space, faiss
-from semanom_ros.core.database.operations import IndexSettings
+from semanom_ros.core.database.publishing import IndexSettings, suggested_factory
 from semanom_ros.core.database.storage import Statistics
 from semanom_ros.errors import DatabaseError
 
@@ -208,7 +208,7 @@ def test_an_index_for_other_settings_is_not_used(tmp_path, record, unit_vectors,
     queries = unit_vectors(20, 5)
     with caplog.at_level(logging.WARNING):
         exact = NominalDatabase.open(path, position_weight=0.2)
-    assert 'built for position_weight 0.5' in caplog.text
+    assert 'found an index for position_weight 0.5, standardize False, expected 0.2, False' in caplog.text
     vectors, own = all_of(exact)
     np.testing.assert_allclose(exact.search(queries, 1, places)[0],
                                reference(queries, vectors, 1, places, own, 0.2), atol=1e-4)
@@ -219,6 +219,24 @@ def test_an_index_for_other_settings_is_not_used(tmp_path, record, unit_vectors,
     expected = reference(queries, vectors, 1, places, own, 0.5)
     assert (found > expected - 2e-2).all()
     assert found.max() > expected.max() or np.abs(found - expected).max() > 1e-4  # it is the index that answers
+
+
+def test_a_large_database_without_an_index_is_pointed_out(tmp_path, record, caplog, monkeypatch):
+    from semanom_ros.core.database import database as module
+    record(tmp_path / 'database', {'a': 8})
+    with caplog.at_level(logging.WARNING):
+        NominalDatabase.open(tmp_path / 'database')
+        assert not caplog.text
+        monkeypatch.setattr(module, 'MANY_VECTORS', 36)
+        NominalDatabase.open(tmp_path / 'database')
+        assert 'found 36 vectors and no index' in caplog.text
+
+
+def test_the_index_suggested_suits_the_number_of_vectors():
+    assert suggested_factory(1_000_000) == 'IVF4096,SQfp16'
+    assert suggested_factory(100_000) == 'IVF1024,SQfp16'
+    assert suggested_factory(100) == 'IVF2,SQfp16'
+    assert suggested_factory(1) == 'IVF1,SQfp16'
 
 
 def test_indices_that_cannot_be_built(tmp_path, record):

@@ -41,6 +41,8 @@ from semanom_ros.errors import DatabaseError
 
 logger = logging.getLogger(__name__)
 
+MANY_VECTORS = 300_000  # exact search on a CPU then takes as long as a vision transformer, or longer
+
 
 def read_manifest(path: Path) -> Manifest:
     """The manifest of a database's current version.
@@ -159,7 +161,9 @@ class NominalDatabase:
             try:
                 if verify:
                     verify_files(path, manifest)
-                return cls(path, manifest, device=device, position_weight=position_weight, standardize=standardize)
+                database = cls(path, manifest, device=device, position_weight=position_weight, standardize=standardize)
+                database._warn_of_slow_search()
+                return database
             except DatabaseError:
                 # A writer that published meanwhile may have removed files of the version read here.
                 current = read_manifest(path)
@@ -210,13 +214,9 @@ class NominalDatabase:
 
     def _load_index(self):  # type: ignore[no-untyped-def]
         entry = self.manifest.index
-        if entry is None or self.device.type == 'cuda':  # a GPU searches exactly in less time
-            return None
-        wanted = self._space.position_weight, self._space.standardize
-        if (entry.position_weight, entry.standardize) != wanted:
-            logger.warning('%s: the approximate index was built for position_weight %g, standardize %s, found %g, %s: '
-                           'searching exactly; build it anew with semanom db index', self.path, entry.position_weight,
-                           entry.standardize, *wanted)
+        usable = entry is not None and (entry.position_weight, entry.standardize) == (
+            self._space.position_weight, self._space.standardize)
+        if entry is None or not usable or self.device.type == 'cuda':  # a GPU searches exactly in less time
             return None
         try:
             index = faiss.read_index(str(self.path / entry.file), faiss.IO_FLAG_READ_ONLY)
@@ -227,6 +227,18 @@ class NominalDatabase:
             raise DatabaseError(f'{self.path / entry.file}: found {index.ntotal} vectors, expected {entry.vectors}; '
                                 f'build it anew with semanom db index {self.path}')
         return index
+
+    def _warn_of_slow_search(self) -> None:
+        index = self.manifest.index
+        if self.device.type == 'cuda' or self._index is not None:
+            return
+        if index is not None:
+            logger.warning('%s: found an index for position_weight %g, standardize %s, expected %g, %s: searching '
+                           'exactly; build it anew with semanom db index', self.path, index.position_weight,
+                           index.standardize, self._space.position_weight, self._space.standardize)
+        elif self.manifest.vectors >= MANY_VECTORS:
+            logger.warning('%s: found %d vectors and no index: searching them exactly on the CPU takes longer than the '
+                           'encoder; run semanom db index or semanom db compact', self.path, self.manifest.vectors)
 
     @property
     def statistics(self) -> Statistics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ Calibrate = Callable[[NominalDatabase], Mapping[str, npt.NDArray[Any]]]
 """Makes calibration arrays from a database that is about to be published."""
 
 EXACT = 'Flat'
+TRAINING = 64  # vectors for each inverted list; more took longer and found nothing nearer
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,16 @@ class IndexSettings:
     nprobe: int = 8
     position_weight: float = 0.0
     standardize: bool = False
+
+
+def suggested_factory(vectors: int) -> str:
+    """An inverted file for so many vectors: about 4 sqrt(n) lists, halves of floats in them.
+
+    Of the codes tried, 16-bit floats change the nearest distance least for their size; product
+    quantization changed it too much.
+    """
+    lists = min(2 ** round(math.log2(4 * math.sqrt(vectors))), max(1, vectors // 39))  # 39: FAISS's least for k-means
+    return f'IVF{lists},SQfp16'
 
 
 def publish(transaction: Transaction, description: DatabaseDescription, parts: Iterable[PartEntry], change: str, *,
@@ -98,7 +110,7 @@ def _build_index(transaction: Transaction, manifest: Manifest, settings: IndexSe
     if manifest.vectors < index.nlist:
         raise DatabaseError(f'{transaction.root}: index: found {index.nlist} inverted lists in {settings.factory}, '
                             f'expected at most {manifest.vectors}, the number of vectors; ask for fewer')
-    sample = np.sort(np.random.default_rng(0).permutation(manifest.vectors)[:256 * index.nlist])
+    sample = np.sort(np.random.default_rng(0).permutation(manifest.vectors)[:TRAINING * index.nlist])
     starts = np.cumsum([0] + [len(array) for array in arrays])
     chosen = [array[sample[(sample >= start) & (sample < start + len(array))] - start]
               for array, start in zip(arrays, starts[:-1], strict=True)]
