@@ -186,7 +186,7 @@ def _index(arguments: argparse.Namespace) -> None:
 
 
 def _revert(arguments: argparse.Namespace) -> None:
-    manifest = operations.revert(arguments.database)
+    manifest = operations.revert(arguments.database, Bars())
     print(f'{arguments.database}: version {manifest.version}, {manifest.vectors:,} vectors, {manifest.change}')
 
 

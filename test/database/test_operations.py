@@ -317,6 +317,27 @@ def test_searches_go_on_while_frames_are_accepted(tmp_path, record, unit_vectors
 # -- versions
 
 
+@pytest.mark.parametrize('change', [
+    lambda path: operations.remove(path, ['b']), lambda path: operations.compact(path, size=9),
+    lambda path: operations.calibrate(path, counted), lambda path: operations.merge(path, [path.parent / 'other']),
+    lambda path: operations.build_index(path, IndexSettings('IVF2,Flat')),
+], ids=['remove', 'compact', 'calibrate', 'merge', 'index'])
+def test_a_corrupt_database_is_not_made_to_look_sound(tmp_path, record, change):
+    path = tmp_path / 'database'
+    record(path, {'a': 9, 'b': 5})
+    record(tmp_path / 'other', {'c': 4})
+    file = path / 'v000001' / 'recorded' / 'vectors.npy'
+    changed = bytearray(file.read_bytes())
+    changed[600] ^= 1
+    file.write_bytes(changed)
+    with pytest.raises(DatabaseError, match=r'vectors\.npy: found SHA-256'):
+        change(path)
+    assert read_manifest(path).version == 1
+    record(path, {'b': 8}, append=True)  # leaves it alone, and still says so
+    with pytest.raises(DatabaseError, match=r'vectors\.npy: found SHA-256'):
+        NominalDatabase.open(path)
+
+
 def test_going_back(tmp_path, record, unit_vectors, content_of):
     path = tmp_path / 'database'
     first = content_of(record(path, {'a': 9}, calibrate=counted))
@@ -330,6 +351,20 @@ def test_going_back(tmp_path, record, unit_vectors, content_of):
     assert database.calibration['vectors'] == 42
     assert operations.revert(path).vectors == 44  # and forth
     operations.verify(path)
+
+
+def test_going_back_from_a_corrupt_version(tmp_path, record, content_of):
+    path = tmp_path / 'database'
+    first = content_of(record(path, {'a': 9}))
+    record(path, {'b': 5}, append=True)
+    (path / 'v000002' / 'recorded' / 'boxes.npy').unlink()
+    with pytest.raises(DatabaseError, match=r'boxes\.npy: missing'):
+        operations.verify(path)
+    operations.revert(path)
+    assert content_of(NominalDatabase.open(path)) == first
+    (path / 'v000001' / 'recorded' / 'boxes.npy').unlink()
+    with pytest.raises(DatabaseError, match=r'boxes\.npy: missing'):
+        operations.revert(path)
 
 
 def test_old_versions_go(tmp_path, record):

@@ -55,7 +55,7 @@ def merge(path: Path, others: Sequence[Path], *, calibrate: Calibrate | None = N
     if not others or path.resolve() in {Path(other).resolve() for other in others}:
         raise DatabaseError(f'{path}: found it among the databases to merge, expected other ones; leave it out')
     manifests = [verify(other, progress) for other in others]
-    with _changing(path, must_exist=False) as transaction:
+    with _changing(path, progress, must_exist=False) as transaction:
         current = transaction.current
         description = current.description if current else manifests[0].description
         for other, manifest in zip(others, manifests, strict=True):
@@ -116,7 +116,7 @@ def remove(path: Path, sources: Sequence[str], *, calibrate: Calibrate | None = 
         DatabaseError: nothing matches, or nothing would be left.
     """
     path = Path(path)
-    with _changing(path) as transaction:
+    with _changing(path, progress) as transaction:
         current = _current(transaction)
 
         unwanted = set()
@@ -177,7 +177,7 @@ def compact(path: Path, *, distance: float = 0.0, size: int | None = None, posit
         progress: is told.
     """
     path = Path(path)
-    with _changing(path) as transaction:
+    with _changing(path, progress) as transaction:
         current = _current(transaction)
         database = NominalDatabase(path, current.replace(index=None), position_weight=position_weight,
                                    standardize=standardize)
@@ -216,7 +216,7 @@ def compact(path: Path, *, distance: float = 0.0, size: int | None = None, posit
 
 def calibrate(path: Path, calibrate: Calibrate, progress: Progress = SILENT) -> NominalDatabase:
     """Makes the calibration arrays anew."""
-    with _changing(Path(path)) as transaction:
+    with _changing(Path(path), progress) as transaction:
         current = _current(transaction)
         return publish(transaction, current.description, current.parts, 'calibrated', calibrate=calibrate,
                        progress=progress)
@@ -232,24 +232,26 @@ def build_index(path: Path, settings: IndexSettings, *, calibrate: Calibrate | N
     Raises:
         DatabaseError: not a factory string of an inverted file, or more lists than vectors.
     """
-    with _changing(Path(path)) as transaction:
+    with _changing(Path(path), progress) as transaction:
         current = _current(transaction)
         return publish(transaction, current.description, current.parts, f'index {settings.factory}',
                        calibrate=calibrate, index=settings, progress=progress)
 
 
-def revert(path: Path) -> Manifest:
-    """Makes a new version that is as the one before the current one.
+def revert(path: Path, progress: Progress = SILENT) -> Manifest:
+    """Makes a new version that is as the one before the current one, be that corrupt.
 
     Raises:
-        DatabaseError: there is none.
+        DatabaseError: there is none, or it is corrupt, too.
     """
-    with _changing(Path(path)) as transaction:
+    read_manifest(path)
+    with Transaction(Path(path)) as transaction:
         current = _current(transaction)
         file = transaction.root / f'v{current.version - 1:06d}' / MANIFEST
         if not file.exists():
             raise DatabaseError(f'{path}: found no version before {current.version}, expected one to go back to')
         before = Manifest.read(file)
+        verify_files(transaction.root, before, progress)
         manifest = before.replace(
             version=transaction.number, change=f'as version {before.version}: {before.change}',
             created=datetime.now(timezone.utc).isoformat(timespec='seconds'), package_version=__version__)
@@ -257,10 +259,18 @@ def revert(path: Path) -> Manifest:
         return manifest
 
 
-def _changing(path: Path, must_exist: bool = True) -> Transaction:
+def _changing(path: Path, progress: Progress, must_exist: bool = True) -> Transaction:
+    """The right to change a database whose files are sound: a copy of a corrupt one would pass for sound afterwards."""
     if must_exist:
         read_manifest(path)  # a path with a slip of the pen must not become a folder
-    return Transaction(path)
+    transaction = Transaction(path)
+    try:
+        if transaction.current is not None:
+            verify_files(path, transaction.current, progress)
+    except BaseException:
+        transaction.close()
+        raise
+    return transaction
 
 
 def _current(transaction: Transaction) -> Manifest:

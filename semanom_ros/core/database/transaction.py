@@ -24,6 +24,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -195,7 +196,8 @@ class Transaction:
         kept = {MANIFEST, *manifest.files, f'v{manifest.version:06d}/{MANIFEST}'}
         previous = self.root / f'v{manifest.version - 1:06d}' / MANIFEST
         if previous.exists():
-            kept |= {self.relative(previous), *Manifest.read(previous).files}
+            with suppress(DatabaseError):  # one that cannot be read cannot be gone back to
+                kept |= {self.relative(previous), *Manifest.read(previous).files}
         for folder in self.root.glob('v[0-9][0-9][0-9][0-9][0-9][0-9]'):
             for path in sorted(folder.rglob('*'), reverse=True):
                 if path.is_dir():
