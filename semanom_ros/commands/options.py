@@ -19,13 +19,11 @@ def add_parameter_options(parser: argparse.ArgumentParser) -> None:
                         help='one parameter, over the file\'s; may be given several times')
 
 
-def parameters_of(arguments: argparse.Namespace, *groups: str) -> dict[str, Value]:
-    """The parameters of the groups that the options give, the defaults for the rest.
-
-    The file may hold parameters of all nodes; a name that no node has is an error.
+def given_parameters(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The parameters that the options give, unchecked.
 
     Raises:
-        ParameterError: the file is unreadable, or a name or value is bad.
+        ParameterError: the file is unreadable, or a setting is none.
     """
     given: dict[str, Any] = read_yaml(arguments.config) if arguments.config else {}
     for setting in arguments.settings:
@@ -36,6 +34,17 @@ def parameters_of(arguments: argparse.Namespace, *groups: str) -> dict[str, Valu
             given[name.strip()] = yaml.safe_load(value) if value.strip() else ''
         except yaml.YAMLError as error:
             raise ParameterError(f'--set {setting}: the value is no YAML ({str(error).splitlines()[0]})') from error
-    resolved = resolve(given, METHOD, NODE, DETECTOR, RECORDER)
+    return given
+
+
+def parameters_of(arguments: argparse.Namespace, *groups: str) -> dict[str, Value]:
+    """The parameters of the groups that the options give, the defaults for the rest.
+
+    The file may hold parameters of all nodes; a name that no node has is an error.
+
+    Raises:
+        ParameterError: the file is unreadable, or a name or value is bad.
+    """
+    resolved = resolve(given_parameters(arguments), METHOD, NODE, DETECTOR, RECORDER)
     wanted = {parameter.name for parameter in table(*groups)}
     return {name: value for name, value in resolved.items() if name in wanted}

@@ -89,7 +89,12 @@ class TruthReader:
         return mask_of_frame
 
     def _read(self) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-        for _, _, message in self._reader.messages([self.topic]):
+        messages = self._reader.messages([self.topic])
+        while True:
+            try:
+                _, _, message = next(messages)
+            except (StopIteration, BagError):  # a recording that breaks off: whoever reads its frames says so
+                return
             stamp = stamp_ns(message)
             try:
                 image = image_from_compressed(message) if is_compressed(message) else image_from_message(message)

@@ -27,7 +27,7 @@ from semanom_ros.ros.messages import stamp_of
 from semanom_ros.ros.qos import LATCHED, OUTPUT
 
 _CLOCK_PERIOD_S = 0.02
-_STATIC = '/tf_static'
+_STATIC, _CLOCK = '/tf_static', '/clock'
 
 
 def message_class(type: str) -> Any:
@@ -63,7 +63,7 @@ class Player:
             node: publishes; somebody else spins it.
             bag: recording.
             remap: other names for some topics.
-            topics: what to play; empty: everything whose message package is installed.
+            topics: what to play; empty: everything whose message package is installed, but for a recorded /clock.
 
         Raises:
             BagError: the recording cannot be read, or a topic is not in it.
@@ -74,7 +74,7 @@ class Player:
         self._matched: dict[str, int] = {}
         self._publishers: dict[str, Publisher[Any]] = {}
         remap = remap or {}
-        for topic in topics or sorted(self._reader.topics):
+        for topic in topics or sorted(self._reader.topics.keys() - {_CLOCK}):
             if topic not in self._reader.topics:
                 raise BagError(f'{bag}: found no topic {topic}, expected one of '
                                f'{", ".join(sorted(self._reader.topics))}')
@@ -87,7 +87,7 @@ class Player:
                                                               durability=DurabilityPolicy.VOLATILE)
             events = PublisherEventCallbacks(matched=partial(self._on_matched, topic))
             self._publishers[topic] = node.create_publisher(kind, remap.get(topic, topic), qos, event_callbacks=events)
-        self._clock = node.create_publisher(Clock, '/clock', OUTPUT)
+        self._clock = node.create_publisher(Clock, _CLOCK, OUTPUT)
         self.published = dict.fromkeys(self._publishers, 0)
 
     def wait_for_subscribers(self, topic: str, timeout_s: float) -> bool:

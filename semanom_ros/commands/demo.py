@@ -1,0 +1,190 @@
+"""`semanom demo`: the whole way, from a nominal drive to a report, with the real detector in the middle."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+from tqdm import tqdm
+
+from semanom_ros.commands.options import add_parameter_options, given_parameters
+from semanom_ros.commands.progress import Bars
+from semanom_ros.core.embedding import Embedder
+from semanom_ros.core.encoders import TINY, folder_of
+from semanom_ros.errors import EncoderError, SemanomError
+from semanom_ros.evaluation.evaluate import evaluate
+from semanom_ros.evaluation.live import LiveRun, run_live
+from semanom_ros.evaluation.methods import VARIANTS, Detectors
+from semanom_ros.evaluation.results import ANOMALIES, OVERLAY, PREFIX
+from semanom_ros.evaluation.video import write_video
+from semanom_ros.parameters import DETECTOR, METHOD, NODE, RECORDER, Value, resolve, table
+from semanom_ros.ros.bag_recording import record_bags
+from semanom_ros.ros.bags import BagReader
+from semanom_ros.ros.images import image_from_compressed, stamp_ns
+from semanom_ros.simulation import simulate
+from semanom_ros.simulation.drive import RATE
+from semanom_ros.simulation.recording import write_bag
+
+MARKER = '.semanom_demo'
+_STAND_IN = {'encoder': 'timm:vit_tiny_patch16_224', 'encoder_weights': 'random:0', 'input_size': [192, 320]}
+_STAND_IN_NOTE = ('This installation lacks the shipped encoder. A small network with random weights stands in for it: '
+                  'the figures show that everything works, not how well anomalies are detected.')
+_TEST_SEED = 1000  # added to the seed: another town
+_PICTURES = 12
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments."""
+    parser.add_argument('--output', type=Path, required=True, metavar='DIR',
+                        help='folder for report.html, metrics.json, overlay.mp4, pictures and recordings')
+    parser.add_argument('--seed', type=int, default=1, metavar='N', help='of the simulated drives (default 1)')
+    parser.add_argument('--nominal-seconds', type=_seconds, default=90.0, metavar='S',
+                        help='length of the nominal drive (default 90)')
+    parser.add_argument('--seconds', type=_seconds, default=45.0, metavar='S',
+                        help='length of the drive with anomalies (default 45)')
+    add_parameter_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Simulates, records, detects live, evaluates, and says where the report is."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the detector is stopped on the way out
+    begun = time.monotonic()
+    given = given_parameters(arguments)
+    notes = []
+    if 'encoder' not in given and not _shipped():
+        given |= _STAND_IN
+        notes.append(_STAND_IN_NOTE)
+        print(f'note: {_STAND_IN_NOTE}')
+    parameters = resolve({'rate': 2.0, **given}, METHOD, NODE, DETECTOR, RECORDER)
+    folder = _begin(arguments.output)
+    nominal, test = folder / 'recordings' / 'nominal_drive', folder / 'recordings' / 'test_drive'
+
+    with _step(1, 'simulate a nominal drive, and one with anomalies through another town'):
+        _simulate(nominal, arguments.seed, arguments.nominal_seconds, False)
+        _simulate(test, arguments.seed + _TEST_SEED, arguments.seconds, True)
+    with _step(2, 'record the nominal drive: a database of patches and one of instances'):
+        databases, embedder = _record(nominal, folder / 'databases', parameters)
+    with _step(3, 'play the other drive to the detector, a lifecycle node in a process of its own'):
+        live = _watch(test, databases[0], parameters, folder / 'live')
+        for name, value in live.facts().items():
+            print(f'      {name}: {value}')
+    with _step(4, 'evaluate the same recording offline, every frame'):
+        write_video(folder / 'live', PREFIX + OVERLAY, folder / 'overlay.mp4')
+        detectors = Detectors(_of(parameters, METHOD), databases, (), (False, True), embedder)
+        content = evaluate([test], detectors, folder / 'evaluation', parameters=_of(parameters, METHOD),
+                           video=folder / 'overlay.mp4', live=live.facts(), notes=notes)
+    with _step(5, 'pictures'):
+        _write_overlays(folder / 'live', folder / 'overlays')
+        for file in (folder / 'evaluation').iterdir():
+            file.rename(folder / file.name)
+        (folder / 'evaluation').rmdir()
+    print(f'\n{_verdict(content)}\n')
+    for name, path in (('report', 'report.html'), ('video', 'overlay.mp4'), ('pictures', 'overlays'),
+                       ('live result bag', 'live'), ('metrics', 'metrics.json')):
+        print(f'{name:16s} {folder / path}')
+    print(f'{time.monotonic() - begun:.0f} s altogether')
+    return 0
+
+
+def _begin(output: Path) -> Path:
+    """The empty output folder; an earlier demo's is cleared.
+
+    Raises:
+        SemanomError: something else is there.
+    """
+    folder = output.absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not (folder / MARKER).is_file():
+            raise SemanomError(f'{output}: found something that is no demo, expected an empty or new folder; give '
+                               'another --output')
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).touch()
+    return folder
+
+
+def _simulate(path: Path, seed: int, seconds: float, anomalies: bool) -> None:
+    frames = round(seconds * RATE)
+    write_bag(tqdm(simulate(seed, frames, anomalies), total=frames, desc=path.name, unit='frame', file=sys.stderr,
+                   disable=None), path)
+
+
+def _record(nominal: Path, folder: Path, parameters: Mapping[str, Value]) -> tuple[list[Path], Embedder]:
+    """A database for each variant, and the embedder of the instance variant."""
+    embedder = Embedder.load({**_of(parameters, METHOD), 'variant': 'instance'})
+    for variant in VARIANTS:
+        own = embedder if variant == embedder.variant else Embedder(embedder.encoder)
+        record_bags([nominal], folder / variant, {**parameters, 'variant': variant}, Bars(), own)
+    return [folder / variant for variant in VARIANTS], embedder
+
+
+def _watch(bag: Path, database: Path, parameters: Mapping[str, Value], target: Path) -> LiveRun:
+    with BagReader(bag) as reader:
+        topic = reader.image_topic()
+        frames = reader.counts[topic]
+    with tqdm(total=frames, desc='live', unit='frame', file=sys.stderr, disable=None) as bar:
+        return run_live(bag, topic, database, {**_of(parameters, METHOD, DETECTOR), 'variant': 'grid'}, target,
+                        lambda published: bar.update(published - bar.n))
+
+
+def _write_overlays(bag: Path, folder: Path) -> None:
+    """The overlays of the highest scores, at least two seconds apart, as the detector published them."""
+    with BagReader(bag) as reader:
+        scores = {stamp_ns(message): message.score for _, _, message in reader.messages([PREFIX + ANOMALIES])}
+        chosen: list[int] = []
+        for stamp in sorted(scores, key=lambda stamp: -scores[stamp]):
+            if len(chosen) < _PICTURES and all(abs(stamp - other) > 2e9 for other in chosen):
+                chosen.append(stamp)
+        folder.mkdir()
+        for _, _, message in reader.messages([PREFIX + OVERLAY]):
+            stamp = stamp_ns(message)
+            if stamp in chosen:
+                seconds = (stamp - min(scores)) / 1e9
+                picture = cv2.cvtColor(image_from_compressed(message), cv2.COLOR_RGB2BGR)
+                cv2.imwrite(str(folder / f'{chosen.index(stamp) + 1:02d}_at_{seconds:05.1f}_s.png'), picture)
+
+
+def _verdict(content: Mapping[str, Any]) -> str:
+    """The table in short."""
+    lines = [f'{"":18s} {"frame AUROC":>12s} {"pixel AP":>9s} {"noticed":>8s} {"false alarms":>13s} {"latency":>8s}']
+    for row in content['results']:
+        name = row['variant'] + (' + filter' if row['filter'] else '')
+        figures = row['frame']['auroc'], row['pixel']['ap']
+        auroc, ap = ('-' if value is None else f'{value:.3f}' for value in figures)
+        lines.append(f'{name:18s} {auroc:>12s} {ap:>9s} {row["events_noticed"]:>4d}/{row["events"]:<3d} '
+                     f'{row["false_alarms"]:>13d} {row["latency_ms"]["p50"]:>5.0f} ms')
+    return '\n'.join(lines)
+
+
+def _shipped() -> bool:
+    try:
+        return bool(folder_of(TINY))
+    except EncoderError:
+        return False
+
+
+def _of(parameters: Mapping[str, Value], *groups: str) -> dict[str, Value]:
+    return {parameter.name: parameters[parameter.name] for parameter in table(*groups)}
+
+
+@contextmanager
+def _step(number: int, what: str) -> Iterator[None]:
+    print(f'[{number}/5] {what}', flush=True)
+    begun = time.monotonic()
+    yield
+    print(f'      {time.monotonic() - begun:.0f} s', flush=True)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value >= 1:
+        raise argparse.ArgumentTypeError(f'found {text}, expected at least 1')
+    return value
