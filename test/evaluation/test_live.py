@@ -1,0 +1,69 @@
+"""The real detector over DDS, in a process of its own, against the evaluator on the same recording."""
+
+from __future__ import annotations
+
+import csv
+import os
+
+import numpy as np
+import pytest
+
+from semanom_ros.cli import main
+from semanom_ros.errors import SemanomError
+from semanom_ros.evaluation.live import private_domain, run_live
+from semanom_ros.parameters import DETECTOR, METHOD, read_yaml, resolve, table
+from semanom_ros.ros.bags import BagReader
+from semanom_ros.ros.images import stamp_ns
+
+TOPIC = '/camera/image_raw'
+SCORE = '/semanom_detector/camera/score'
+
+
+@pytest.fixture
+def parameters(town):
+    known = {parameter.name for parameter in table(METHOD, DETECTOR)}
+    given = {name: value for name, value in read_yaml(town.config).items() if name in known}
+    return resolve({**given, 'variant': 'grid'}, METHOD, DETECTOR)
+
+
+def test_detector_and_evaluator_give_a_frame_the_same_score(town, parameters, tmp_path):
+    live = run_live(town.drive, TOPIC, town.databases['grid'], parameters, tmp_path / 'live')
+    assert live.published == 70
+    assert 1 <= live.processed <= 70
+    assert live.dropped == 70 - live.processed
+    assert (live.latencies_ms > 0).all()
+    assert main(['evaluate', str(town.drive), '--output', str(tmp_path / 'out'), '--filter', 'off',
+                 *town.arguments('grid')]) == 0
+    with open(tmp_path / 'out' / 'scores.csv') as file:
+        offline = {int(line['stamp_ns']): line for line in csv.DictReader(file)}
+    with BagReader(tmp_path / 'live') as reader:
+        scores = [message for _, _, message in reader.messages([SCORE])]
+        assert reader.counts[TOPIC] == 70  # the result bag plays without the recording
+        assert reader.counts['/semanom_detector/camera/overlay/compressed'] >= 1
+    assert len(scores) == live.processed
+    for message in scores:
+        line = offline[stamp_ns(message)]
+        for name in ('score', 'raw_score', 'p_value', 'threshold'):
+            assert getattr(message, name) == pytest.approx(float(line[name]), rel=2e-5)
+    truths = np.array([line['truth'] == '1' for line in offline.values()])
+    assert truths.sum() == 23
+
+
+def test_failing_detector_is_reported_with_its_log(town, parameters, tmp_path):
+    with pytest.raises(SemanomError) as failure:
+        run_live(town.drive, TOPIC, tmp_path / 'nowhere', parameters, tmp_path / 'live')
+    text = str(failure.value)
+    assert text.startswith('the detector failed to configure; the end of its log:')
+    assert f'{tmp_path / "nowhere"}: found no folder' in text
+    assert not (tmp_path / 'live').exists()
+
+
+def test_replays_use_domains_of_their_own(monkeypatch):
+    monkeypatch.setenv('ROS_DOMAIN_ID', '7')
+    monkeypatch.delenv('ROS_AUTOMATIC_DISCOVERY_RANGE', raising=False)
+    with private_domain() as first, private_domain() as second:
+        assert first != second
+        assert os.environ['ROS_DOMAIN_ID'] == str(second)
+        assert os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] == 'LOCALHOST'
+    assert os.environ['ROS_DOMAIN_ID'] == '7'
+    assert 'ROS_AUTOMATIC_DISCOVERY_RANGE' not in os.environ
