@@ -56,7 +56,9 @@ def frames(seed: int, count: int, stride: int = 5) -> Iterator[SimulatedFrame]:
     while made < count:
         rng = np.random.default_rng([seed, made])
         town_seed = TOWN_SEEDS.start + int(rng.integers(len(TOWN_SEEDS)))
-        drive = _Composed(town_seed, bool(rng.random() < .7), str(rng.choice(('sun', 'sun', 'dusk', 'rain', 'fog', 'mixed'))))
+        drive = _Composed(
+            town_seed, bool(rng.random() < 0.7), str(rng.choice(('sun', 'sun', 'dusk', 'rain', 'fog', 'mixed')))
+        )
         for k in range(min(40, count - made)):
             yield drive.frame(k * stride)
         made += 40
@@ -69,16 +71,20 @@ class _Composed(Drive):
         new = index not in self._blocks
         block = super().block(index)
         rng = self.town.rng(20, index + 1000)
-        if new and rng.random() < .6:
+        if new and rng.random() < 0.6:
             for _ in range(int(rng.integers(1, 5))):
-                block.things.append(composition(self.town, rng, (index + rng.random()) * BLOCK, self._motion.time_at(index * BLOCK)))
+                block.things.append(
+                    composition(self.town, rng, (index + rng.random()) * BLOCK, self._motion.time_at(index * BLOCK))
+                )
         return block
 
     def _look(self, time: float, s: float) -> tuple[float, float, float]:
         # other lanes and heights of the camera than in the evaluated drives
         ego = super()._look(time, s)
         rng = self.town.rng(21, round(time * RATE))
-        self._camera.position = self._camera.position + self._camera.axes[0] * rng.normal(0, .25) + (0, 0, rng.normal(0, .05))
+        self._camera.position = (
+            self._camera.position + self._camera.axes[0] * rng.normal(0, 0.25) + (0, 0, rng.normal(0, 0.05))
+        )
         return ego
 
 
@@ -92,14 +98,14 @@ def composition(town: Town, rng: np.random.Generator, s: float, time: float) -> 
         time: when the camera gets there, seconds.
     """
     kind = rng.random()
-    if kind < .3:
+    if kind < 0.3:
         return _vehicle(town, rng, s)
-    if kind < .5:
+    if kind < 0.5:
         return _person(town, rng, s, time)
-    if kind < .62:
+    if kind < 0.62:
         name = str(rng.choice(('cow', 'deer', 'horse', 'dog')))
         return _placed(rng, name, animal_parts(rng, name), s, 'standing ')
-    if kind < .84:
+    if kind < 0.84:
         piece = str(rng.choice(FURNITURE))
         name = NAMES.get(piece, piece)
         posture = 'lying ' if name == 'tyre' else 'standing '
@@ -114,13 +120,17 @@ def _placed(rng: np.random.Generator, name: str, parts: list[Part], s: float, po
     """On the road, on the pavement or in the air."""
     heading = rng.uniform(0, 2 * math.pi)
     where = rng.random()
-    if where < .55:
+    if where < 0.55:
         return Thing(name, f'a {name} {posture}on the road', parts, s, rng.uniform(-3.2, 3.4), heading=heading)
-    if where < .85:
+    if where < 0.85:
         side = rng.choice((-1, 1))
-        caption = {'bench': 'a bench on the pavement', 'bin': 'a litter bin on the pavement', 'box': 'a cardboard box on the pavement',
-                   'dog': 'a dog walking on the pavement'}.get(name, f'a {name} {posture}on the pavement')
-        return Thing(name, caption, parts, s, side * rng.uniform(KERB_EDGE + .5, PAVEMENT_EDGE - .4), heading=heading)
+        caption = {
+            'bench': 'a bench on the pavement',
+            'bin': 'a litter bin on the pavement',
+            'box': 'a cardboard box on the pavement',
+            'dog': 'a dog walking on the pavement',
+        }.get(name, f'a {name} {posture}on the pavement')
+        return Thing(name, caption, parts, s, side * rng.uniform(KERB_EDGE + 0.5, PAVEMENT_EDGE - 0.4), heading=heading)
     return Thing(name, f'a {name} {LIFTED}', parts[1:], s, rng.uniform(-5, 6), z=rng.uniform(1.5, 6), heading=heading)
 
 
@@ -129,23 +139,62 @@ def _vehicle(town: Town, rng: np.random.Generator, s: float) -> Thing:
     name = 'car' if kind in CARS else kind
     pose = str(rng.choice(('side', 'roof', 'across', 'air', 'facade', 'wrong', 'ahead')))
     parts = vehicle_parts(rng, kind, lights=pose in ('wrong', 'ahead'), shadow=pose not in ('air', 'facade'))
-    half = 1.25 if kind in ('bus', 'truck') else .9
+    half = 1.25 if kind in ('bus', 'truck') else 0.9
     if pose in ('side', 'roof'):
         caption = f'a {name} lying on its {pose} on the road'
         rotation = turn(roll=math.pi if pose == 'roof' else rng.choice((-1, 1)) * math.pi / 2)
         height = {'bus': 3.0, 'truck': 3.4, 'van': 2.3}.get(kind, 1.5) if pose == 'roof' else half
-        return Thing(name, caption, [_Upright(parts[0]), *parts[1:]], s, rng.uniform(-2, 3), z=height, heading=rng.uniform(0, 6.3), rotation=rotation)
+        return Thing(
+            name,
+            caption,
+            [_Upright(parts[0]), *parts[1:]],
+            s,
+            rng.uniform(-2, 3),
+            z=height,
+            heading=rng.uniform(0, 6.3),
+            rotation=rotation,
+        )
     if pose == 'across':
-        return Thing(name, f'a {name} standing across the road', parts, s, rng.uniform(-2, 2.5), heading=math.pi / 2 * rng.choice((-1, 1)) + rng.uniform(-.5, .5))
+        return Thing(
+            name,
+            f'a {name} standing across the road',
+            parts,
+            s,
+            rng.uniform(-2, 2.5),
+            heading=math.pi / 2 * rng.choice((-1, 1)) + rng.uniform(-0.5, 0.5),
+        )
     if pose == 'air':
-        return Thing(name, f'a {name} {LIFTED}', parts, s, rng.uniform(-4, 5), z=rng.uniform(1.5, 6), heading=rng.uniform(0, 6.3),
-                     rotation=turn(0, rng.uniform(-.6, .6), rng.uniform(-.6, .6)))
+        return Thing(
+            name,
+            f'a {name} {LIFTED}',
+            parts,
+            s,
+            rng.uniform(-4, 5),
+            z=rng.uniform(1.5, 6),
+            heading=rng.uniform(0, 6.3),
+            rotation=turn(0, rng.uniform(-0.6, 0.6), rng.uniform(-0.6, 0.6)),
+        )
     if pose == 'facade':
-        return Thing(name, f'a {name} hanging on a facade', parts, s, rng.choice((-1, 1)) * (PAVEMENT_EDGE + .4), z=rng.uniform(2, 7),
-                     heading=math.pi * rng.integers(2), rotation=turn(pitch=rng.uniform(-1.4, 1.4)))
+        return Thing(
+            name,
+            f'a {name} hanging on a facade',
+            parts,
+            s,
+            rng.choice((-1, 1)) * (PAVEMENT_EDGE + 0.4),
+            z=rng.uniform(2, 7),
+            heading=math.pi * rng.integers(2),
+            rotation=turn(pitch=rng.uniform(-1.4, 1.4)),
+        )
     if pose == 'wrong':
-        return Thing(name, f'a {name} coming towards us in our lane', parts, s, LANE + rng.uniform(-.4, .6), heading=math.pi + rng.uniform(-.1, .1))
-    return Thing(name, f'a {name} driving ahead', parts, s, LANE, heading=rng.uniform(-.05, .05), speed=0.0)
+        return Thing(
+            name,
+            f'a {name} coming towards us in our lane',
+            parts,
+            s,
+            LANE + rng.uniform(-0.4, 0.6),
+            heading=math.pi + rng.uniform(-0.1, 0.1),
+        )
+    return Thing(name, f'a {name} driving ahead', parts, s, LANE, heading=rng.uniform(-0.05, 0.05), speed=0.0)
 
 
 class _Upright:
@@ -165,45 +214,110 @@ def _person(town: Town, rng: np.random.Generator, s: float, time: float) -> Thin
     heading = rng.uniform(0, 6.3)
     road = rng.uniform(-3.2, 3.6)
     if pose == 'lying':
-        if rng.random() < .7:
-            return Thing('person', 'a person lying on the road', [Shadow(1.0, 1.9, .35), Lying(who)], s, road, heading=heading)
-        return Thing('person', 'a person lying on the pavement', [Shadow(1.0, 1.9, .35), Lying(who)], s, KERB_EDGE + 1.5, heading=heading)
+        if rng.random() < 0.7:
+            return Thing(
+                'person', 'a person lying on the road', [Shadow(1.0, 1.9, 0.35), Lying(who)], s, road, heading=heading
+            )
+        return Thing(
+            'person',
+            'a person lying on the pavement',
+            [Shadow(1.0, 1.9, 0.35), Lying(who)],
+            s,
+            KERB_EDGE + 1.5,
+            heading=heading,
+        )
     if pose == 'roof':
-        if rng.random() < .5:
-            return Thing('cyclist', 'a cyclist on the roof of a car', [*vehicle_parts(rng, 'sedan'), Bicycle(who, (0, 0, 1.5), rider=who)], s, LANE, heading=rng.uniform(-.5, .5))
-        return Thing('person', 'a person on the roof of a car', [*vehicle_parts(rng, 'sedan'), Figure(who, 0.0, (0, 0, 1.5))], s, LANE + rng.choice((0, 3)))
+        if rng.random() < 0.5:
+            return Thing(
+                'cyclist',
+                'a cyclist on the roof of a car',
+                [*vehicle_parts(rng, 'sedan'), Bicycle(who, (0, 0, 1.5), rider=who)],
+                s,
+                LANE,
+                heading=rng.uniform(-0.5, 0.5),
+            )
+        return Thing(
+            'person',
+            'a person on the roof of a car',
+            [*vehicle_parts(rng, 'sedan'), Figure(who, 0.0, (0, 0, 1.5))],
+            s,
+            LANE + rng.choice((0, 3)),
+        )
     if pose == 'air':
-        return Thing('person', f'a person {LIFTED}', [Figure(who)], s, rng.uniform(-5, 6), z=rng.uniform(1.2, 6), heading=heading)
+        return Thing(
+            'person', f'a person {LIFTED}', [Figure(who)], s, rng.uniform(-5, 6), z=rng.uniform(1.2, 6), heading=heading
+        )
     if pose == 'cyclist':
         return town.cyclist(rng, s, rng.uniform(2.5, 4), time, rng.choice((-1, 1)) * 4.0)
     if pose == 'pavement':
-        return Thing('person', 'a person standing on the pavement', [Shadow(.6, .6, .4), Figure(who, 0.0)], s, rng.choice((-1, 1)) * rng.uniform(KERB_EDGE + .4, PAVEMENT_EDGE), heading=heading)
-    return Thing('person', f'a person {pose} on the road', [Shadow(.6, .6, .4), Figure(who, .9 if pose == 'walking' else 0.0)], s, road, heading=heading)
+        return Thing(
+            'person',
+            'a person standing on the pavement',
+            [Shadow(0.6, 0.6, 0.4), Figure(who, 0.0)],
+            s,
+            rng.choice((-1, 1)) * rng.uniform(KERB_EDGE + 0.4, PAVEMENT_EDGE),
+            heading=heading,
+        )
+    return Thing(
+        'person',
+        f'a person {pose} on the road',
+        [Shadow(0.6, 0.6, 0.4), Figure(who, 0.9 if pose == 'walking' else 0.0)],
+        s,
+        road,
+        heading=heading,
+    )
 
 
 def _other(town: Town, rng: np.random.Generator, s: float) -> Thing:
     kind = str(rng.choice(('stop', 'lights', 'poster', 'smoke', 'trunk', 'moon', 'crowd', 'sign')))
     road, side = rng.uniform(-3, 3.4), float(rng.choice((-1, 1)))
     if kind == 'stop':
-        return Thing('stop sign', 'a stop sign on its pole', sign(sign_texture('stop'), .85), s, side * (KERB_EDGE + .4))
+        return Thing(
+            'stop sign', 'a stop sign on its pole', sign(sign_texture('stop'), 0.85), s, side * (KERB_EDGE + 0.4)
+        )
     if kind == 'sign':
-        return Thing('speed sign', 'a speed sign on its pole', sign(sign_texture(str(rng.choice((30, 50, 70))))), s, side * (KERB_EDGE + .4))
+        return Thing(
+            'speed sign',
+            'a speed sign on its pole',
+            sign(sign_texture(str(rng.choice((30, 50, 70))))),
+            s,
+            side * (KERB_EDGE + 0.4),
+        )
     if kind == 'lights':
         lights = traffic_light(str(rng.choice(('red', 'amber', 'green'))))
-        if rng.random() < .4:
+        if rng.random() < 0.4:
             return Thing('traffic light', 'a traffic light standing on the road', lights, s, road)
-        return Thing('traffic light', 'a traffic light on its pole', lights, s, side * (KERB_EDGE + .4))
+        return Thing('traffic light', 'a traffic light on its pole', lights, s, side * (KERB_EDGE + 0.4))
     if kind == 'poster':
-        return Thing('billboard', 'a picture of a stop sign on a billboard', hoarding(Texture(billboard(rng, 'stop sign')), rng.uniform(3.2, 5.2)),
-                     s, side * (PAVEMENT_EDGE - rng.uniform(-2, .8)), heading=.25 * side)
+        return Thing(
+            'billboard',
+            'a picture of a stop sign on a billboard',
+            hoarding(Texture(billboard(rng, 'stop sign')), rng.uniform(3.2, 5.2)),
+            s,
+            side * (PAVEMENT_EDGE - rng.uniform(-2, 0.8)),
+            heading=0.25 * side,
+        )
     if kind == 'smoke':
-        return Thing('smoke', 'smoke over the road', smoke_parts(rng, rng.uniform(3, 8), rng.uniform(2, 4.5), 3), s, road)
+        return Thing(
+            'smoke', 'smoke over the road', smoke_parts(rng, rng.uniform(3, 8), rng.uniform(2, 4.5), 3), s, road
+        )
     if kind == 'trunk':
         return Thing('tree', 'a tree lying across the road', trunk_parts(rng), s, road)
     if kind == 'moon':
-        return Thing('moon', 'a yellow moon in the sky', moon_parts(rng.uniform(.8, 2.0)), s + 20, rng.uniform(-4, 4), z=rng.uniform(6, 13))
-    people = crowd(town, rng, s, *((.4, 3.6) if rng.random() < .5 else (-3.6, 0)), 1, 'a crowd standing on the road', False)[0]
+        return Thing(
+            'moon',
+            'a yellow moon in the sky',
+            moon_parts(rng.uniform(0.8, 2.0)),
+            s + 20,
+            rng.uniform(-4, 4),
+            z=rng.uniform(6, 13),
+        )
+    people = crowd(
+        town, rng, s, *((0.4, 3.6) if rng.random() < 0.5 else (-3.6, 0)), 1, 'a crowd standing on the road', False
+    )[0]
     count = int(rng.integers(4, 9))
-    people.parts = [Shadow(2.0, 2.4, .3), *(Figure(town.somebody(rng), 0.0, (rng.uniform(-1.2, 1.2), rng.uniform(-1.5, 1.5), 0)) for _ in range(count))]
+    people.parts = [
+        Shadow(2.0, 2.4, 0.3),
+        *(Figure(town.somebody(rng), 0.0, (rng.uniform(-1.2, 1.2), rng.uniform(-1.5, 1.5), 0)) for _ in range(count)),
+    ]
     return people
-

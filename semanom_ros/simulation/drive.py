@@ -101,7 +101,9 @@ class Drive:
         scenarios: the only scenarios to stage; default all of the catalogue.
     """
 
-    def __init__(self, seed: int, anomalies: bool, weather_choice: str = 'mixed', scenarios: tuple[Scenario, ...] = CATALOGUE):
+    def __init__(
+        self, seed: int, anomalies: bool, weather_choice: str = 'mixed', scenarios: tuple[Scenario, ...] = CATALOGUE
+    ):
         self.town = Town(seed)
         self.anomalies = anomalies
         self._camera = Camera(WIDTH, HEIGHT, FOCAL)
@@ -116,8 +118,10 @@ class Drive:
         self._identities: dict[int, int] = {}
         self._next_identity = FIRST_THING
         self._streaks = _rain_streaks(self.town.rng(16))
-        y, x = np.mgrid[-1:1:HEIGHT * 1j, -1:1:WIDTH * 1j]
-        self._vignette = np.ascontiguousarray(np.repeat((1 - 0.16 * (x ** 2 + y ** 2) / 2)[..., None], 3, axis=2).astype(np.float32))
+        y, x = np.mgrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j]
+        self._vignette = np.ascontiguousarray(
+            np.repeat((1 - 0.16 * (x**2 + y**2) / 2)[..., None], 3, axis=2).astype(np.float32)
+        )
 
     def block(self, index: int) -> Block:
         """A block of the street, planned when it is first seen."""
@@ -126,7 +130,9 @@ class Drive:
             time = self._motion.time_at(index * BLOCK)
             night = weather.at(self._order, max(0.0, index / WEATHER_BLOCKS)).night
             if scenario is None:
-                self._blocks[index] = self.town.block(index, time, Wanted(clear_road=index < 1, junction='none' if index < 1 else ''), night)
+                self._blocks[index] = self.town.block(
+                    index, time, Wanted(clear_road=index < 1, junction='none' if index < 1 else ''), night
+                )
             else:
                 staging = stage(self.town, scenario, anomalous, index * BLOCK + BLOCK * 0.5, self._motion, index)
                 block = self.town.block(index, time, staging.wanted, night)
@@ -160,7 +166,7 @@ class Drive:
     def _look(self, time: float, s: float) -> tuple[float, float, float]:
         motion, route = self._motion, self.town.route
         t = motion.lateral(s)
-        yaw = route.centre(s)[2] - .6 * math.atan(motion.lateral(s + 1.0) - t) + 0.35 * route.curvature(s + 6)
+        yaw = route.centre(s)[2] - 0.6 * math.atan(motion.lateral(s + 1.0) - t) + 0.35 * route.curvature(s + 6)
         heave, pitch, roll = motion.bumps(time)
         position = route.point(s, t, CAMERA_HEIGHT + heave)
         self._camera.look(position, yaw, pitch - 0.015, roll - 1.2 * route.curvature(s) * 0.3)
@@ -175,12 +181,12 @@ class Drive:
         horizon = (camera.height / 2 + camera.focal * forward[2] / math.hypot(forward[0], forward[1])) * scale
         row = int(np.clip(round(horizon), 1, canvas.ids.shape[0] - 1))
         canvas.image[:row] = self._panorama.view(air, math.atan2(forward[1], forward[0]), camera, row, horizon)
-        below = canvas.tone(self.town.verge, air.ambient + air.sunlight * .6, 60)
+        below = canvas.tone(self.town.verge, air.ambient + air.sunlight * 0.6, 60)
         cv2.rectangle(canvas.image, (0, row), (canvas.ids.shape[1], canvas.ids.shape[0]), below, -1)
         canvas.ids[:row], canvas.ids[row:] = SKY, VERGE
 
     def _draw_ground(self, canvas: Canvas, blocks: list[Block], s: float, air: Weather) -> None:
-        light = (air.ambient + air.sunlight * max(.25, air.sun[2])) * (1 - .28 * air.rain)
+        light = (air.ambient + air.sunlight * max(0.25, air.sun[2])) * (1 - 0.28 * air.rain)
         for block in reversed(blocks):
             if block.index not in self._ground:
                 self._ground[block.index] = self._pave(block)
@@ -197,19 +203,47 @@ class Drive:
             options = self.town.tiles[block.tiles[k]]
             texture = options[(block.index * 7 + k) % len(options)]
             a = block.index * BLOCK + k * TILE_LENGTH
-            count = 1 if abs(route.centre(a + TILE_LENGTH)[2] - route.centre(a)[2]) < .004 else 4
+            count = 1 if abs(route.centre(a + TILE_LENGTH)[2] - route.centre(a)[2]) < 0.004 else 4
             for j in reversed(range(count)):
                 length = TILE_LENGTH / count
                 near, far = a + length * j, a + length * (j + 1)
-                margin = length * .3 if count > 1 else 0.0  # texture beyond the ends, for the outer side of a bend
-                top, bottom = max(0.0, 1 - (far + margin - a) / TILE_LENGTH), min(1.0, 1 - (near - margin - a) / TILE_LENGTH)
+                margin = length * 0.3 if count > 1 else 0.0  # texture beyond the ends, for the outer side of a bend
+                top, bottom = (
+                    max(0.0, 1 - (far + margin - a) / TILE_LENGTH),
+                    min(1.0, 1 - (near - margin - a) / TILE_LENGTH),
+                )
                 bands = [(-HALF_STREET, HALF_STREET, VERGE), *ground_outline(block.tiles[k])]
-                points = np.array([route.point(*end) for left, right, _ in bands for end in ((far, left), (far, right), (near, right), (near, left))])
+                points = np.array(
+                    [
+                        route.point(*end)
+                        for left, right, _ in bands
+                        for end in ((far, left), (far, right), (near, right), (near, left))
+                    ]
+                )
                 x, y, yaw = route.centre((near + far) / 2)
-                forward, right = np.array([math.cos(yaw), math.sin(yaw), 0]), np.array([math.sin(yaw), -math.cos(yaw), 0])
-                origin = np.array([x, y, 0]) + forward * (a + TILE_LENGTH * (1 - top) - (near + far) / 2) - right * HALF_STREET
-                pieces.append(_Pavement(texture, near, far, top, bottom, points, tuple(band[2] for band in bands), origin,
-                                        right * 2 * HALF_STREET, -forward * TILE_LENGTH * (bottom - top)))
+                forward, right = (
+                    np.array([math.cos(yaw), math.sin(yaw), 0]),
+                    np.array([math.sin(yaw), -math.cos(yaw), 0]),
+                )
+                origin = (
+                    np.array([x, y, 0])
+                    + forward * (a + TILE_LENGTH * (1 - top) - (near + far) / 2)
+                    - right * HALF_STREET
+                )
+                pieces.append(
+                    _Pavement(
+                        texture,
+                        near,
+                        far,
+                        top,
+                        bottom,
+                        points,
+                        tuple(band[2] for band in bands),
+                        origin,
+                        right * 2 * HALF_STREET,
+                        -forward * TILE_LENGTH * (bottom - top),
+                    )
+                )
         return pieces
 
     def _fog_on_ground(self, canvas: Canvas, air: Weather) -> None:
@@ -217,18 +251,20 @@ class Drive:
         rows = np.arange(height)
         camera = self._camera
         scale = camera.supersampling
-        angle = np.arctan((rows - height / 2) / (camera.focal * scale)) - math.asin(float(np.clip(camera.axes[2, 2], -1, 1)))
+        angle = np.arctan((rows - height / 2) / (camera.focal * scale)) - math.asin(
+            float(np.clip(camera.axes[2, 2], -1, 1))
+        )
         below = angle > 1e-3
         share = np.where(below, 1 - np.exp(-air.fog * CAMERA_HEIGHT / np.sin(np.maximum(angle, 1e-3))), 0)
         top = int(np.argmax(below))
-        if share[top:].max() < .02:
+        if share[top:].max() < 0.02:
             return
         air_row = np.empty((2, canvas.image.shape[1], 3), np.uint8)
         air_row[:] = np.clip(canvas.fog_colour, 0, 255).astype(np.uint8)
         for row in range(top, height - 1, 2):
-            if share[row] < .02:
+            if share[row] < 0.02:
                 break
-            pair = canvas.image[row:row + 2]
+            pair = canvas.image[row : row + 2]
             cv2.addWeighted(pair, 1 - share[row], air_row, share[row], 0, dst=pair)
 
     def _draw_things(self, scene: Stage, blocks: list[Block], s: float, time: float) -> dict[int, Thing]:
@@ -273,12 +309,20 @@ class Drive:
 
     # -- the sensor
 
-    def _finish(self, canvas: Canvas, air: Weather, number: int, shown: dict[int, Thing], ego: tuple[float, float, float], s: float) -> SimulatedFrame:
+    def _finish(
+        self,
+        canvas: Canvas,
+        air: Weather,
+        number: int,
+        shown: dict[int, Thing],
+        ego: tuple[float, float, float],
+        s: float,
+    ) -> SimulatedFrame:
         scale = self._camera.supersampling
-        ids = np.ascontiguousarray(canvas.ids[scale // 2::scale, scale // 2::scale])
+        ids = np.ascontiguousarray(canvas.ids[scale // 2 :: scale, scale // 2 :: scale])
         image = cv2.resize(canvas.image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
         present = set(np.unique(ids[ids >= FIRST_THING]).tolist())
-        if air.rain > .05:
+        if air.rain > 0.05:
             image = self._wet(image, ids, air.rain, number)
         image = self._expose(image, air, number, s)
         mask = np.zeros(ids.shape, np.uint8)
@@ -293,15 +337,34 @@ class Drive:
                 large = int(pixels.sum()) >= MIN_PIXELS
                 mask[pixels] = 255 if large else 128
                 scenarios += (name,) if large else ()
-        twins = tuple(sorted({shown[k].scenario for k in present if shown[k].scenario and not shown[k].anomalous} - set(scenarios)))
+        twins = tuple(
+            sorted(
+                {shown[k].scenario for k in present if shown[k].scenario and not shown[k].anomalous} - set(scenarios)
+            )
+        )
         things = ids >= FIRST_THING
-        instances = {k: Instance(shown[k].name, shown[k].caption, shown[k].anomalous, shown[k].scenario) for k in sorted(present)}
-        name = self._order[int(max(0.0, s / BLOCK / WEATHER_BLOCKS) + .1) % len(self._order)]
-        return SimulatedFrame(image, START_NS + round(number * 1e9 / RATE), mask, np.where(things, ids, 0).astype(np.uint16),
-                              np.where(things, 0, ids).astype(np.uint8), instances, tuple(sorted(scenarios)), twins, name,
-                              self._camera.position.copy(), self._camera.axes.copy(), ego)
+        instances = {
+            k: Instance(shown[k].name, shown[k].caption, shown[k].anomalous, shown[k].scenario) for k in sorted(present)
+        }
+        name = self._order[int(max(0.0, s / BLOCK / WEATHER_BLOCKS) + 0.1) % len(self._order)]
+        return SimulatedFrame(
+            image,
+            START_NS + round(number * 1e9 / RATE),
+            mask,
+            np.where(things, ids, 0).astype(np.uint16),
+            np.where(things, 0, ids).astype(np.uint8),
+            instances,
+            tuple(sorted(scenarios)),
+            twins,
+            name,
+            self._camera.position.copy(),
+            self._camera.axes.copy(),
+            ego,
+        )
 
-    def _wet(self, image: npt.NDArray[np.uint8], ids: npt.NDArray[np.uint16], rain: float, number: int) -> npt.NDArray[np.uint8]:
+    def _wet(
+        self, image: npt.NDArray[np.uint8], ids: npt.NDArray[np.uint16], rain: float, number: int
+    ) -> npt.NDArray[np.uint8]:
         """Reflections on the wet ground, and streaks of rain."""
         forward = self._camera.axes[2]
         horizon = int(np.clip(HEIGHT / 2 + FOCAL * forward[2] + 4, 20, HEIGHT - 20))
@@ -309,7 +372,7 @@ class Drive:
         mirrored = image[np.clip(2 * horizon - rows, 0, HEIGHT - 1)]
         mirrored = cv2.blur(mirrored, (5, 23))
         ground = (ids[horizon:] > SKY) & (ids[horizon:] < BUILDING)
-        blended = cv2.addWeighted(image[horizon:], 1 - .42 * rain, mirrored, .42 * rain, 0)
+        blended = cv2.addWeighted(image[horizon:], 1 - 0.42 * rain, mirrored, 0.42 * rain, 0)
         cv2.copyTo(blended, ground.astype(np.uint8), image[horizon:])
         k = number % len(self._streaks)
         shift = (number * 97) % WIDTH
@@ -318,9 +381,9 @@ class Drive:
     def _expose(self, image: npt.NDArray[np.uint8], air: Weather, number: int, s: float) -> npt.NDArray[np.uint8]:
         """Exposure drift, vignette, motion blur and noise."""
         time = number / RATE
-        gain = 1.0 + .05 * math.sin(.37 * time + 1) + .04 * math.sin(1.3 * time) + .18 * air.night
+        gain = 1.0 + 0.05 * math.sin(0.37 * time + 1) + 0.04 * math.sin(1.3 * time) + 0.18 * air.night
         turned = abs(self.town.route.curvature(s)) * self._motion.speed(time)
-        shutter = .012 + .02 * air.night
+        shutter = 0.012 + 0.02 * air.night
         blur = round(turned * shutter * FOCAL + 1 + air.night)
         if blur > 1:
             image = cv2.blur(image, (min(blur, 7), 1))
@@ -370,14 +433,16 @@ class _Pavement:
             return
         texels = self.texture.level(high[0] - low[0], (high[1] - low[1]) / (self.bottom - self.top))
         first = min(round(len(texels) * self.top), len(texels) - 1)
-        used = texels[first:max(first + 1, round(len(texels) * self.bottom))]
+        used = texels[first : max(first + 1, round(len(texels) * self.bottom))]
         canvas.ground(used, self.origin, self.along, self.down, pixels, light)
         for k, surface in enumerate(self.surfaces[1:], 1):
             if surface == VERGE:  # is there already
                 continue
-            band = corners[4 * k:4 * k + 4] if ahead else clip_near(corners[4 * k:4 * k + 4])
+            band = corners[4 * k : 4 * k + 4] if ahead else clip_near(corners[4 * k : 4 * k + 4])
             if len(band) >= 3:
-                cv2.fillConvexPoly(canvas.ids, np.rint(np.clip(camera.to_pixels(band), -20000, 20000)).astype(np.int32), float(surface))
+                cv2.fillConvexPoly(
+                    canvas.ids, np.rint(np.clip(camera.to_pixels(band), -20000, 20000)).astype(np.int32), float(surface)
+                )
 
 
 class _Plan:
@@ -423,12 +488,17 @@ class _Motion:
     def speed(self, time: float) -> float:
         """m/s."""
         p = self._phases
-        return self._mean + .9 * math.sin(.23 * time + p[0]) + .6 * math.sin(.11 * time + p[1])
+        return self._mean + 0.9 * math.sin(0.23 * time + p[0]) + 0.6 * math.sin(0.11 * time + p[1])
 
     def position(self, time: float) -> float:
         """Metres along the route: the integral of the speed."""
         p = self._phases
-        return 4.0 + self._mean * time - .9 / .23 * (math.cos(.23 * time + p[0]) - math.cos(p[0])) - .6 / .11 * (math.cos(.11 * time + p[1]) - math.cos(p[1]))
+        return (
+            4.0
+            + self._mean * time
+            - 0.9 / 0.23 * (math.cos(0.23 * time + p[0]) - math.cos(p[0]))
+            - 0.6 / 0.11 * (math.cos(0.11 * time + p[1]) - math.cos(p[1]))
+        )
 
     def time_at(self, s: float) -> float:
         """When it is at s."""
@@ -444,7 +514,7 @@ class _Motion:
     def lateral(self, s: float) -> float:
         """Metres to the right of the centre line."""
         p = self._phases
-        t = LANE - .1 + .16 * math.sin(.061 * s + p[2]) + .1 * math.sin(.023 * s + p[3])
+        t = LANE - 0.1 + 0.16 * math.sin(0.061 * s + p[2]) + 0.1 * math.sin(0.023 * s + p[3])
         for place, shift in self._swerves:
             t += shift * _bump((s - place) / 20.0)
         return t
@@ -453,27 +523,30 @@ class _Motion:
         """Heave in metres, pitch and roll in radians."""
         p = self._phases
         s = self.position(time)
-        k = int(s / .8)
-        f = s / .8 - k
+        k = int(s / 0.8)
+        f = s / 0.8 - k
         rough = float((1 - f) * self._rough[k % 4096] + f * self._rough[(k + 1) % 4096])
-        return (.012 * math.sin(7.1 * time + p[4]) + .008 * rough, .003 * math.sin(6.3 * time + p[5]) + .0028 * rough,
-                .005 * math.sin(3.9 * time + p[6]))
+        return (
+            0.012 * math.sin(7.1 * time + p[4]) + 0.008 * rough,
+            0.003 * math.sin(6.3 * time + p[5]) + 0.0028 * rough,
+            0.005 * math.sin(3.9 * time + p[6]),
+        )
 
 
 def _bump(x: float) -> float:
     """1 near 0, smoothly 0 beyond -1 and 1."""
-    a = min(1.0, max(0.0, (1 - abs(x)) / .75))
+    a = min(1.0, max(0.0, (1 - abs(x)) / 0.75))
     return a * a * (3 - 2 * a)
 
 
 class _Panorama:
     """Sky, clouds and the far town all round."""
 
-    ROWS, COLUMNS, TOP = 190, 2048, .50  # TOP: elevation of the first row, radians
+    ROWS, COLUMNS, TOP = 190, 2048, 0.50  # TOP: elevation of the first row, radians
 
     def __init__(self, rng: np.random.Generator):
-        base = textures.noise(rng, self.ROWS, self.COLUMNS, 48) + .5 * textures.noise(rng, self.ROWS, self.COLUMNS, 20)
-        base += .25 * textures.noise(rng, self.ROWS, self.COLUMNS, 8)
+        base = textures.noise(rng, self.ROWS, self.COLUMNS, 48) + 0.5 * textures.noise(rng, self.ROWS, self.COLUMNS, 20)
+        base += 0.25 * textures.noise(rng, self.ROWS, self.COLUMNS, 8)
         blend = np.linspace(0, 1, 200, dtype=np.float32)
         base[:, -200:] = base[:, -200:] * (1 - blend) + base[:, :1] * blend  # closes the circle
         self._clouds = base
@@ -485,17 +558,19 @@ class _Panorama:
     def _picture(self, air: Weather) -> npt.NDArray[np.uint8]:
         key = np.concatenate([air.sky_top, air.sky_low, [air.clouds, air.fog]]).round(1).tobytes()
         if self._made is None or self._made[0] != key:
-            height = np.linspace(1, 0, self.ROWS, dtype=np.float32)[:, None, None] ** .7
+            height = np.linspace(1, 0, self.ROWS, dtype=np.float32)[:, None, None] ** 0.7
             sky = air.sky_low * (1 - height) + air.sky_top * height
-            cover = np.clip(self._clouds * 1.6 + (air.clouds - .6) * 2.2, 0, 1)[..., None] * np.minimum(1, height * 2.5)
-            bright = (air.sky_low * .55 + 255 * .45 * float(np.clip(air.ambient.mean() + .25, 0, 1)))
-            relief = 1 - .12 * np.clip(self._clouds, -1, 1.5)[..., None]
-            sky = sky * (1 - cover * .85) + bright * relief * cover * .85
+            cover = np.clip(self._clouds * 1.6 + (air.clouds - 0.6) * 2.2, 0, 1)[..., None] * np.minimum(
+                1, height * 2.5
+            )
+            bright = air.sky_low * 0.55 + 255 * 0.45 * float(np.clip(air.ambient.mean() + 0.25, 0, 1))
+            relief = 1 - 0.12 * np.clip(self._clouds, -1, 1.5)[..., None]
+            sky = sky * (1 - cover * 0.85) + bright * relief * cover * 0.85
             far = self._backdrop
             haze = 1 - math.exp(-air.fog * 260)
             alpha = far[..., 3:] / 255
-            tint = far[..., :3] / 200 * (air.sky_low * .25 + air.ambient * 110) * (1 - haze) + air.sky_low * haze
-            window = sky[-len(far):]
+            tint = far[..., :3] / 200 * (air.sky_low * 0.25 + air.ambient * 110) * (1 - haze) + air.sky_low * haze
+            window = sky[-len(far) :]
             window[:] = window * (1 - alpha) + tint * alpha
             made = np.clip(sky, 0, 255).astype(np.uint8)
             self._made = key, np.hstack([made[:, -400:], made, made[:, :400]])  # room to turn past its ends
@@ -510,8 +585,16 @@ class _Panorama:
         up = self.ROWS / self.TOP / (camera.focal * camera.supersampling)
         centre = (-yaw * per_radian) % self.COLUMNS
         # the sky has no fine detail: half of the resolution is enough
-        matrix = np.array([[2 * across, 0, centre + 400 - across * width / 2], [0, 2 * up, self.ROWS - 1 - horizon * up]])
-        half = cv2.warpAffine(picture, matrix, (width // 2, rows // 2 + 1), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)
+        matrix = np.array(
+            [[2 * across, 0, centre + 400 - across * width / 2], [0, 2 * up, self.ROWS - 1 - horizon * up]]
+        )
+        half = cv2.warpAffine(
+            picture,
+            matrix,
+            (width // 2, rows // 2 + 1),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
         return cv2.resize(half, (width, 2 * (rows // 2 + 1)), interpolation=cv2.INTER_LINEAR)[:rows]
 
 
@@ -522,13 +605,21 @@ def _rain_streaks(rng: np.random.Generator) -> list[npt.NDArray[np.uint8]]:
         for _ in range(170):
             x, y, length = rng.uniform(0, WIDTH), rng.uniform(-20, HEIGHT), rng.uniform(8, 34)
             tone = int(rng.integers(14, 46))
-            cv2.line(picture, (round(x), round(y)), (round(x + length * .12), round(y + length)), (tone, tone, tone), 1, cv2.LINE_AA)
+            cv2.line(
+                picture,
+                (round(x), round(y)),
+                (round(x + length * 0.12), round(y + length)),
+                (tone, tone, tone),
+                1,
+                cv2.LINE_AA,
+            )
         pictures.append(picture)
     return pictures
 
 
-def simulate(seed: int, frames: int, anomalies: bool, *, weather: str = 'mixed',
-             scenarios: tuple[str, ...] | None = None) -> Iterator[SimulatedFrame]:
+def simulate(
+    seed: int, frames: int, anomalies: bool, *, weather: str = 'mixed', scenarios: tuple[str, ...] | None = None
+) -> Iterator[SimulatedFrame]:
     """A simulated drive, frame by frame.
 
     Args:
@@ -549,4 +640,15 @@ def simulate(seed: int, frames: int, anomalies: bool, *, weather: str = 'mixed',
         yield drive.frame(number)
 
 
-__all__ = ['CAMERA_HEIGHT', 'FOCAL', 'HEIGHT', 'RATE', 'SURFACES', 'WIDTH', 'Drive', 'Instance', 'SimulatedFrame', 'simulate']
+__all__ = [
+    'CAMERA_HEIGHT',
+    'FOCAL',
+    'HEIGHT',
+    'RATE',
+    'SURFACES',
+    'WIDTH',
+    'Drive',
+    'Instance',
+    'SimulatedFrame',
+    'simulate',
+]

@@ -60,8 +60,9 @@ class Camera:
     def intrinsics(self) -> FloatArray:
         """(3, 3) matrix for rendered pixels; integer coordinates are pixel centres."""
         s = self.supersampling
-        return np.array([[self.focal * s, 0, self.width * s / 2 - 0.5],
-                         [0, self.focal * s, self.height * s / 2 - 0.5], [0, 0, 1.0]])
+        return np.array(
+            [[self.focal * s, 0, self.width * s / 2 - 0.5], [0, self.focal * s, self.height * s / 2 - 0.5], [0, 0, 1.0]]
+        )
 
     def to_camera(self, points: FloatArray) -> FloatArray:
         """(N, 3) world to (N, 3) camera frame."""
@@ -159,8 +160,15 @@ class Canvas:
         if identity is not None:
             cv2.fillPoly(self.ids, [corners], float(identity))
 
-    def quad(self, texture: Texture, origin: FloatArray, along: FloatArray, down: FloatArray, identity: int | None,
-             light: float | FloatArray = 1.0) -> None:
+    def quad(
+        self,
+        texture: Texture,
+        origin: FloatArray,
+        along: FloatArray,
+        down: FloatArray,
+        identity: int | None,
+        light: float | FloatArray = 1.0,
+    ) -> None:
         """Draws a textured parallelogram.
 
         Args:
@@ -177,12 +185,21 @@ class Canvas:
             return
         pixels = self.camera.to_pixels(seen)
         ends = self.camera.to_pixels(np.maximum(corners, (-1e9, -1e9, NEAR)))
-        texels = texture.level(max(np.linalg.norm(ends[1] - ends[0]), np.linalg.norm(ends[2] - ends[3])),
-                               max(np.linalg.norm(ends[3] - ends[0]), np.linalg.norm(ends[2] - ends[1])))
+        texels = texture.level(
+            max(np.linalg.norm(ends[1] - ends[0]), np.linalg.norm(ends[2] - ends[3])),
+            max(np.linalg.norm(ends[3] - ends[0]), np.linalg.norm(ends[2] - ends[1])),
+        )
         self._warp(texels, self._plane(texels, origin, along, down), pixels, identity, light, float(seen[:, 2].min()))
 
-    def ground(self, texels: npt.NDArray[np.uint8], origin: FloatArray, along: FloatArray, down: FloatArray, outline: FloatArray,
-               light: float | FloatArray) -> None:
+    def ground(
+        self,
+        texels: npt.NDArray[np.uint8],
+        origin: FloatArray,
+        along: FloatArray,
+        down: FloatArray,
+        outline: FloatArray,
+        light: float | FloatArray,
+    ) -> None:
         """Draws a piece of ground texture; no fog, no identity.
 
         Args:
@@ -194,7 +211,9 @@ class Canvas:
         """
         self._warp(texels, self._plane(texels, origin, along, down), outline, None, light, 0.0)
 
-    def _plane(self, texels: npt.NDArray[np.uint8], origin: FloatArray, along: FloatArray, down: FloatArray) -> FloatArray:
+    def _plane(
+        self, texels: npt.NDArray[np.uint8], origin: FloatArray, along: FloatArray, down: FloatArray
+    ) -> FloatArray:
         """(3, 3) homography from texels to rendered pixels."""
         h, w = texels.shape[:2]
         axes = self.camera.axes
@@ -202,8 +221,15 @@ class Canvas:
         plane[:, 2] += (plane[:, 0] + plane[:, 1]) / 2  # texel centres are integers
         return self.camera.intrinsics @ plane
 
-    def _warp(self, texels: npt.NDArray[np.uint8], matrix: FloatArray, outline: FloatArray, identity: int | None,
-              light: float | FloatArray, distance: float) -> None:
+    def _warp(
+        self,
+        texels: npt.NDArray[np.uint8],
+        matrix: FloatArray,
+        outline: FloatArray,
+        identity: int | None,
+        light: float | FloatArray,
+        distance: float,
+    ) -> None:
         height, width = self.ids.shape
         corners = np.rint(np.clip(outline, -20000, 20000)).astype(np.int32)
         left, top = np.maximum(corners.min(0), 0)
@@ -246,8 +272,15 @@ class Canvas:
         if identity is not None:
             self.ids[window][drawn[..., 3] > 127] = identity
 
-    def sprite(self, texture: Texture, foot: FloatArray, width: float, height: float, identity: int | None,
-               light: float | FloatArray = 1.0) -> None:
+    def sprite(
+        self,
+        texture: Texture,
+        foot: FloatArray,
+        width: float,
+        height: float,
+        identity: int | None,
+        light: float | FloatArray = 1.0,
+    ) -> None:
         """Draws an upright picture that always faces the camera.
 
         Args:
@@ -274,9 +307,16 @@ class Canvas:
         if (right - left, bottom - top) == (w, h):
             drawn = cv2.resize(texels, (w, h), interpolation=cv2.INTER_LINEAR)
         else:  # only the visible part
-            matrix = np.array([[tw / w, 0, (left - x + 0.5) * tw / w - 0.5], [0, th / h, (top - y + 0.5) * th / h - 0.5]])
-            drawn = cv2.warpAffine(texels, matrix, (right - left, bottom - top),
-                                   flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_CONSTANT)
+            matrix = np.array(
+                [[tw / w, 0, (left - x + 0.5) * tw / w - 0.5], [0, th / h, (top - y + 0.5) * th / h - 0.5]]
+            )
+            drawn = cv2.warpAffine(
+                texels,
+                matrix,
+                (right - left, bottom - top),
+                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                borderMode=cv2.BORDER_CONSTANT,
+            )
         self._blend(drawn, (slice(top, bottom), slice(left, right)), identity)
 
     def glow(self, point: FloatArray, radius: float, colour: Colour, strength: float) -> None:
@@ -288,12 +328,19 @@ class Canvas:
         u, v = self.camera.to_pixels(seen)[0]
         r = round(radius * self.camera.focal * self.camera.supersampling / depth)
         height, width = self.ids.shape
-        left, top, right, bottom = max(0, round(u) - r), max(0, round(v) - r), min(width, round(u) + r), min(height, round(v) + r)
+        left, top, right, bottom = (
+            max(0, round(u) - r),
+            max(0, round(v) - r),
+            min(width, round(u) + r),
+            min(height, round(v) + r),
+        )
         if r < 2 or right <= left or bottom <= top:
             return
         xs = (np.arange(left, right) - u) / r
         ys = (np.arange(top, bottom) - v) / r
-        halo = np.clip(1 - np.sqrt(xs[None] ** 2 + ys[:, None] ** 2), 0, 1) ** 2 * (strength * (1 - self.fog(depth) * 0.6))
+        halo = np.clip(1 - np.sqrt(xs[None] ** 2 + ys[:, None] ** 2), 0, 1) ** 2 * (
+            strength * (1 - self.fog(depth) * 0.6)
+        )
         window = self.image[top:bottom, left:right]
         cv2.add(window, (halo[..., None] * np.asarray(colour)).astype(np.uint8), dst=window)
 
@@ -335,8 +382,13 @@ class Mesh:
     _parents: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     _glows: FloatArray = field(default_factory=lambda: np.zeros((0, 1)))
 
-    def add(self, corners: list[tuple[float, float, float]], colour: Colour | str, parent: int | None = None,
-            glow: float = 0.0) -> int:
+    def add(
+        self,
+        corners: list[tuple[float, float, float]],
+        colour: Colour | str,
+        parent: int | None = None,
+        glow: float = 0.0,
+    ) -> int:
         """Adds a face; returns its index."""
         start = len(self.points)
         self.points += corners
@@ -347,18 +399,30 @@ class Mesh:
         self._arrays = None
         return len(self.faces) - 1
 
-    def box(self, low: tuple[float, float, float], high: tuple[float, float, float], colour: Colour | str) -> dict[str, int]:
+    def box(
+        self, low: tuple[float, float, float], high: tuple[float, float, float], colour: Colour | str
+    ) -> dict[str, int]:
         """Adds a box; returns its faces by name: front back left right top bottom."""
         (x0, y0, z0), (x1, y1, z1) = low, high
-        return {'front': self.add([(x1, y0, z0), (x1, y1, z0), (x1, y1, z1), (x1, y0, z1)], colour),
-                'back': self.add([(x0, y1, z0), (x0, y0, z0), (x0, y0, z1), (x0, y1, z1)], colour),
-                'left': self.add([(x1, y1, z0), (x0, y1, z0), (x0, y1, z1), (x1, y1, z1)], colour),
-                'right': self.add([(x0, y0, z0), (x1, y0, z0), (x1, y0, z1), (x0, y0, z1)], colour),
-                'top': self.add([(x0, y0, z1), (x1, y0, z1), (x1, y1, z1), (x0, y1, z1)], colour),
-                'bottom': self.add([(x0, y1, z0), (x1, y1, z0), (x1, y0, z0), (x0, y0, z0)], colour)}
+        return {
+            'front': self.add([(x1, y0, z0), (x1, y1, z0), (x1, y1, z1), (x1, y0, z1)], colour),
+            'back': self.add([(x0, y1, z0), (x0, y0, z0), (x0, y0, z1), (x0, y1, z1)], colour),
+            'left': self.add([(x1, y1, z0), (x0, y1, z0), (x0, y1, z1), (x1, y1, z1)], colour),
+            'right': self.add([(x0, y0, z0), (x1, y0, z0), (x1, y0, z1), (x0, y0, z1)], colour),
+            'top': self.add([(x0, y0, z1), (x1, y0, z1), (x1, y1, z1), (x0, y1, z1)], colour),
+            'bottom': self.add([(x0, y1, z0), (x1, y1, z0), (x1, y0, z0), (x0, y0, z0)], colour),
+        }
 
-    def cylinder(self, start: tuple[float, float, float], axis: int, length: float, radius: float, colour: Colour | str,
-                 caps: Colour | str | None = None, sides: int = 10) -> tuple[int, int]:
+    def cylinder(
+        self,
+        start: tuple[float, float, float],
+        axis: int,
+        length: float,
+        radius: float,
+        colour: Colour | str,
+        caps: Colour | str | None = None,
+        sides: int = 10,
+    ) -> tuple[int, int]:
         """Adds a cylinder along axis 0, 1 or 2 from the centre of its first cap; returns the two caps."""
         p, q = [(1, 2), (2, 0), (0, 1)][axis]
         rings = []
@@ -391,8 +455,17 @@ class Mesh:
             self._parents, self._glows = np.array(self.parents), np.array(self.glows)[:, None]
         return self._arrays
 
-    def draw(self, canvas: Canvas, position: FloatArray, rotation: FloatArray, identity: int | None,
-             paints: dict[str, Colour], sun: FloatArray, ambient: FloatArray, sunlight: FloatArray) -> None:
+    def draw(
+        self,
+        canvas: Canvas,
+        position: FloatArray,
+        rotation: FloatArray,
+        identity: int | None,
+        paints: dict[str, Colour],
+        sun: FloatArray,
+        ambient: FloatArray,
+        sunlight: FloatArray,
+    ) -> None:
         """Draws it.
 
         Args:

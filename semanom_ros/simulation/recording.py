@@ -16,7 +16,11 @@ from semanom_ros.simulation.catalogue import CATALOGUE
 from semanom_ros.simulation.drive import CAMERA_HEIGHT, FOCAL, HEIGHT, WIDTH, SimulatedFrame
 
 IMAGE_TOPIC = '/camera/image_raw'
-MASK_TOPIC, INSTANCES_TOPIC, SCENARIO_TOPIC = '/ground_truth/anomaly_mask', '/ground_truth/instances', '/ground_truth/scenario'
+MASK_TOPIC, INSTANCES_TOPIC, SCENARIO_TOPIC = (
+    '/ground_truth/anomaly_mask',
+    '/ground_truth/instances',
+    '/ground_truth/scenario',
+)
 CAMERA_FRAME, VEHICLE_FRAME, MAP_FRAME = 'camera_optical_frame', 'base_link', 'map'
 
 
@@ -80,11 +84,22 @@ class _Messages:
         return self._types['rosgraph_msgs/msg/Clock'](self._time(stamp_ns))
 
     def camera_info(self, stamp_ns: int) -> Any:
-        k = np.array([FOCAL, 0, WIDTH / 2 - .5, 0, FOCAL, HEIGHT / 2 - .5, 0, 0, 1])
-        p = np.array([FOCAL, 0, WIDTH / 2 - .5, 0, 0, FOCAL, HEIGHT / 2 - .5, 0, 0, 0, 1, 0])
+        k = np.array([FOCAL, 0, WIDTH / 2 - 0.5, 0, FOCAL, HEIGHT / 2 - 0.5, 0, 0, 1])
+        p = np.array([FOCAL, 0, WIDTH / 2 - 0.5, 0, 0, FOCAL, HEIGHT / 2 - 0.5, 0, 0, 0, 1, 0])
         window = self._types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
-        return self._types['sensor_msgs/msg/CameraInfo'](self._header(stamp_ns, CAMERA_FRAME), HEIGHT, WIDTH, 'plumb_bob', np.zeros(5), k,
-                                                         np.eye(3).ravel(), p, 0, 0, window)
+        return self._types['sensor_msgs/msg/CameraInfo'](
+            self._header(stamp_ns, CAMERA_FRAME),
+            HEIGHT,
+            WIDTH,
+            'plumb_bob',
+            np.zeros(5),
+            k,
+            np.eye(3).ravel(),
+            p,
+            0,
+            0,
+            window,
+        )
 
     def pose(self, frame: SimulatedFrame) -> Any:
         """map -> base_link, and base_link -> camera_optical_frame as the body moves on its springs."""
@@ -92,31 +107,50 @@ class _Messages:
         cos, sin = math.cos(yaw), math.sin(yaw)
         vehicle = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1.0]])
         offset = vehicle.T @ (frame.position - (x, y, 0))
-        return self._types['tf2_msgs/msg/TFMessage']([
-            self._transform(frame.stamp_ns, MAP_FRAME, VEHICLE_FRAME, np.array([x, y, 0.0]), vehicle),
-            self._transform(frame.stamp_ns, VEHICLE_FRAME, CAMERA_FRAME, offset, vehicle.T @ frame.axes.T)])
+        return self._types['tf2_msgs/msg/TFMessage'](
+            [
+                self._transform(frame.stamp_ns, MAP_FRAME, VEHICLE_FRAME, np.array([x, y, 0.0]), vehicle),
+                self._transform(frame.stamp_ns, VEHICLE_FRAME, CAMERA_FRAME, offset, vehicle.T @ frame.axes.T),
+            ]
+        )
 
     def mount(self, stamp_ns: int) -> Any:
         """base_link -> camera_link, where the camera is at rest."""
-        return self._types['tf2_msgs/msg/TFMessage']([
-            self._transform(stamp_ns, VEHICLE_FRAME, 'camera_link', np.array([0, 0, CAMERA_HEIGHT]), np.eye(3))])
+        return self._types['tf2_msgs/msg/TFMessage'](
+            [self._transform(stamp_ns, VEHICLE_FRAME, 'camera_link', np.array([0, 0, CAMERA_HEIGHT]), np.eye(3))]
+        )
 
-    def _transform(self, stamp_ns: int, parent: str, child: str, offset: npt.NDArray[np.float64], rotation: npt.NDArray[np.float64]) -> Any:
+    def _transform(
+        self, stamp_ns: int, parent: str, child: str, offset: npt.NDArray[np.float64], rotation: npt.NDArray[np.float64]
+    ) -> Any:
         types = self._types
         x, y, z, w = quaternion(rotation)
         return types['geometry_msgs/msg/TransformStamped'](
-            self._header(stamp_ns, parent), child, types['geometry_msgs/msg/Transform'](
-                types['geometry_msgs/msg/Vector3'](*(float(v) for v in offset)), types['geometry_msgs/msg/Quaternion'](x, y, z, w)))
+            self._header(stamp_ns, parent),
+            child,
+            types['geometry_msgs/msg/Transform'](
+                types['geometry_msgs/msg/Vector3'](*(float(v) for v in offset)),
+                types['geometry_msgs/msg/Quaternion'](x, y, z, w),
+            ),
+        )
 
     def instances(self, frame: SimulatedFrame) -> Any:
         height, width = frame.instance_ids.shape
         data = np.frombuffer(frame.instance_ids.astype('<u2').tobytes(), np.uint8)
-        return self._types['sensor_msgs/msg/Image'](self._header(frame.stamp_ns, CAMERA_FRAME), height, width, 'mono16', 0, 2 * width, data)
+        return self._types['sensor_msgs/msg/Image'](
+            self._header(frame.stamp_ns, CAMERA_FRAME), height, width, 'mono16', 0, 2 * width, data
+        )
 
     def scenario(self, frame: SimulatedFrame) -> Any:
-        content = {'anomalies': [self._catalogue[name] for name in frame.scenarios], 'twins': [self._catalogue[name] for name in frame.twins],
-                   'weather': frame.weather,
-                   'instances': {str(k): {'name': i.name, 'caption': i.caption, 'anomalous': i.anomalous} for k, i in frame.instances.items()}}
+        content = {
+            'anomalies': [self._catalogue[name] for name in frame.scenarios],
+            'twins': [self._catalogue[name] for name in frame.twins],
+            'weather': frame.weather,
+            'instances': {
+                str(k): {'name': i.name, 'caption': i.caption, 'anomalous': i.anomalous}
+                for k, i in frame.instances.items()
+            },
+        }
         return self._types['std_msgs/msg/String'](json.dumps(content))
 
 
@@ -124,11 +158,18 @@ def quaternion(rotation: npt.NDArray[np.float64]) -> tuple[float, float, float, 
     """(x, y, z, w) of a rotation matrix (3, 3)."""
     m = rotation
     # the largest of the four components is the safe one to divide by (Shepperd's method)
-    squares = [1 + m[0, 0] - m[1, 1] - m[2, 2], 1 - m[0, 0] + m[1, 1] - m[2, 2], 1 - m[0, 0] - m[1, 1] + m[2, 2], 1 + np.trace(m)]
+    squares = [
+        1 + m[0, 0] - m[1, 1] - m[2, 2],
+        1 - m[0, 0] + m[1, 1] - m[2, 2],
+        1 - m[0, 0] - m[1, 1] + m[2, 2],
+        1 + np.trace(m),
+    ]
     k = int(np.argmax(squares))
-    q = [[squares[0], m[0, 1] + m[1, 0], m[0, 2] + m[2, 0], m[2, 1] - m[1, 2]],
-         [m[0, 1] + m[1, 0], squares[1], m[1, 2] + m[2, 1], m[0, 2] - m[2, 0]],
-         [m[0, 2] + m[2, 0], m[1, 2] + m[2, 1], squares[2], m[1, 0] - m[0, 1]],
-         [m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1], squares[3]]][k]
+    q = [
+        [squares[0], m[0, 1] + m[1, 0], m[0, 2] + m[2, 0], m[2, 1] - m[1, 2]],
+        [m[0, 1] + m[1, 0], squares[1], m[1, 2] + m[2, 1], m[0, 2] - m[2, 0]],
+        [m[0, 2] + m[2, 0], m[1, 2] + m[2, 1], squares[2], m[1, 0] - m[0, 1]],
+        [m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1], squares[3]],
+    ][k]
     x, y, z, w = (float(v) / (2 * math.sqrt(squares[k])) for v in q)
     return x, y, z, w

@@ -6,6 +6,7 @@ are drawn four times larger with hard edges and averaged down, which smooths the
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -25,7 +26,7 @@ ROAD_EDGE, KERB_EDGE, PAVEMENT_EDGE = 5.7, 5.95, 9.2
 
 def shade(colour: Colour, factor: float) -> Colour:
     """A darker or lighter colour."""
-    r, g, b = (float(np.clip(c * factor, 0, 255)) for c in colour)
+    r, g, b = (min(255.0, max(0.0, float(c) * factor)) for c in colour)
     return r, g, b
 
 
@@ -54,33 +55,72 @@ def _smooth(size: tuple[int, int], draw: Callable[[Picture, float], None], scale
 
 
 def _fill(picture: Picture, points: list[tuple[float, float]], colour: Colour, scale: float) -> None:
-    cv2.fillPoly(picture, [np.rint(np.array(points) * scale).astype(np.int32)], (*colour, 255)[:picture.shape[2]])
+    cv2.fillPoly(picture, [np.rint(np.array(points) * scale).astype(np.int32)], (*colour, 255)[: picture.shape[2]])
 
 
-def _disc(picture: Picture, centre: tuple[float, float], axes: tuple[float, float], colour: Colour, scale: float,
-          angle: float = 0.0) -> None:
-    cv2.ellipse(picture, (round(centre[0] * scale), round(centre[1] * scale)),
-                (max(1, round(axes[0] * scale)), max(1, round(axes[1] * scale))), angle, 0, 360,
-                (*colour, 255)[:picture.shape[2]], -1)
+def _disc(
+    picture: Picture,
+    centre: tuple[float, float],
+    axes: tuple[float, float],
+    colour: Colour,
+    scale: float,
+    angle: float = 0.0,
+) -> None:
+    cv2.ellipse(
+        picture,
+        (round(centre[0] * scale), round(centre[1] * scale)),
+        (max(1, round(axes[0] * scale)), max(1, round(axes[1] * scale))),
+        angle,
+        0,
+        360,
+        (*colour, 255)[: picture.shape[2]],
+        -1,
+    )
 
 
 def _limb(picture: Picture, points: list[tuple[float, float]], width: float, colour: Colour, scale: float) -> None:
-    for a, b in zip(points[:-1], points[1:], strict=True):
-        cv2.line(picture, (round(a[0] * scale), round(a[1] * scale)), (round(b[0] * scale), round(b[1] * scale)),
-                 (*colour, 255)[:picture.shape[2]], max(1, round(width * scale)))
+    for a, b in itertools.pairwise(points):
+        cv2.line(
+            picture,
+            (round(a[0] * scale), round(a[1] * scale)),
+            (round(b[0] * scale), round(b[1] * scale)),
+            (*colour, 255)[: picture.shape[2]],
+            max(1, round(width * scale)),
+        )
     for p in points:
         _disc(picture, p, (width / 2, width / 2), colour, scale)
 
 
 # -- facades
 
-WALLS: tuple[Colour, ...] = ((196, 178, 150), (172, 96, 74), (205, 196, 180), (150, 120, 100), (188, 150, 110), (160, 160, 158),
-                             (214, 190, 140), (140, 86, 70), (180, 188, 190), (206, 160, 140), (130, 134, 140), (222, 214, 196))
-SHOP_PAINTS: tuple[Colour, ...] = ((40, 80, 60), (120, 30, 36), (30, 50, 90), (60, 44, 34), (24, 24, 28), (150, 110, 40), (70, 30, 80))
+WALLS: tuple[Colour, ...] = (
+    (196, 178, 150),
+    (172, 96, 74),
+    (205, 196, 180),
+    (150, 120, 100),
+    (188, 150, 110),
+    (160, 160, 158),
+    (214, 190, 140),
+    (140, 86, 70),
+    (180, 188, 190),
+    (206, 160, 140),
+    (130, 134, 140),
+    (222, 214, 196),
+)
+SHOP_PAINTS: tuple[Colour, ...] = (
+    (40, 80, 60),
+    (120, 30, 36),
+    (30, 50, 90),
+    (60, 44, 34),
+    (24, 24, 28),
+    (150, 110, 40),
+    (70, 30, 80),
+)
 
 
-def facade(rng: np.random.Generator, width: float, floors: int, palette: tuple[Colour, ...], shop: bool,
-           lit: float) -> Picture:
+def facade(
+    rng: np.random.Generator, width: float, floors: int, palette: tuple[Colour, ...], shop: bool, lit: float
+) -> Picture:
     """A house front.
 
     Args:
@@ -99,7 +139,7 @@ def facade(rng: np.random.Generator, width: float, floors: int, palette: tuple[C
     if wall[0] > wall[2] * 1.5 or rng.random() < 0.25:  # brick courses
         picture[::4] = shade(wall, 0.86)
         for row in range(0, h, 4):
-            picture[row:row + 4, (row % 8) * 1::8] = shade(wall, 0.9)
+            picture[row : row + 4, (row % 8) * 1 :: 8] = shade(wall, 0.9)
     picture = grain(picture, rng, 4, 7, 40)
     frame: Colour = (230, 228, 222) if rng.random() < 0.6 else (70, 62, 56)
     glass: Colour = (58, 70, 84) if rng.random() < 0.6 else (84, 98, 110)
@@ -120,13 +160,15 @@ def facade(rng: np.random.Generator, width: float, floors: int, palette: tuple[C
                 colour: Colour = tuple(rng.integers(40, 140, 3).tolist())  # type: ignore[assignment]
                 cv2.rectangle(picture, (x, h - round(2.3 * px)), (x + ww, h), shade(wall, 0.7), -1)
                 cv2.rectangle(picture, (x + 3, h - round(2.2 * px)), (x + ww - 3, h), colour, -1)
-                cv2.rectangle(picture, (x + 7, h - round(2.0 * px)), (x + ww - 7, h - round(1.2 * px)), shade(colour, 1.3), -1)
+                cv2.rectangle(
+                    picture, (x + 7, h - round(2.0 * px)), (x + ww - 7, h - round(1.2 * px)), shade(colour, 1.3), -1
+                )
                 continue
             _window(picture, rng, x, top, ww, wh, frame, glass, lit)
             if shutters and floor:
                 for side in (x - ww // 2 - 1, x + ww + 1):
                     cv2.rectangle(picture, (side, top), (side + ww // 2, top + wh), shutter, -1)
-                    picture[top:top + wh:4, max(0, side):max(0, side + ww // 2)] = shade(shutter, 0.8)
+                    picture[top : top + wh : 4, max(0, side) : max(0, side + ww // 2)] = shade(shutter, 0.8)
     if shop:
         _shop(picture, rng, lit)
     cv2.rectangle(picture, (0, 0), (w, round(0.35 * px)), shade(wall, 1.15), -1)  # cornice
@@ -136,8 +178,9 @@ def facade(rng: np.random.Generator, width: float, floors: int, palette: tuple[C
     return np.clip(picture - dirt, 0, 255).astype(np.uint8)
 
 
-def _window(picture: Picture, rng: np.random.Generator, x: int, y: int, w: int, h: int, frame: Colour, glass: Colour,
-            lit: float) -> None:
+def _window(
+    picture: Picture, rng: np.random.Generator, x: int, y: int, w: int, h: int, frame: Colour, glass: Colour, lit: float
+) -> None:
     glow = rng.random() < lit
     pane = (250, 214, 140) if glow else shade(glass, rng.uniform(0.7, 1.25))
     cv2.rectangle(picture, (x - 2, y - 2), (x + w + 2, y + h + 2), frame, -1)
@@ -169,8 +212,11 @@ def _shop(picture: Picture, rng: np.random.Generator, lit: float) -> None:
             colour = tuple(rng.integers(50, 220, 3).tolist())
             tall = int(rng.uniform(0.2, 0.6) * 1.6 * px)
             cv2.rectangle(picture, (x, h - px // 2 - tall), (x + int(rng.integers(4, 8)), h - px // 2), colour, -1)
-        cv2.fillPoly(picture, [np.array([(left, top + px), (left + (right - left) // 3, top + px), (left, h - px)])],
-                     shade(inside, 1.2))
+        cv2.fillPoly(
+            picture,
+            [np.array([(left, top + px), (left + (right - left) // 3, top + px), (left, h - px)])],
+            shade(inside, 1.2),
+        )
     cv2.rectangle(picture, (door - 12, top + px), (door + 12, h), shade(inside, 0.8), -1)
     cv2.rectangle(picture, (door - 12, top + px), (door + 12, h), shade(paint, 1.5), 2)
     sign = [(235, 225, 200), (240, 210, 90), (230, 90, 80), (240, 240, 240)][rng.integers(4)]
@@ -189,6 +235,7 @@ def _shop(picture: Picture, rng: np.random.Generator, lit: float) -> None:
 
 # -- ground
 
+
 def ground_tile(rng: np.random.Generator, kind: str, paving: Colour, verge: Colour) -> Picture:
     """TILE_LENGTH metres of street from the left edge to the right one, the far end on top.
 
@@ -204,7 +251,7 @@ def ground_tile(rng: np.random.Generator, kind: str, paving: Colour, verge: Colo
 
     def across(left: float, right: float, colour: Colour, y0: float = 0.0, y1: float = TILE_LENGTH) -> None:
         a, b = round((left + HALF_STREET) * px), round((right + HALF_STREET) * px)
-        picture[round(y0 * px):round(y1 * px), max(0, a):max(0, b)] = colour
+        picture[round(y0 * px) : round(y1 * px), max(0, a) : max(0, b)] = colour
 
     across(-HALF_STREET, HALF_STREET, verge)
     if kind == 'junction':
@@ -215,19 +262,28 @@ def ground_tile(rng: np.random.Generator, kind: str, paving: Colour, verge: Colo
         across(-ROAD_EDGE, ROAD_EDGE, asphalt)
         for side in (-1, 1):
             across(min(side * ROAD_EDGE, side * KERB_EDGE), max(side * ROAD_EDGE, side * KERB_EDGE), (176, 174, 168))
-            across(min(side * ROAD_EDGE, side * (ROAD_EDGE - 0.3)), max(side * ROAD_EDGE, side * (ROAD_EDGE - 0.3)), (70, 70, 72))
+            across(
+                min(side * ROAD_EDGE, side * (ROAD_EDGE - 0.3)),
+                max(side * ROAD_EDGE, side * (ROAD_EDGE - 0.3)),
+                (70, 70, 72),
+            )
     picture = grain(picture, rng, 6, 5, 60)
     if kind != 'junction':  # slabs
         for side in (-1, 1):
             for t in np.arange(KERB_EDGE, PAVEMENT_EDGE, 0.65):
                 across(side * t, side * t + 0.04, shade(paving, 0.8))
             for y in np.arange(0, TILE_LENGTH, 0.625):
-                across(min(side * KERB_EDGE, side * PAVEMENT_EDGE), max(side * KERB_EDGE, side * PAVEMENT_EDGE),
-                       shade(paving, 0.84), y, y + 0.04)
+                across(
+                    min(side * KERB_EDGE, side * PAVEMENT_EDGE),
+                    max(side * KERB_EDGE, side * PAVEMENT_EDGE),
+                    shade(paving, 0.84),
+                    y,
+                    y + 0.04,
+                )
     wheel = np.zeros((1, w, 1), np.float32)
     t_axis = (np.arange(w) / px - HALF_STREET)[None, :, None]
     for t in (-2.5, -1.0, 1.0, 2.5):  # darker wheel tracks
-        wheel -= 7 * np.exp(-((t_axis - t) / 0.3) ** 2).astype(np.float32)
+        wheel -= 7 * np.exp(-(((t_axis - t) / 0.3) ** 2)).astype(np.float32)
     picture = np.clip(picture + wheel, 0, 255).astype(np.uint8)
     for _ in range(int(rng.integers(0, 3))):  # patches and cracks
         x, y = int(rng.uniform(11, 21) * px), int(rng.uniform(0, TILE_LENGTH) * px)
@@ -251,32 +307,62 @@ def ground_tile(rng: np.random.Generator, kind: str, paving: Colour, verge: Colo
 
 # -- signs and billboards
 
+
 def stop_sign() -> Picture:
     """(96, 96, 4): a red octagon with STOP."""
+
     def draw(p: Picture, s: float) -> None:
         for radius, colour in ((47, (240, 240, 240)), (44, (192, 22, 30))):
-            _fill(p, [(48 + radius * math.cos(math.pi * (k + 0.5) / 4), 48 + radius * math.sin(math.pi * (k + 0.5) / 4))
-                      for k in range(8)], colour, s)
-        cv2.putText(p, 'STOP', (round(10 * s), round(57 * s)), cv2.FONT_HERSHEY_SIMPLEX, 0.93 * s, (245, 245, 245, 255), round(5 * s))
+            _fill(
+                p,
+                [
+                    (48 + radius * math.cos(math.pi * (k + 0.5) / 4), 48 + radius * math.sin(math.pi * (k + 0.5) / 4))
+                    for k in range(8)
+                ],
+                colour,
+                s,
+            )
+        cv2.putText(
+            p,
+            'STOP',
+            (round(10 * s), round(57 * s)),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.93 * s,
+            (245, 245, 245, 255),
+            round(5 * s),
+        )
+
     return _smooth((96, 96), draw, 3)
 
 
 def speed_sign(limit: int) -> Picture:
     """(96, 96, 4): a red ring with a number."""
+
     def draw(p: Picture, s: float) -> None:
         _disc(p, (48, 48), (47, 47), (200, 24, 32), s)
         _disc(p, (48, 48), (36, 36), (244, 244, 240), s)
-        cv2.putText(p, str(limit), (round(19 * s), round(62 * s)), cv2.FONT_HERSHEY_SIMPLEX, 1.45 * s, (20, 20, 20, 255), round(6 * s))
+        cv2.putText(
+            p,
+            str(limit),
+            (round(19 * s), round(62 * s)),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            1.45 * s,
+            (20, 20, 20, 255),
+            round(6 * s),
+        )
+
     return _smooth((96, 96), draw, 3)
 
 
 def warning_sign() -> Picture:
     """(96, 96, 4): a red and white triangle."""
+
     def draw(p: Picture, s: float) -> None:
         _fill(p, [(48, 4), (94, 88), (2, 88)], (200, 24, 32), s)
         _fill(p, [(48, 22), (80, 80), (16, 80)], (244, 244, 240), s)
         _fill(p, [(44, 38), (52, 38), (50, 62), (46, 62)], (20, 20, 20), s)
         _disc(p, (48, 70), (4, 4), (20, 20, 20), s)
+
     return _smooth((96, 96), draw, 3)
 
 
@@ -293,6 +379,7 @@ def billboard(rng: np.random.Generator, subject: str) -> Picture:
     def colour() -> Colour:
         r, g, b = rng.integers(30, 250, 3).tolist()
         return r, g, b
+
     if subject == 'landscape':
         picture[:] = (150 + 60 * (1 - ramp) + np.array([0, 20, 45], np.float32)).astype(np.uint8)
         _disc(picture, (190, 35), (16, 16), (255, 236, 150), 1)
@@ -322,7 +409,9 @@ def billboard(rng: np.random.Generator, subject: str) -> Picture:
         cv2.rectangle(picture, (12, 114), (180, 124), colour(), -1)
     elif subject == 'shapes':
         for _ in range(7):
-            _disc(picture, (rng.uniform(0, w), rng.uniform(0, h)), (rng.uniform(12, 50), rng.uniform(12, 50)), colour(), 1)
+            _disc(
+                picture, (rng.uniform(0, w), rng.uniform(0, h)), (rng.uniform(12, 50), rng.uniform(12, 50)), colour(), 1
+            )
     elif subject == 'stop sign':
         sign = cv2.resize(stop_sign(), (124, 124), interpolation=cv2.INTER_AREA)
         window = picture[10:134, 66:190]
@@ -341,8 +430,17 @@ def painted_road(rng: np.random.Generator) -> Picture:
     picture[70:] = (104, 134, 74)
     _fill(picture, [(78, 70), (82, 70), (150, 160), (10, 160)], (92, 92, 96), 1)
     for y0, y1 in ((76, 80), (86, 94), (102, 116), (128, 152)):
-        _fill(picture, [(80 - (y0 - 70) / 30, y0), (80 + (y0 - 70) / 30, y0), (80 + (y1 - 70) / 30, y1), (80 - (y1 - 70) / 30, y1)],
-              (225, 225, 220), 1)
+        _fill(
+            picture,
+            [
+                (80 - (y0 - 70) / 30, y0),
+                (80 + (y0 - 70) / 30, y0),
+                (80 + (y1 - 70) / 30, y1),
+                (80 - (y1 - 70) / 30, y1),
+            ],
+            (225, 225, 220),
+            1,
+        )
     for x in (18, 44, 118, 146):
         _disc(picture, (x, 62 - abs(x - 80) / 10), (12, 14), (58, 96, 50), 1)
     return grain(picture, rng, 3, 3)
@@ -350,8 +448,10 @@ def painted_road(rng: np.random.Generator) -> Picture:
 
 # -- plants
 
+
 def tree(rng: np.random.Generator, kind: str, leaves: Colour) -> Picture:
     """(320, 240, 4): `broad`, `poplar`, `conifer` or `bush`."""
+
     def draw(p: Picture, s: float) -> None:
         if kind != 'bush':
             bark: Colour = (92, 72, 54)
@@ -375,11 +475,13 @@ def tree(rng: np.random.Generator, kind: str, leaves: Colour) -> Picture:
             bright = np.clip(1.25 - (key - 20) / 130, 0.5, 1.3) * rng.uniform(0.8, 1.15)
             size = rng.uniform(2, 6.5)
             _disc(p, (x, y), (size, size * rng.uniform(0.6, 1)), shade(leaves, bright), s)
+
     return _smooth((320, 240), lambda p, s: draw(p, 2 * s), 2)
 
 
 def fallen_trunk(rng: np.random.Generator, leaves: Colour) -> Picture:
     """(100, 300, 4): a tree that lies on its side, roots on the left."""
+
     def draw(p: Picture, s: float) -> None:
         bark: Colour = (96, 74, 54)
         _fill(p, [(12, 62), (180, 70), (180, 86), (12, 92)], bark, s)
@@ -390,6 +492,7 @@ def fallen_trunk(rng: np.random.Generator, leaves: Colour) -> Picture:
             x, y = rng.uniform(130, 296), rng.uniform(14, 94)
             if ((x - 215) / 88) ** 2 + ((y - 58) / 44) ** 2 < 1:
                 _disc(p, (x, y), (rng.uniform(4, 9), rng.uniform(3, 7)), shade(leaves, rng.uniform(0.5, 1.25)), s)
+
     return _smooth((100, 300), draw, 2)
 
 
@@ -440,7 +543,17 @@ def person(rng: np.random.Generator, phase: float, view: str, posture: str = 'wa
                     _limb(p, [shoulder, elbow, hand], 8, shade(coat, 0.7), s)
             _limb(p, [hip, (shoulder[0], shoulder[1] + 6)], 19 * stout, coat, s)
             if skirt:
-                _fill(p, [(hip[0] - 10, hip[1] - 6), (hip[0] + 10, hip[1] - 6), (hip[0] + 15, hip[1] + 24), (hip[0] - 14, hip[1] + 24)], coat, s)
+                _fill(
+                    p,
+                    [
+                        (hip[0] - 10, hip[1] - 6),
+                        (hip[0] + 10, hip[1] - 6),
+                        (hip[0] + 15, hip[1] + 24),
+                        (hip[0] - 14, hip[1] + 24),
+                    ],
+                    coat,
+                    s,
+                )
             _limb(p, [shoulder, elbow, hand], 8, shade(coat, 1.18), s)
             _disc(p, hand, (4, 4), skin, s)
             if bag:
@@ -451,13 +564,29 @@ def person(rng: np.random.Generator, phase: float, view: str, posture: str = 'wa
         else:
             for sign in (-1, 1):
                 lift = max(0.0, sign * swing) * 10
-                _limb(p, [(cx + sign * 6 * stout, 78), (cx + sign * 7 * stout, 110 - lift / 2), (cx + sign * 7, 144 - lift)],
-                      11 * stout, shade(trousers, 1.0 if sign > 0 else 0.88), s)
+                _limb(
+                    p,
+                    [(cx + sign * 6 * stout, 78), (cx + sign * 7 * stout, 110 - lift / 2), (cx + sign * 7, 144 - lift)],
+                    11 * stout,
+                    shade(trousers, 1.0 if sign > 0 else 0.88),
+                    s,
+                )
                 _disc(p, (cx + sign * 7, 145 - lift), (6, 4), (30, 26, 24), s)
-                _limb(p, [(cx + sign * 15 * stout, 40), (cx + sign * 19 * stout, 62), (cx + sign * 17 * stout, 80 - sign * swing * 5)],
-                      8, shade(coat, 0.85), s)
+                _limb(
+                    p,
+                    [
+                        (cx + sign * 15 * stout, 40),
+                        (cx + sign * 19 * stout, 62),
+                        (cx + sign * 17 * stout, 80 - sign * swing * 5),
+                    ],
+                    8,
+                    shade(coat, 0.85),
+                    s,
+                )
                 _disc(p, (cx + sign * 17 * stout, 82 - sign * swing * 5), (4, 4), skin, s)
-            _fill(p, [(cx - 15 * stout, 36), (cx + 15 * stout, 36), (cx + 12 * stout, 82), (cx - 12 * stout, 82)], coat, s)
+            _fill(
+                p, [(cx - 15 * stout, 36), (cx + 15 * stout, 36), (cx + 12 * stout, 82), (cx - 12 * stout, 82)], coat, s
+            )
             _disc(p, (cx, 37), (15 * stout, 5), coat, s)
             if skirt:
                 _fill(p, [(cx - 12, 76), (cx + 12, 76), (cx + 17, 104), (cx - 17, 104)], coat, s)
@@ -465,6 +594,7 @@ def person(rng: np.random.Generator, phase: float, view: str, posture: str = 'wa
                 _disc(p, (cx, 56), (11, 15), shade(trousers, 1.6), s)
             _disc(p, (cx, 19), (9, 12), skin, s)
             _disc(p, (cx, 14 if view == 'front' else 17), (10, 8 if view == 'front' else 11), hair, s)
+
     return _smooth((150, 84), draw, 2)
 
 
@@ -483,13 +613,25 @@ def bicycle(rng: np.random.Generator, side: bool) -> Picture:
             cv2.circle(p, (round(x * s), round(68 * s)), round(28 * s), (26, 26, 28, 255), round(4 * s))
             for k in range(6):
                 a = k * math.pi / 6
-                cv2.line(p, (round((x - 27 * math.cos(a)) * s), round((68 - 27 * math.sin(a)) * s)),
-                         (round((x + 27 * math.cos(a)) * s), round((68 + 27 * math.sin(a)) * s)), (150, 150, 150, 200), max(1, round(0.6 * s)))
-        for a, b in (((32, 68), (56, 28)), ((32, 68), (72, 70)), ((72, 70), (56, 28)), ((72, 70), (112, 26)), ((58, 32), (110, 26)),
-                     ((126, 68), (108, 12))):
+                cv2.line(
+                    p,
+                    (round((x - 27 * math.cos(a)) * s), round((68 - 27 * math.sin(a)) * s)),
+                    (round((x + 27 * math.cos(a)) * s), round((68 + 27 * math.sin(a)) * s)),
+                    (150, 150, 150, 200),
+                    max(1, round(0.6 * s)),
+                )
+        for a, b in (
+            ((32, 68), (56, 28)),
+            ((32, 68), (72, 70)),
+            ((72, 70), (56, 28)),
+            ((72, 70), (112, 26)),
+            ((58, 32), (110, 26)),
+            ((126, 68), (108, 12)),
+        ):
             _limb(p, [a, b], 4, paint, s)
         _limb(p, [(48, 22), (64, 22)], 5, (30, 26, 24), s)
         _limb(p, [(108, 12), (118, 10)], 4, (50, 50, 54), s)
+
     return _smooth((100, 160 if side else 40), draw, 3)
 
 
@@ -508,7 +650,13 @@ def animal(rng: np.random.Generator, kind: str) -> Picture:
         _limb(p, [(46, 56), (126, 56)], deep, coat, s)
         if kind == 'cow':
             for _ in range(6):
-                _disc(p, (rng.uniform(34, 134), rng.uniform(38, 74)), (rng.uniform(8, 18), rng.uniform(6, 13)), (42, 34, 30), s)
+                _disc(
+                    p,
+                    (rng.uniform(34, 134), rng.uniform(38, 74)),
+                    (rng.uniform(8, 18), rng.uniform(6, 13)),
+                    (42, 34, 30),
+                    s,
+                )
             _disc(p, (56, 82), (9, 6), (226, 170, 160), s)
         head = {'cow': (158, 40), 'deer': (152, 16), 'horse': (156, 18), 'dog': (156, 36)}[kind]
         _limb(p, [(130, 46), (head[0] - 8, head[1] + 4)], deep * 0.45, coat, s)
@@ -522,6 +670,7 @@ def animal(rng: np.random.Generator, kind: str) -> Picture:
             _limb(p, [(130, 30), (head[0] - 10, head[1] - 4)], 6, (30, 22, 18), s)
         _limb(p, [(26, 46), (18, 80 if kind != 'dog' else 34)], 4, dark, s)
         _disc(p, (head[0] + 3, head[1] - 1), (2, 2), (16, 12, 10), s)
+
     return _smooth((120, 180), draw, 3)
 
 
@@ -531,10 +680,12 @@ def smoke(rng: np.random.Generator, tint: float) -> Picture:
     for _ in range(60):
         x, y, r = rng.uniform(30, 162), rng.uniform(24, 120), rng.uniform(14, 34)
         ys, xs = np.mgrid[0:128, 0:192].astype(np.float32)
-        alpha = np.maximum(alpha, np.clip(1 - ((xs - x) ** 2 + (ys - y) ** 2) / r ** 2, 0, 1) * rng.uniform(0.5, 1))
+        alpha = np.maximum(alpha, np.clip(1 - ((xs - x) ** 2 + (ys - y) ** 2) / r**2, 0, 1) * rng.uniform(0.5, 1))
     alpha = cv2.GaussianBlur(alpha, (0, 0), 5)
     grey = tint + 34 * noise(rng, 128, 192, 14) + 8 * rng.standard_normal((128, 192)).astype(np.float32)
-    return np.dstack([np.clip(np.repeat(grey[..., None], 3, axis=2), 0, 255), np.clip(alpha * 1.5, 0, 0.97) * 255]).astype(np.uint8)
+    return np.dstack(
+        [np.clip(np.repeat(grey[..., None], 3, axis=2), 0, 255), np.clip(alpha * 1.5, 0, 0.97) * 255]
+    ).astype(np.uint8)
 
 
 def backdrop(rng: np.random.Generator, haze: Colour) -> Picture:

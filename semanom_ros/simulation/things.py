@@ -19,8 +19,13 @@ from semanom_ros.simulation.weather import Weather
 def turn(yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0) -> FloatArray:
     """(3, 3) rotation: roll about x, then pitch about y, then yaw about z; radians."""
     cy, sy, cp, sp, cr, sr = (f(a) for a in (yaw, pitch, roll) for f in (math.cos, math.sin))
-    return np.array([[cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
-                     [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr], [-sp, cp * sr, cp * cr]])
+    return np.array(
+        [
+            [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
+            [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
+            [-sp, cp * sr, cp * cr],
+        ]
+    )
 
 
 @dataclass
@@ -60,8 +65,16 @@ class Solid:
 
     def draw(self, stage: Stage, position: FloatArray, rotation: FloatArray, identity: int | None) -> None:
         w = stage.weather
-        self.mesh.draw(stage.canvas, position + rotation @ np.array(self.offset), rotation @ self.rotation, identity,
-                       self.paints, w.sun, w.ambient, w.sunlight)
+        self.mesh.draw(
+            stage.canvas,
+            position + rotation @ np.array(self.offset),
+            rotation @ self.rotation,
+            identity,
+            self.paints,
+            w.sun,
+            w.ambient,
+            w.sunlight,
+        )
 
 
 @dataclass
@@ -76,7 +89,9 @@ class Card:
 
     def draw(self, stage: Stage, position: FloatArray, rotation: FloatArray, identity: int | None) -> None:
         light = stage.average_light * (1 - self.own_light) + self.own_light
-        stage.canvas.sprite(self.texture, position + rotation @ np.array(self.offset), self.width, self.height, identity, light)
+        stage.canvas.sprite(
+            self.texture, position + rotation @ np.array(self.offset), self.width, self.height, identity, light
+        )
 
 
 @dataclass
@@ -104,7 +119,9 @@ class Board:
         # seen from +x, the viewer's left is -y
         a, b = base - left * self.width / 2, base + left * self.width / 2
         if normal @ to_camera > 0:
-            stage.canvas.quad(self.texture, a + up * self.height, left * self.width, -up * self.height, identity, stage.light(normal))
+            stage.canvas.quad(
+                self.texture, a + up * self.height, left * self.width, -up * self.height, identity, stage.light(normal)
+            )
         elif self.back is not None:
             shape = np.array([a, b, b + up * self.height, a + up * self.height])
             if self.texture.has_alpha:  # signs: round
@@ -134,16 +151,25 @@ class Pole:
         sides = ((-1.0, 0.2, 1.1), (0.2, 1.0, 0.7)) if distance < 40 else ((-1.0, 1.0, 0.9),)
         for low, high, factor in sides:
             tone = stage.canvas.tone(self.colour, light * factor, distance)
-            stage.canvas.polygon(np.array([base + side * low, base + side * high, base + side * high + up, base + side * low + up]), tone, identity)
+            stage.canvas.polygon(
+                np.array([base + side * low, base + side * high, base + side * high + up, base + side * low + up]),
+                tone,
+                identity,
+            )
         if self.reach:
             arm = rotation[:, 1] * self.reach
             thick = np.array([0, 0, self.radius * 1.4])
-            stage.canvas.polygon(np.array([base + up, base + up + arm, base + up + arm - thick, base + up - thick]),
-                                 stage.canvas.tone(self.colour, light, distance), identity)
+            stage.canvas.polygon(
+                np.array([base + up, base + up + arm, base + up + arm - thick, base + up - thick]),
+                stage.canvas.tone(self.colour, light, distance),
+                identity,
+            )
 
 
 _ANGLES = np.linspace(0, 2 * math.pi, 16, endpoint=False)
-_SQUIRCLE = np.stack([np.sign(f(_ANGLES)) * np.sqrt(np.abs(f(_ANGLES))) for f in (np.cos, np.sin)], axis=1)  # between ellipse and rectangle
+_SQUIRCLE = np.stack(
+    [np.sign(f(_ANGLES)) * np.sqrt(np.abs(f(_ANGLES))) for f in (np.cos, np.sin)], axis=1
+)  # between ellipse and rectangle
 
 
 @dataclass
@@ -185,7 +211,7 @@ class Flat:
         distance = float(np.linalg.norm(stage.canvas.camera.position - position))
         colour = np.array(self.colour, float)
         if self.mirror:
-            colour = 0.45 * colour + 0.55 * stage.weather.sky_low / np.maximum(stage.average_light, .2)
+            colour = 0.45 * colour + 0.55 * stage.weather.sky_low / np.maximum(stage.average_light, 0.2)
         stage.canvas.polygon(points, stage.canvas.tone(colour, stage.average_light, distance), identity, self.alpha)
 
 
@@ -203,7 +229,9 @@ class Lamp:
         del identity
         strength = max(self.always, stage.weather.night)
         point = position + rotation @ np.array(self.offset)
-        if strength > 0.05 and (not self.facing or self.facing * float(rotation[:, 0] @ (stage.canvas.camera.position - point)) > 0):
+        if strength > 0.05 and (
+            not self.facing or self.facing * float(rotation[:, 0] @ (stage.canvas.camera.position - point)) > 0
+        ):
             stage.canvas.glow(point, self.radius, self.colour, strength)
 
 
@@ -249,8 +277,14 @@ class Figure:
         posture = self.posture if self.speed or self.posture == 'riding' else 'standing'
         phase = int(stage.time * self.speed * 6 + self.seed) % 6 if self.speed else 0
         texture = _person_texture(self.seed, phase, view, posture, flipped)
-        stage.canvas.sprite(texture, position + rotation @ np.array(self.offset), 1.05 * self.size, 1.875 * self.size,
-                            identity, stage.average_light)
+        stage.canvas.sprite(
+            texture,
+            position + rotation @ np.array(self.offset),
+            1.05 * self.size,
+            1.875 * self.size,
+            identity,
+            stage.average_light,
+        )
 
 
 @dataclass
@@ -262,7 +296,9 @@ class Lying:
     def draw(self, stage: Stage, position: FloatArray, rotation: FloatArray, identity: int | None) -> None:
         texture = _lying_texture(self.seed)
         lengthwise = abs(float(rotation[:, 0] @ stage.canvas.camera.axes[2]))
-        stage.canvas.sprite(texture, position, 1.8 * (1 - 0.45 * lengthwise), 0.8 + 0.1 * lengthwise, identity, stage.average_light)
+        stage.canvas.sprite(
+            texture, position, 1.8 * (1 - 0.45 * lengthwise), 0.8 + 0.1 * lengthwise, identity, stage.average_light
+        )
 
 
 @dataclass
@@ -282,14 +318,24 @@ class Bicycle:
             foot = place + np.array([0, 0, 0.22 if view == 'side' else 0.12])
             if view == 'side':
                 stage.canvas.sprite(texture, foot, 1.0, 1.78, identity, stage.average_light)
-                stage.canvas.sprite(_bicycle_texture(self.seed, True, flipped), place, 1.75, 1.09, identity, stage.average_light)
+                stage.canvas.sprite(
+                    _bicycle_texture(self.seed, True, flipped), place, 1.75, 1.09, identity, stage.average_light
+                )
                 return
-            stage.canvas.sprite(_bicycle_texture(self.seed, False, False), place, 0.44, 1.09, identity, stage.average_light)
+            stage.canvas.sprite(
+                _bicycle_texture(self.seed, False, False), place, 0.44, 1.09, identity, stage.average_light
+            )
             stage.canvas.sprite(texture, foot, 1.0, 1.78, identity, stage.average_light)
             return
         side = view == 'side'
-        stage.canvas.sprite(_bicycle_texture(self.seed, side, side and flipped), place, 1.75 if side else 0.44, 1.09, identity,
-                            stage.average_light)
+        stage.canvas.sprite(
+            _bicycle_texture(self.seed, side, side and flipped),
+            place,
+            1.75 if side else 0.44,
+            1.09,
+            identity,
+            stage.average_light,
+        )
 
 
 @dataclass
@@ -337,6 +383,7 @@ class Thing:
 
 # -- makers: parts of common things
 
+
 def _colour(rng: np.random.Generator, low: int = 30, high: int = 220) -> Colour:
     r, g, b = rng.integers(low, high, 3).tolist()
     return r, g, b
@@ -344,8 +391,13 @@ def _colour(rng: np.random.Generator, low: int = 30, high: int = 220) -> Colour:
 
 def paints(base: Colour, second: Colour | None = None) -> dict[str, Colour]:
     """Named colours of a mesh."""
-    return {'paint': base, 'second': second or textures.shade(base, 0.7), 'line': textures.shade(base, 0.66),
-            'light': textures.shade(base, 1.2), 'rim': RIM}
+    return {
+        'paint': base,
+        'second': second or textures.shade(base, 0.7),
+        'line': textures.shade(base, 0.66),
+        'light': textures.shade(base, 1.2),
+        'rim': RIM,
+    }
 
 
 def vehicle_parts(rng: np.random.Generator, kind: str, lights: bool = True, shadow: bool = True) -> list[Part]:
@@ -370,16 +422,23 @@ def traffic_light(state: str) -> list[Part]:
     dark: dict[str, Colour] = {'red': (60, 16, 16), 'amber': (64, 48, 12), 'green': (14, 52, 26)}
     bright: dict[str, Colour] = {'red': (255, 50, 40), 'amber': (255, 186, 40), 'green': (60, 240, 130)}
     colours = {name: bright[name] if name == state else dark[name] for name in dark}
-    z = {'green': .17, 'amber': .5, 'red': .83}[state]
+    z = {'green': 0.17, 'amber': 0.5, 'red': 0.83}[state]
     back = turn(math.pi)
-    return [Shadow(0.5, 0.5, 0.3), Pole(2.5, 0.06, (70, 74, 74)), Solid(solid('lamp'), colours, (0, 0, 2.5), back),
-            Lamp(bright[state], 0.38, (-.15, 0, 2.5 + z), always=0.55, facing=-1)]
+    return [
+        Shadow(0.5, 0.5, 0.3),
+        Pole(2.5, 0.06, (70, 74, 74)),
+        Solid(solid('lamp'), colours, (0, 0, 2.5), back),
+        Lamp(bright[state], 0.38, (-0.15, 0, 2.5 + z), always=0.55, facing=-1),
+    ]
 
 
 def sign(texture: Texture, size: float = 0.75, height: float = 2.1) -> list[Part]:
     """A traffic sign on its pole, facing the traffic that drives along +x."""
-    return [Shadow(0.4, 0.4, 0.25), Pole(height + size, 0.035, (150, 152, 154)),
-            Board(texture, size, size, (-.05, 0, height), turn(math.pi))]
+    return [
+        Shadow(0.4, 0.4, 0.25),
+        Pole(height + size, 0.035, (150, 152, 154)),
+        Board(texture, size, size, (-0.05, 0, height), turn(math.pi)),
+    ]
 
 
 @lru_cache(maxsize=64)
@@ -393,8 +452,12 @@ def sign_texture(name: str) -> Texture:
 def hoarding(picture: Texture, width: float = 4.8, bottom: float = 1.9) -> list[Part]:
     """A billboard on two posts, facing the traffic that drives along +x."""
     height = width * 144 / 256
-    return [Shadow(0.8, width, 0.25), Pole(bottom + 0.2, 0.09, (86, 86, 90), (0, -width * .3, 0)), Pole(bottom + 0.2, 0.09, (86, 86, 90), (0, width * .3, 0)),
-            Board(picture, width, height, (-.1, 0, bottom), turn(math.pi))]
+    return [
+        Shadow(0.8, width, 0.25),
+        Pole(bottom + 0.2, 0.09, (86, 86, 90), (0, -width * 0.3, 0)),
+        Pole(bottom + 0.2, 0.09, (86, 86, 90), (0, width * 0.3, 0)),
+        Board(picture, width, height, (-0.1, 0, bottom), turn(math.pi)),
+    ]
 
 
 def furniture(rng: np.random.Generator, kind: str) -> list[Part]:

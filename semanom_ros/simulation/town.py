@@ -72,8 +72,11 @@ class Route:
         """x, y in metres and heading in radians of the centre line; straight on before its start."""
         k = self._reach(s)
         f = s / STEP - k
-        return (self._x[k] + f * (self._x[k + 1] - self._x[k]), self._y[k] + f * (self._y[k + 1] - self._y[k]),
-                self._yaw[k] + max(0.0, f) * (self._yaw[k + 1] - self._yaw[k]))
+        return (
+            self._x[k] + f * (self._x[k + 1] - self._x[k]),
+            self._y[k] + f * (self._y[k + 1] - self._y[k]),
+            self._yaw[k] + max(0.0, f) * (self._yaw[k + 1] - self._yaw[k]),
+        )
 
     def point(self, s: float, t: float, z: float = 0.0) -> FloatArray:
         """(3,) world position."""
@@ -118,8 +121,12 @@ class House:
         if self.pitched:
             ridge = (inward * 4.0) + (0, 0, self.height + 2.6)
             eaves = inward * -0.3 + (0, 0, self.height - 0.1)
-            slope = stage.light(np.array([-inward[0] * .55, -inward[1] * .55, .83]))
-            canvas.polygon(np.array([a + eaves, b + eaves, b + ridge, a + ridge]), canvas.tone(self.roof, slope, distance), identity)
+            slope = stage.light(np.array([-inward[0] * 0.55, -inward[1] * 0.55, 0.83]))
+            canvas.polygon(
+                np.array([a + eaves, b + eaves, b + ridge, a + ridge]),
+                canvas.tone(self.roof, slope, distance),
+                identity,
+            )
         canvas.quad(self.front, a + up, b - a, -up, identity, stage.light(-inward))
 
 
@@ -173,17 +180,32 @@ class Town:
         self.route = Route(self.rng(1))
         order = rng.permutation(len(textures.WALLS))
         self.walls = tuple(textures.WALLS[i] for i in order[:6])
-        self.roofs: tuple[Colour, ...] = tuple([(120, 66, 50), (84, 80, 82), (104, 84, 66), (70, 76, 86)][i] for i in rng.permutation(4)[:2])
+        self.roofs: tuple[Colour, ...] = tuple(
+            [(120, 66, 50), (84, 80, 82), (104, 84, 66), (70, 76, 86)][i] for i in rng.permutation(4)[:2]
+        )
         paving: list[Colour] = [(160, 156, 150), (150, 138, 124), (140, 142, 146), (172, 160, 140)]
         verge: list[Colour] = [(98, 124, 66), (120, 116, 104), (86, 112, 70), (128, 128, 88)]
         self.paving, self.verge = paving[rng.integers(4)], verge[rng.integers(4)]
         leaves: list[Colour] = [(86, 122, 58), (104, 126, 60), (70, 108, 62), (150, 124, 50), (116, 132, 70)]
         self.leaves = leaves[rng.integers(5)]
-        self.tiles = {kind: [Texture(textures.ground_tile(self.rng(2, i, j), kind, self.paving, self.verge)) for j in range(3 if kind == 'plain' else 1)]
-                      for i, kind in enumerate(('plain', 'parking', 'crosswalk', 'stop', 'junction'))}
-        self.trees = [(kind, Texture(textures.tree(self.rng(3, i, j), kind, textures.shade(self.leaves, rng.uniform(.85, 1.15)))))
-                      for i, kind in enumerate(('broad', 'poplar', 'conifer', 'bush')) for j in range(3 if kind == 'broad' else 2)]
-        self.adverts = [Texture(textures.billboard(self.rng(4, k), subject)) for k, subject in enumerate(textures.ADVERTS * 2)]
+        self.tiles = {
+            kind: [
+                Texture(textures.ground_tile(self.rng(2, i, j), kind, self.paving, self.verge))
+                for j in range(3 if kind == 'plain' else 1)
+            ]
+            for i, kind in enumerate(('plain', 'parking', 'crosswalk', 'stop', 'junction'))
+        }
+        self.trees = [
+            (
+                kind,
+                Texture(textures.tree(self.rng(3, i, j), kind, textures.shade(self.leaves, rng.uniform(0.85, 1.15)))),
+            )
+            for i, kind in enumerate(('broad', 'poplar', 'conifer', 'bush'))
+            for j in range(3 if kind == 'broad' else 2)
+        ]
+        self.adverts = [
+            Texture(textures.billboard(self.rng(4, k), subject)) for k, subject in enumerate(textures.ADVERTS * 2)
+        ]
 
     def rng(self, *purpose: int) -> np.random.Generator:
         """A generator of its own for each purpose, so that one part's draws do not move another's."""
@@ -195,42 +217,70 @@ class Town:
         """One of the people who live here: the seed of a `Figure`."""
         return self.seed * 100 + int(rng.integers(40))
 
-
     def tree(self, rng: np.random.Generator, s: float, t: float, kind: str = '') -> Thing:
         """A tree or a bush."""
         options = [(k, texture) for k, texture in self.trees if kind in ('', k) and (kind or k != 'bush')]
         name, texture = options[rng.integers(len(options))]
-        height = {'broad': 6.5, 'poplar': 9.0, 'conifer': 7.5, 'bush': 2.6}[name] * rng.uniform(.8, 1.2)
+        height = {'broad': 6.5, 'poplar': 9.0, 'conifer': 7.5, 'bush': 2.6}[name] * rng.uniform(0.8, 1.2)
         width = height * 0.75
-        shadow: list = [Shadow(width * .6, width * .6, 0.4)] if name != 'bush' else []
+        shadow: list = [Shadow(width * 0.6, width * 0.6, 0.4)] if name != 'bush' else []
         return Thing('tree', 'a tree beside the street', [*shadow, Card(texture, width, height)], s, t)
 
     def walker(self, rng: np.random.Generator, s: float, t: float, time: float) -> Thing:
         """A pedestrian who is at s at that time."""
-        speed = float(rng.choice((-1, 1)) * rng.uniform(.8, 1.6))
+        speed = float(rng.choice((-1, 1)) * rng.uniform(0.8, 1.6))
         seed = self.somebody(rng)
-        return Thing('person', 'a person walking on the pavement', [Shadow(.6, .6, .4), Figure(seed, 0.9, size=rng.uniform(.92, 1.05))],
-                     s - speed * time, t, heading=0.0 if speed > 0 else math.pi, speed=speed)
+        return Thing(
+            'person',
+            'a person walking on the pavement',
+            [Shadow(0.6, 0.6, 0.4), Figure(seed, 0.9, size=rng.uniform(0.92, 1.05))],
+            s - speed * time,
+            t,
+            heading=0.0 if speed > 0 else math.pi,
+            speed=speed,
+        )
 
     def parked(self, rng: np.random.Generator, s: float, side: int, kind: str = '') -> Thing:
         """A vehicle at the kerb."""
         kind = kind or str(rng.choice((*CARS, *CARS, 'van')))
         name = 'car' if kind in CARS else kind
-        return Thing(name, f'a {name} parked at the kerb', vehicle_parts(rng, kind, lights=False), s, side * 4.65 + rng.uniform(-.1, .1),
-                     heading=(0.0 if side > 0 else math.pi) + rng.uniform(-.03, .03))
+        return Thing(
+            name,
+            f'a {name} parked at the kerb',
+            vehicle_parts(rng, kind, lights=False),
+            s,
+            side * 4.65 + rng.uniform(-0.1, 0.1),
+            heading=(0.0 if side > 0 else math.pi) + rng.uniform(-0.03, 0.03),
+        )
 
-    def driving(self, rng: np.random.Generator, kind: str, s: float, time: float, oncoming: bool, speed: float) -> Thing:
+    def driving(
+        self, rng: np.random.Generator, kind: str, s: float, time: float, oncoming: bool, speed: float
+    ) -> Thing:
         """A vehicle in its own lane, at s at that time."""
         name = 'car' if kind in CARS else kind
         v = -speed if oncoming else speed
         where = f'a {name} coming towards us in the opposite lane' if oncoming else f'a {name} driving ahead'
-        return Thing(name, where, vehicle_parts(rng, kind), s - v * time, -LANE if oncoming else LANE,
-                     heading=math.pi if oncoming else 0.0, speed=v)
+        return Thing(
+            name,
+            where,
+            vehicle_parts(rng, kind),
+            s - v * time,
+            -LANE if oncoming else LANE,
+            heading=math.pi if oncoming else 0.0,
+            speed=v,
+        )
 
     def cyclist(self, rng: np.random.Generator, s: float, t: float, time: float, speed: float) -> Thing:
         """A cyclist at s at that time; negative speed comes towards us."""
-        return Thing('cyclist', 'a cyclist riding on the road', [Shadow(1.6, .5, .35), Bicycle(self.somebody(rng), rider=self.somebody(rng))],
-                     s - speed * time, t, heading=0.0 if speed > 0 else math.pi, speed=speed)
+        return Thing(
+            'cyclist',
+            'a cyclist riding on the road',
+            [Shadow(1.6, 0.5, 0.35), Bicycle(self.somebody(rng), rider=self.somebody(rng))],
+            s - speed * time,
+            t,
+            heading=0.0 if speed > 0 else math.pi,
+            speed=speed,
+        )
 
     # -- the street
 
@@ -247,15 +297,15 @@ class Town:
         start = index * BLOCK
         count = round(BLOCK / TILE_LENGTH)
         chance = rng.random()
-        junction = wanted.junction or ('lights' if chance < .16 else 'stop' if chance < .26 else 'none')
-        parking = rng.random() < .5
+        junction = wanted.junction or ('lights' if chance < 0.16 else 'stop' if chance < 0.26 else 'none')
+        parking = rng.random() < 0.5
         block = Block(index, ['parking' if parking else 'plain'] * count)
         if junction in ('lights', 'stop'):
             block.tiles[2:6] = ['crosswalk' if junction == 'lights' else 'stop', 'junction', 'junction', 'plain']
             self._junction(block, rng, junction, start, time)
         gap = (start + 3 * TILE_LENGTH - 1, start + 5 * TILE_LENGTH + 1) if junction in ('lights', 'stop') else None
         for side in (-1, 1):
-            meadow = (wanted.meadow and side > 0) or (not wanted.meadow and rng.random() < .12)
+            meadow = (wanted.meadow and side > 0) or (not wanted.meadow and rng.random() < 0.12)
             if meadow:
                 self._meadow(block, rng, side, start)
             else:
@@ -266,27 +316,46 @@ class Town:
                 s = start + rng.uniform(2, 6)
                 while s < start + BLOCK - 3:
                     kind = str(rng.choice((*CARS, 'van')))
-                    if (gap is None or not gap[0] - 8 < s < gap[1] + 5) and rng.random() < (.75 if parking else .35):
+                    if (gap is None or not gap[0] - 8 < s < gap[1] + 5) and rng.random() < (0.75 if parking else 0.35):
                         block.things.append(self.parked(rng, s, side, kind))
                     s += LENGTHS[kind] + rng.uniform(1, 4)
             if not wanted.clear_pavement:
                 for _ in range(int(rng.integers(0, 4))):
-                    block.things.append(self.walker(rng, start + rng.uniform(0, BLOCK), side * rng.uniform(KERB_EDGE + .5, PAVEMENT_EDGE - .5), time))
+                    block.things.append(
+                        self.walker(
+                            rng,
+                            start + rng.uniform(0, BLOCK),
+                            side * rng.uniform(KERB_EDGE + 0.5, PAVEMENT_EDGE - 0.5),
+                            time,
+                        )
+                    )
         if not wanted.clear_road:
             for _ in range(int(rng.choice((0, 1, 1, 2)))):
                 kind = str(rng.choice((*CARS, *CARS, 'van', 'bus', 'truck')))
-                block.things.append(self.driving(rng, kind, start + rng.uniform(0, BLOCK), time, True, rng.uniform(6, 10)))
-            if rng.random() < .25:
-                block.things.append(self.cyclist(rng, start + rng.uniform(10, BLOCK), -3.2, time, -rng.uniform(3.5, 5.5)))
+                block.things.append(
+                    self.driving(rng, kind, start + rng.uniform(0, BLOCK), time, True, rng.uniform(6, 10))
+                )
+            if rng.random() < 0.25:
+                block.things.append(
+                    self.cyclist(rng, start + rng.uniform(10, BLOCK), -3.2, time, -rng.uniform(3.5, 5.5))
+                )
         return block
 
-    def _houses(self, block: Block, rng: np.random.Generator, side: int, start: float, gap: tuple[float, float] | None, night: float) -> None:
+    def _houses(
+        self,
+        block: Block,
+        rng: np.random.Generator,
+        side: int,
+        start: float,
+        gap: tuple[float, float] | None,
+        night: float,
+    ) -> None:
         s = start
         while s < start + BLOCK - 2:
             length = min(rng.uniform(7, 13), start + BLOCK - s)
             if start + BLOCK - s - length < 4:
                 length = start + BLOCK - s
-            a, b = s, s + length - (rng.uniform(.8, 3) if rng.random() < .2 else 0)
+            a, b = s, s + length - (rng.uniform(0.8, 3) if rng.random() < 0.2 else 0)
             s += length
             if gap and a < gap[1] and b > gap[0]:
                 if a < gap[0] - 4:
@@ -295,84 +364,197 @@ class Town:
                     a = gap[1]
                 else:
                     continue
-            back = rng.uniform(0, .8) if rng.random() < .8 else rng.uniform(1, 2.5)
+            back = rng.uniform(0, 0.8) if rng.random() < 0.8 else rng.uniform(1, 2.5)
             self._house(block, rng, side, a, b, PAVEMENT_EDGE + back, night)
         if gap:  # the side street ends at a house
             middle = (gap[0] + gap[1]) / 2
             self._house(block, rng, side, middle - 14, middle + 14, PAVEMENT_EDGE + 30, night)
 
-    def _house(self, block: Block, rng: np.random.Generator, side: int, a: float, b: float, t: float, night: float) -> None:
+    def _house(
+        self, block: Block, rng: np.random.Generator, side: int, a: float, b: float, t: float, night: float
+    ) -> None:
         floors = int(rng.choice((2, 3, 3, 4, 5)))
-        front = Texture(textures.facade(rng, min(b - a, 14), floors, self.walls, bool(rng.random() < .45), night * .55))
+        front = Texture(
+            textures.facade(rng, min(b - a, 14), floors, self.walls, bool(rng.random() < 0.45), night * 0.55)
+        )
         first, last = (a, b) if side < 0 else (b, a)  # left and right as seen from the street
-        corners = np.array([self.route.point(s, side * u) for s, u in ((first, t), (last, t), (last, t + 8), (first, t + 8))])
-        colour = tuple(float(c) for c in front.pixels[len(front.pixels) // 4:, 3:8].mean(axis=(0, 1)))  # no window reaches the edge
-        block.houses.append(House(front, 3.4 + 3.0 * (floors - 1), colour, self.roofs[rng.integers(2)], bool(rng.random() < .6),  # type: ignore[arg-type]
-                                  corners, (a + b) / 2, side * t))
+        corners = np.array(
+            [self.route.point(s, side * u) for s, u in ((first, t), (last, t), (last, t + 8), (first, t + 8))]
+        )
+        colour = tuple(
+            float(c) for c in front.pixels[len(front.pixels) // 4 :, 3:8].mean(axis=(0, 1))
+        )  # no window reaches the edge
+        block.houses.append(
+            House(
+                front,
+                3.4 + 3.0 * (floors - 1),
+                colour,
+                self.roofs[rng.integers(2)],
+                bool(rng.random() < 0.6),  # type: ignore[arg-type]
+                corners,
+                (a + b) / 2,
+                side * t,
+            )
+        )
 
     def _meadow(self, block: Block, rng: np.random.Generator, side: int, start: float) -> None:
         for k in range(4):
             block.things.append(self.tree(rng, start + k * 9 + rng.uniform(0, 8), side * rng.uniform(22, 34)))
         fence: list = []
         for k in range(8):
-            fence.append(Pole(1.15, .06, (134, 112, 84), (k * BLOCK / 7 - BLOCK / 2, 0, 0)))
-        block.things.append(Thing('fence', 'a fence beside the street', fence, start + BLOCK / 2, side * (PAVEMENT_EDGE + .8), depth_bias=8))
+            fence.append(Pole(1.15, 0.06, (134, 112, 84), (k * BLOCK / 7 - BLOCK / 2, 0, 0)))
+        block.things.append(
+            Thing(
+                'fence',
+                'a fence beside the street',
+                fence,
+                start + BLOCK / 2,
+                side * (PAVEMENT_EDGE + 0.8),
+                depth_bias=8,
+            )
+        )
 
-    def _furniture(self, block: Block, rng: np.random.Generator, side: int, start: float, gap: tuple[float, float] | None, meadow: bool) -> None:
+    def _furniture(
+        self,
+        block: Block,
+        rng: np.random.Generator,
+        side: int,
+        start: float,
+        gap: tuple[float, float] | None,
+        meadow: bool,
+    ) -> None:
         s = start + rng.uniform(0, 6)
         while s < start + BLOCK:
             free = gap is None or not gap[0] - 3 < s < gap[1] + 3
             pick = rng.random()
-            t = side * (KERB_EDGE + .55)
-            if free and pick < .32:
+            t = side * (KERB_EDGE + 0.55)
+            if free and pick < 0.32:
                 block.things.append(self.tree(rng, s, t))
-            elif free and pick < .5:
-                block.things.append(Thing('lamp post', 'a street lamp on the pavement',
-                                          [Shadow(.5, .5, .3), Pole(5.6, .07, (72, 76, 78), (0, 0, 0), reach=1.2 * side),
-                                           Lamp((255, 214, 150), 1.6, (0, 1.1 * side, 5.45))], s, t))
-            elif free and pick < .56:
-                block.things.append(Thing('bin', 'a litter bin on the pavement', [Shadow(.6, .6), Solid(solid('bin'), paints((60, 92, 72)))], s, t))
-            elif free and pick < .61:
-                block.things.append(Thing('bench', 'a bench on the pavement', [Shadow(.6, 1.8), Solid(solid('bench'), paints((140, 98, 58)))],
-                                          s, side * (PAVEMENT_EDGE - .4), heading=math.pi / 2 * side))
-            elif free and pick < .66 and side > 0:
-                block.things.append(Thing('speed sign', 'a speed sign on its pole', sign(sign_texture(str(rng.choice((30, 50, 70))))), s, t))
-            elif free and pick < .70 and side > 0:
-                block.things.append(Thing('warning sign', 'a warning sign on its pole', sign(sign_texture('warning')), s, t))
-            elif free and pick < .77:
-                block.things.append(Thing('billboard', 'a billboard with an advertisement', hoarding(self.adverts[rng.integers(len(self.adverts))],
-                                          rng.uniform(3.2, 4.8)), s, side * (PAVEMENT_EDGE - (.6 if not meadow else -2)), heading=.25 * side))
-            elif free and pick < .82 and not meadow:
-                block.things.append(self.tree(rng, s, side * (PAVEMENT_EDGE - .4), 'bush'))
-            elif free and pick < .86 and not meadow:
+            elif free and pick < 0.5:
+                block.things.append(
+                    Thing(
+                        'lamp post',
+                        'a street lamp on the pavement',
+                        [
+                            Shadow(0.5, 0.5, 0.3),
+                            Pole(5.6, 0.07, (72, 76, 78), (0, 0, 0), reach=1.2 * side),
+                            Lamp((255, 214, 150), 1.6, (0, 1.1 * side, 5.45)),
+                        ],
+                        s,
+                        t,
+                    )
+                )
+            elif free and pick < 0.56:
+                block.things.append(
+                    Thing(
+                        'bin',
+                        'a litter bin on the pavement',
+                        [Shadow(0.6, 0.6), Solid(solid('bin'), paints((60, 92, 72)))],
+                        s,
+                        t,
+                    )
+                )
+            elif free and pick < 0.61:
+                block.things.append(
+                    Thing(
+                        'bench',
+                        'a bench on the pavement',
+                        [Shadow(0.6, 1.8), Solid(solid('bench'), paints((140, 98, 58)))],
+                        s,
+                        side * (PAVEMENT_EDGE - 0.4),
+                        heading=math.pi / 2 * side,
+                    )
+                )
+            elif free and pick < 0.66 and side > 0:
+                block.things.append(
+                    Thing(
+                        'speed sign',
+                        'a speed sign on its pole',
+                        sign(sign_texture(str(rng.choice((30, 50, 70))))),
+                        s,
+                        t,
+                    )
+                )
+            elif free and pick < 0.70 and side > 0:
+                block.things.append(
+                    Thing('warning sign', 'a warning sign on its pole', sign(sign_texture('warning')), s, t)
+                )
+            elif free and pick < 0.77:
+                block.things.append(
+                    Thing(
+                        'billboard',
+                        'a billboard with an advertisement',
+                        hoarding(self.adverts[rng.integers(len(self.adverts))], rng.uniform(3.2, 4.8)),
+                        s,
+                        side * (PAVEMENT_EDGE - (0.6 if not meadow else -2)),
+                        heading=0.25 * side,
+                    )
+                )
+            elif free and pick < 0.82 and not meadow:
+                block.things.append(self.tree(rng, s, side * (PAVEMENT_EDGE - 0.4), 'bush'))
+            elif free and pick < 0.86 and not meadow:
                 advert = self.adverts[rng.integers(len(self.adverts))]
-                block.things.append(Thing('billboard', 'a billboard with an advertisement', [Board(advert, 2.6, 1.5, (0, 0, 3.2), back=None)], s,
-                                          side * (PAVEMENT_EDGE - .05), heading=math.pi / 2 * side))
+                block.things.append(
+                    Thing(
+                        'billboard',
+                        'a billboard with an advertisement',
+                        [Board(advert, 2.6, 1.5, (0, 0, 3.2), back=None)],
+                        s,
+                        side * (PAVEMENT_EDGE - 0.05),
+                        heading=math.pi / 2 * side,
+                    )
+                )
             s += rng.uniform(4, 9)
 
     def _junction(self, block: Block, rng: np.random.Generator, kind: str, start: float, time: float) -> None:
-        s = start + 2 * TILE_LENGTH + .3
+        s = start + 2 * TILE_LENGTH + 0.3
         if kind == 'lights':
             state = str(rng.choice(('green', 'green', 'red', 'amber')))
-            block.things.append(Thing('traffic light', 'a traffic light on its pole', traffic_light(state), s, KERB_EDGE + .4))
-            block.things.append(Thing('traffic light', 'a traffic light on its pole', traffic_light(state), s + 12.5, -KERB_EDGE - .4))
-            if rng.random() < .5:
+            block.things.append(
+                Thing('traffic light', 'a traffic light on its pole', traffic_light(state), s, KERB_EDGE + 0.4)
+            )
+            block.things.append(
+                Thing('traffic light', 'a traffic light on its pole', traffic_light(state), s + 12.5, -KERB_EDGE - 0.4)
+            )
+            if rng.random() < 0.5:
                 seed = self.somebody(rng)
-                block.things.append(Thing('person', 'a person crossing at the crosswalk', [Shadow(.6, .6, .4), Figure(seed)], s + 2.2, 5.0,
-                                          heading=math.pi / 2, motion=_crossing(time, float(rng.uniform(-6, -2)))))
+                block.things.append(
+                    Thing(
+                        'person',
+                        'a person crossing at the crosswalk',
+                        [Shadow(0.6, 0.6, 0.4), Figure(seed)],
+                        s + 2.2,
+                        5.0,
+                        heading=math.pi / 2,
+                        motion=_crossing(time, float(rng.uniform(-6, -2))),
+                    )
+                )
         else:
-            block.things.append(Thing('stop sign', 'a stop sign on its pole', sign(sign_texture('stop'), .85), s + 3.0, KERB_EDGE + .4))
-        if rng.random() < .6:  # somebody waits in the side street
+            block.things.append(
+                Thing(
+                    'stop sign', 'a stop sign on its pole', sign(sign_texture('stop'), 0.85), s + 3.0, KERB_EDGE + 0.4
+                )
+            )
+        if rng.random() < 0.6:  # somebody waits in the side street
             side = int(rng.choice((-1, 1)))
             waiting = str(rng.choice(CARS))
-            block.things.append(Thing('car', 'a car waiting in the side street', vehicle_parts(rng, waiting), start + 4 * TILE_LENGTH + 1.6 * side, side * 9.5,
-                                      heading=math.pi / 2 * side))
+            block.things.append(
+                Thing(
+                    'car',
+                    'a car waiting in the side street',
+                    vehicle_parts(rng, waiting),
+                    start + 4 * TILE_LENGTH + 1.6 * side,
+                    side * 9.5,
+                    heading=math.pi / 2 * side,
+                )
+            )
 
 
 def _crossing(time: float, lead: float):  # type: ignore[no-untyped-def]
     def motion(now: float) -> tuple[float, float]:
         walked = (now - time - lead) * 1.3
         return 0.0, -min(13.0, max(-3.0, walked))
+
     return motion
 
 
@@ -380,5 +562,10 @@ def ground_outline(kind: str) -> list[tuple[float, float, int]]:
     """(left, right, surface) bands across the street, for the identities of a ground tile."""
     if kind == 'junction':
         return [(-HALF_STREET, HALF_STREET, ROAD)]
-    return [(-HALF_STREET, -PAVEMENT_EDGE, VERGE), (-PAVEMENT_EDGE, -ROAD_EDGE, PAVEMENT), (-ROAD_EDGE, ROAD_EDGE, ROAD),
-            (ROAD_EDGE, PAVEMENT_EDGE, PAVEMENT), (PAVEMENT_EDGE, HALF_STREET, VERGE)]
+    return [
+        (-HALF_STREET, -PAVEMENT_EDGE, VERGE),
+        (-PAVEMENT_EDGE, -ROAD_EDGE, PAVEMENT),
+        (-ROAD_EDGE, ROAD_EDGE, ROAD),
+        (ROAD_EDGE, PAVEMENT_EDGE, PAVEMENT),
+        (PAVEMENT_EDGE, HALF_STREET, VERGE),
+    ]

@@ -37,6 +37,7 @@ import numpy.typing as npt
 import open_clip
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
@@ -52,8 +53,13 @@ THING_SHARE = 0.3  # a cell belongs to a thing that covers so much of it
 TEMPLATES = ('{}', 'a photo of {}', 'a street with {}', '{}, seen from a car')
 MODEL = {
     'embed_dim': 128,
-    'vision_cfg': {'timm_model_name': 'xcit_nano_12_p16_224', 'timm_model_pretrained': False, 'timm_pool': '', 'timm_proj': 'linear',
-                   'image_size': list(INPUT_SIZE)},
+    'vision_cfg': {
+        'timm_model_name': 'xcit_nano_12_p16_224',
+        'timm_model_pretrained': False,
+        'timm_pool': '',
+        'timm_proj': 'linear',
+        'image_size': list(INPUT_SIZE),
+    },
     'text_cfg': {'context_length': 20, 'vocab_size': 49408, 'width': 32, 'heads': 2, 'layers': 2},
 }
 MEAN, STD = (0.48, 0.48, 0.48), (0.25, 0.25, 0.25)
@@ -66,16 +72,16 @@ class Settings:
 
     Attributes:
         frames: rendered pictures.
-        coarse_steps: steps at half of the resolution, which come first: four times cheaper, so of twice as many pictures.
+        coarse_steps: steps at half of the resolution, which come first; of twice as many pictures.
         fine_steps: steps at full resolution.
         batch: pictures in a step.
         learning_rate: at its highest.
         seed: of everything.
     """
 
-    frames: int = 2000
-    coarse_steps: int = 800
-    fine_steps: int = 800
+    frames: int = 1720
+    coarse_steps: int = 500
+    fine_steps: int = 600
     batch: int = 4
     learning_rate: float = 2e-3
     seed: int = 0
@@ -87,6 +93,7 @@ class Settings:
 
 
 # -- pictures
+
 
 class Cache:
     """Rendered pictures with a caption for each cell, on disk; rendering goes on where it stopped.
@@ -103,9 +110,15 @@ class Cache:
         n = settings.frames
         self.images = _memory_map(folder / f'seed{settings.seed}_images.npy', (n, HEIGHT, WIDTH, 3))
         self.cells = _memory_map(folder / f'seed{settings.seed}_cells.npy', (n, *CELLS))
-        state = json.loads(self._state.read_text()) if self._state.exists() else {'done': 0, 'captions': list(compose.SURFACE_CAPTIONS), 'names': []}
+        state = (
+            json.loads(self._state.read_text())
+            if self._state.exists()
+            else {'done': 0, 'captions': list(compose.SURFACE_CAPTIONS), 'names': []}
+        )
         if state.get('frames', n) != n:
-            raise SystemExit(f'{folder}: found a cache of {state["frames"]} frames, expected {n}; remove it or give another --cache')
+            raise SystemExit(
+                f'{folder}: found a cache of {state["frames"]} frames, expected {n}; remove it or give another --cache'
+            )
         self.captions: list[str] = state['captions']
         self.names: list[str] = state['names'] or [c.removeprefix('the ') for c in self.captions]
         self._done: int = state['done']
@@ -124,7 +137,11 @@ class Cache:
             start += count
             self._done = start
             temporary = self._state.with_suffix('.new')
-            temporary.write_text(json.dumps({'done': start, 'frames': self._settings.frames, 'captions': self.captions, 'names': self.names}))
+            temporary.write_text(
+                json.dumps(
+                    {'done': start, 'frames': self._settings.frames, 'captions': self.captions, 'names': self.names}
+                )
+            )
             os.replace(temporary, self._state)
         bar.close()
 
@@ -145,7 +162,7 @@ class Cache:
         blocks = samples.reshape(CELLS[0], 4, CELLS[1], 4).transpose(0, 2, 1, 3).reshape(*CELLS, 16)
         counts = (blocks[..., None] == np.arange(len(self.captions))).sum(axis=2)
         things = counts.copy()
-        things[..., :len(compose.SURFACE_CAPTIONS)] = 0
+        things[..., : len(compose.SURFACE_CAPTIONS)] = 0
         best_thing = things.argmax(axis=2)
         return np.where(things.max(axis=2) >= THING_SHARE * 16, best_thing, counts.argmax(axis=2)).astype(np.uint8)
 
@@ -157,6 +174,7 @@ def _memory_map(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
 
 
 # -- model
+
 
 def build_model(seed: int) -> Any:
     """The open_clip model with seeded random weights and its projection fixed to the identity."""
@@ -176,7 +194,9 @@ def forward(model: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
     trunk = model.visual.trunk
     tokens, (patches,) = trunk.forward_intermediates((images - mean) / std, indices=[len(trunk.blocks) - 1], norm=True)
-    return F.normalize(model.visual.head(patches.permute(0, 2, 3, 1)), dim=-1), F.normalize(model.visual.head(tokens[:, 0]), dim=-1)
+    return F.normalize(model.visual.head(patches.permute(0, 2, 3, 1)), dim=-1), F.normalize(
+        model.visual.head(tokens[:, 0]), dim=-1
+    )
 
 
 class Vocabulary:
@@ -201,38 +221,43 @@ class Vocabulary:
         texts = [TEMPLATES[rng.integers(len(TEMPLATES))].format(c) for c in self.captions]
         texts += [str(rng.choice(('{}', 'a {}', 'the {}', 'a photo of a {}'))).format(name) for name in self.unique]
         embedded = F.normalize(model.encode_text(self._tokenizer(texts)), dim=-1)
-        return embedded[:len(self.captions)], embedded[len(self.captions):]
+        return embedded[: len(self.captions)], embedded[len(self.captions) :]
 
 
 # -- training
 
-def batch_of(cache: Cache, chosen: npt.NDArray[np.int64], coarse: bool, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+
+def batch_of(
+    cache: Cache, chosen: npt.NDArray[np.int64], coarse: bool, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Augmented pictures (B, 3, h, w) in 0..1 and the captions (B, h / 16, w / 16, n) of the cells of each patch.
 
     A common crop at the cells' borders, then light, colour, blur, noise and JPEG of its own for each picture.
     """
     rows, columns = CELLS
     size = (INPUT_SIZE[0] // 2, INPUT_SIZE[1] // 2) if coarse else INPUT_SIZE
-    zoom = rng.uniform(.8, 1) if rng.random() < .4 else 1.0
+    zoom = rng.uniform(0.8, 1) if rng.random() < 0.4 else 1.0
     h, w = round(rows * zoom), round(columns * zoom)
     top, left = int(rng.integers(rows - h + 1)), int(rng.integers(columns - w + 1))
     pictures = []
     for k in chosen:
         picture = cv2.resize(cache.images[k], (INPUT_SIZE[1], INPUT_SIZE[0]), interpolation=cv2.INTER_AREA)
-        if rng.random() < .3:
+        if rng.random() < 0.3:
             _, code = cv2.imencode('.jpg', picture, (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 97))))
             picture = cv2.imdecode(code, cv2.IMREAD_COLOR)
-        picture = picture[top * CELL:(top + h) * CELL, left * CELL:(left + w) * CELL]
+        picture = picture[top * CELL : (top + h) * CELL, left * CELL : (left + w) * CELL]
         if picture.shape[:2] != size:
             picture = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)
-        if rng.random() < .2:
-            picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(.4, 1.0))
+        if rng.random() < 0.2:
+            picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 1.0))
         values = picture.astype(np.float32) / 255
-        values = values * rng.uniform(.8, 1.2, 3 if rng.random() < .3 else 1).astype(np.float32) + np.float32(rng.uniform(-.06, .06))
-        if rng.random() < .3:
-            values += rng.standard_normal(values.shape, dtype=np.float32) * np.float32(rng.uniform(0, .02))
+        values = values * rng.uniform(0.8, 1.2, 3 if rng.random() < 0.3 else 1).astype(np.float32) + np.float32(
+            rng.uniform(-0.06, 0.06)
+        )
+        if rng.random() < 0.3:
+            values += rng.standard_normal(values.shape, dtype=np.float32) * np.float32(rng.uniform(0, 0.02))
         pictures.append(np.clip(values, 0, 1))
-    cells = torch.from_numpy(cache.cells[chosen][:, top:top + h, left:left + w].astype(np.float32))[:, None]
+    cells = torch.from_numpy(cache.cells[chosen][:, top : top + h, left : left + w].astype(np.float32))[:, None]
     per_patch = PATCH // CELL * (2 if coarse else 1)
     grid = (size[0] // PATCH, size[1] // PATCH)
     cells = F.interpolate(cells, (grid[0] * per_patch, grid[1] * per_patch), mode='nearest')[:, 0].long()
@@ -241,8 +266,14 @@ def batch_of(cache: Cache, chosen: npt.NDArray[np.int64], coarse: bool, rng: np.
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(), cells
 
 
-def losses(model: Any, vocabulary: Vocabulary, weight: torch.Tensor, images: torch.Tensor, cells: torch.Tensor,
-           rng: np.random.Generator) -> tuple[torch.Tensor, float]:
+def losses(
+    model: Any,
+    vocabulary: Vocabulary,
+    weight: torch.Tensor,
+    images: torch.Tensor,
+    cells: torch.Tensor,
+    rng: np.random.Generator,
+) -> tuple[torch.Tensor, float]:
     """The loss, and the share of patches whose nearest caption is among those of their cells.
 
     Args:
@@ -261,10 +292,10 @@ def losses(model: Any, vocabulary: Vocabulary, weight: torch.Tensor, images: tor
     by_name = torch.zeros(len(flat), len(names)).index_add_(1, vocabulary.name_of, share)
     named = -(by_name * (scale * flat @ names.T).log_softmax(1)).sum(1)
     whole = torch.zeros(len(images), len(captions)).scatter_add_(1, cells.flatten(1), weight[cells.flatten(1)]).sqrt()
-    whole[:, :len(compose.SURFACE_CAPTIONS)] = 0
+    whole[:, : len(compose.SURFACE_CAPTIONS)] = 0
     whole = whole / whole.sum(1, keepdim=True).clamp(min=1e-6)
     picture = -(whole * (scale * pooled @ captions.T).log_softmax(1)).sum(1).mean()
-    loss = (importance * (dense + .4 * named)).sum() / importance.sum() + .1 * picture
+    loss = (importance * (dense + 0.4 * named)).sum() / importance.sum() + 0.1 * picture
     right = (logits.argmax(1, keepdim=True) == target).any(1).float().mean()
     return loss, float(right)
 
@@ -272,7 +303,7 @@ def losses(model: Any, vocabulary: Vocabulary, weight: torch.Tensor, images: tor
 def caption_weights(cells: npt.NDArray[np.uint8], count: int) -> torch.Tensor:
     """(captions,) weights: the fourth root of how rare a caption is, at most 6."""
     seen = np.bincount(cells.ravel(), minlength=count).astype(np.float64)
-    weights = (seen.max() / np.maximum(seen, 1)) ** .25
+    weights = (seen.max() / np.maximum(seen, 1)) ** 0.25
     return torch.tensor(np.minimum(weights, 6.0), dtype=torch.float32)
 
 
@@ -290,10 +321,12 @@ def train(output: Path, cache_folder: Path, settings: Settings) -> None:
     model = build_model(settings.seed)
     with torch.no_grad():  # the words of the captions get an embedding to begin with
         words = torch.unique(vocabulary.tokens())
-        model.token_embedding.weight[words] = .02 * torch.randn(len(words), model.token_embedding.weight.shape[1])
+        model.token_embedding.weight[words] = 0.02 * torch.randn(len(words), model.token_embedding.weight.shape[1])
     decayed = [p for n, p in model.named_parameters() if p.requires_grad and p.ndim > 1 and 'embedding' not in n]
     plain = [p for n, p in model.named_parameters() if p.requires_grad and not (p.ndim > 1 and 'embedding' not in n)]
-    optimizer = torch.optim.AdamW([{'params': decayed, 'weight_decay': .05}, {'params': plain, 'weight_decay': 0.0}], lr=settings.learning_rate)
+    optimizer = torch.optim.AdamW(
+        [{'params': decayed, 'weight_decay': 0.05}, {'params': plain, 'weight_decay': 0.0}], lr=settings.learning_rate
+    )
     weight = caption_weights(cache.cells[::4], len(cache.captions))
     checkpoint = cache_folder / f'checkpoint_seed{settings.seed}.safetensors'
     step = _resume(checkpoint, model, optimizer, settings)
@@ -315,7 +348,7 @@ def train(output: Path, cache_folder: Path, settings: Settings) -> None:
         optimizer.step()
         step += 1
         for name, value in (('loss', float(loss)), ('right', right)):
-            averages[name] = value if name not in averages else .97 * averages[name] + .03 * value
+            averages[name] = value if name not in averages else 0.97 * averages[name] + 0.03 * value
         bar.set_postfix({k: f'{v:.3f}' for k, v in averages.items()}, refresh=False)
         bar.update()
         if time.monotonic() - saved > 60:
@@ -328,7 +361,7 @@ def train(output: Path, cache_folder: Path, settings: Settings) -> None:
 def learning_rate_factor(step: int, settings: Settings) -> float:
     """Warm-up over a twentieth of the steps, then half a cosine."""
     warm = max(1, settings.steps // 20)
-    return min(1.0, (step + 1) / warm) * (.5 + .5 * math.cos(math.pi * min(1.0, step / settings.steps)))
+    return min(1.0, (step + 1) / warm) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / settings.steps)))
 
 
 def save(output: Path, model: Any, vocabulary: Vocabulary) -> None:
@@ -354,8 +387,6 @@ def _resume(path: Path, model: Any, optimizer: torch.optim.Optimizer, settings: 
     """Loads a checkpoint where there is one; returns the steps that are done."""
     if not path.exists():
         return 0
-    from safetensors import safe_open
-
     with safe_open(path, 'pt') as opened:
         step = int(opened.metadata()['step'])
     tensors = load_file(path)
@@ -373,13 +404,30 @@ def _resume(path: Path, model: Any, optimizer: torch.optim.Optimizer, settings: 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog='python -m semanom_ros.simulation.train', description='Train the shipped encoder semanom-tiny.')
-    parser.add_argument('--output', type=Path, required=True, metavar='DIR', help='folder for the configuration and the weights')
-    parser.add_argument('--cache', type=Path, metavar='DIR', help='rendered pictures (0.7 MB each) and the checkpoint (default: OUTPUT.cache)')
+    parser = argparse.ArgumentParser(
+        prog='python -m semanom_ros.simulation.train', description='Train the shipped encoder semanom-tiny.'
+    )
+    parser.add_argument(
+        '--output', type=Path, required=True, metavar='DIR', help='folder for the configuration and the weights'
+    )
+    parser.add_argument(
+        '--cache',
+        type=Path,
+        metavar='DIR',
+        help='rendered pictures (0.7 MB each) and the checkpoint (default: OUTPUT.cache)',
+    )
     defaults = Settings()
     for name in ('frames', 'coarse_steps', 'fine_steps', 'batch', 'seed'):
-        parser.add_argument('--' + name.replace('_', '-'), type=int, default=getattr(defaults, name), metavar='N', help='default %(default)s')
-    parser.add_argument('--learning-rate', type=float, default=defaults.learning_rate, metavar='X', help='default %(default)s')
+        parser.add_argument(
+            '--' + name.replace('_', '-'),
+            type=int,
+            default=getattr(defaults, name),
+            metavar='N',
+            help='default %(default)s',
+        )
+    parser.add_argument(
+        '--learning-rate', type=float, default=defaults.learning_rate, metavar='X', help='default %(default)s'
+    )
     parser.add_argument('--threads', type=int, default=2, metavar='N', help='default %(default)s')
     a = parser.parse_args()
     torch.set_num_threads(a.threads)

@@ -310,7 +310,8 @@ def _tower(request: Request, visual: nn.Module) -> _Tower:
             raise EncoderError(f'encoder {request.name}: encoder_features maskclip needs a vision transformer of '
                                'open_clip, this one is of timm; use tokens')
         features, size, layer = timm_encoders.patch_features(request, visual.trunk, visual.image_size)
-        return _Tower(features, size, {'features': 'tokens', 'layer': str(layer)})
+        projection = _linear_head(visual.head) if request.layer == -1 else None
+        return _Tower(features, size, {'features': 'tokens', 'layer': str(layer)}, projection)
     if not isinstance(visual, VisionTransformer):
         raise EncoderError(f'encoder {request.name}: its vision tower is a {type(visual).__name__}, expected a vision '
                            'transformer; choose another model')
@@ -329,6 +330,14 @@ def _tower(request: Request, visual: nn.Module) -> _Tower:
         raise EncoderError(f'encoder {request.name}: encoder_features maskclip need the pooling and attention of CLIP, '
                            'which it lacks; use tokens')
     return _Tower(_Values(visual), size, settings, projection)
+
+
+def _linear_head(head: nn.Sequential) -> torch.Tensor | None:
+    """(D, T) projection of a timm tower that has nothing else between its tokens and the texts."""
+    layers = [layer for layer in head if not isinstance(layer, nn.Dropout)]
+    if len(layers) == 1 and isinstance(layers[0], nn.Linear) and layers[0].bias is None:
+        return layers[0].weight.T
+    return None
 
 
 def _interpolate_positions(visual: VisionTransformer, size: tuple[int, int]) -> None:
