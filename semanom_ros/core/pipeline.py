@@ -56,7 +56,7 @@ class Pipeline:
             log.info('%s: calibrating for the present parameters', database.path)
             arrays = calibrate(database, self.parameters)
         self.database = database
-        self._calibration = Calibration.from_arrays(arrays)
+        self._calibration = Calibration.from_arrays(arrays, bool(self.parameters['plausibility']))
         self._scorer = Scorer(database, self._calibration, int(self.parameters['neighbours']),  # type: ignore[arg-type]
                               float(self.parameters['frame_score_fraction']))  # type: ignore[arg-type]
         self.warnings: tuple[str, ...] = ()
@@ -92,6 +92,17 @@ class Pipeline:
         other._use(_open(database, self.embedder, self.parameters))
         warm = np.eye(1, self.embedder.encoder.dimension, dtype=np.float32)
         other.database.search(warm, 1, np.zeros((1, 2), np.float32))
+        return other
+
+    def sibling(self, parameters: Mapping[str, Value]) -> Pipeline:
+        """The same encoder, database and calibration with other `live` parameters and temporal state of its own.
+
+        Raises:
+            ParameterError: see `update`.
+        """
+        other = copy.copy(self)
+        other._cameras = {}
+        other.update(parameters)
         return other
 
     def process(self, frame: Frame) -> FrameResult:
@@ -157,9 +168,10 @@ class Pipeline:
         self.parameters = resolve({**self.parameters, **parameters}, METHOD)
         self._filter = Filter.of(self.parameters)
         self._level, doubt = self._calibration.alarm_level(float(self.parameters['false_alarm_rate']))  # type: ignore[arg-type]
-        self.warnings = (doubt,) if doubt else ()
+        known, self.warnings = self.warnings, (doubt,) if doubt else ()
         for warning in self.warnings:
-            log.warning('%s: %s', self.database.path, warning)
+            if warning not in known:
+                log.warning('%s: %s', self.database.path, warning)
 
     def reset(self, camera: str | None = None) -> None:
         """Forgets tracks and persistence, of one camera or of all."""

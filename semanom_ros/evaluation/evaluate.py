@@ -66,7 +66,7 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, *, baseli
     found = replay(bags, [detectors, *baselines], shown, staging, image_topic=image_topic, truth_topic=truth_topic,
                    settings=settings)
     figures = {row: measurement.metrics() for row, measurement in found.measurements.items()}
-    content = _content(found, figures, detectors, parameters or {})
+    content = _content(found, figures, detectors, baselines, parameters or {})
     (staging / METRICS).write_text(json.dumps(content, indent=1, sort_keys=True) + '\n')
     write_scores(staging / SCORES, found)
     gallery = choose(found, found.measurements[shown])
@@ -105,11 +105,11 @@ def replace_folder(new: Path, old: Path) -> None:
 
 
 def _content(found: Replay, figures: Mapping[Row, Mapping[str, Any]], detectors: Detectors,
-             parameters: Mapping[str, Any]) -> dict[str, Any]:
+             baselines: Sequence[Method], parameters: Mapping[str, Any]) -> dict[str, Any]:
     """metrics.json: the same bytes on every run but for `latency_ms`."""
     frames = next(iter(found.measurements.values())).frames
     known = frames[frames['truth'] >= 0]
-    rows = {row: {'variant': row.variant, 'filter': row.filtered, **figures[row]} for row in found.measurements}
+    rows = {row: {'variant': row.variant, 'filter': row.filtered, **figures[row]} for row in figures}
     encoder, segmenter = detectors.embedder.encoder, detectors.embedder.segmenter
     databases = {variant: {'vectors': database.manifest.vectors, 'version': database.manifest.version,
                            'sources': [Path(source.path).name for source in database.manifest.sources]}
@@ -117,8 +117,9 @@ def _content(found: Replay, figures: Mapping[Row, Mapping[str, Any]], detectors:
     content = {
         'frames': len(frames), 'frames_with_truth': len(known),
         'anomalous_frames': int((known['truth'] == 1).sum()) if len(known) else None,
-        'results': [content for row, content in rows.items() if not row.baseline],
-        'baselines': [{'name': row.baseline, **content} for row, content in rows.items() if row.baseline],
+        'results': [rows[row] for row in detectors.rows],
+        'baselines': [{'name': row.baseline, **rows[row], **method.details()}
+                      for method in baselines for row in method.rows],
         'encoder': f'{encoder.name} ({encoder.weights}) at {encoder.input_size[1]}x{encoder.input_size[0]}',
         'segmenter': segmenter.name if segmenter is not None else None,
         'database': databases[detectors.rows[-1].variant], 'databases': databases,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +70,9 @@ class Method(Protocol):
     def reset(self) -> None:
         """Forgets temporal state, before another recording."""
 
+    def details(self) -> dict[str, Any]:
+        """What else belongs beside its figures; the same on every run."""
+
 
 def ranked(result: FrameResult, filtered: bool, latency_ms: float) -> Verdict:
     """The scores of a result that metrics rank.
@@ -127,10 +130,8 @@ class Detectors:
         rows = []
         for variant in chosen:
             own = self.embedder if variant == self.embedder.variant else Embedder(self.embedder.encoder)
-            settings = [{**parameters, 'variant': variant, **_switches(parameters, on)} for on in filters]
-            first = Pipeline.load(settings[0], folders[variant], own)
-            others = [Pipeline(own, first.database, setting) for setting in settings[1:]]
-            self._pipelines.append((variant, [first, *others]))
+            first = Pipeline.load({**parameters, 'variant': variant}, folders[variant], own)
+            self._pipelines.append((variant, [first.sibling(_switches(parameters, on)) for on in filters]))
             self.databases[variant] = first.database
             rows += [Row(variant, on) for on in filters]
         self.rows = tuple(rows)
@@ -153,6 +154,10 @@ class Detectors:
                 latency = sum(result.timings_ms.get(stage, 0.0) for stage in _STAGES[variant])
                 verdicts.append(ranked(result, row.filtered, latency))
         return verdicts
+
+    def details(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
 
     def reset(self) -> None:
         """Forgets tracks and persistence."""

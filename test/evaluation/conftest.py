@@ -38,8 +38,8 @@ def road(number: int, seed: int) -> np.ndarray:
     return np.clip(image + random.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
 
 
-def write_drive(path: Path, frames: int, *, seed: int = 0, anomalies: tuple[tuple[int, int], ...] = (), truth: bool = True,
-                compressed: bool = False, storage: str = 'mcap') -> Path:
+def write_drive(path: Path, frames: int, *, seed: int = 0, anomalies: tuple[tuple[int, int], ...] = (),
+                truth: bool = True, compressed: bool = False, storage: str = 'mcap') -> Path:
     """A drive at 10 Hz; in the given (first, last) frames a red thing lies on the road."""
     topic = '/camera/image_raw' + ('/compressed' if compressed else '')
     with BagWriter(path, storage) as writer:
@@ -54,7 +54,7 @@ def write_drive(path: Path, frames: int, *, seed: int = 0, anomalies: tuple[tupl
                 image_to_message(image, 'bgr8', stamp, 'camera_optical')
             writer.write(topic, picture, stamp)
             if truth:
-                writer.write('/ground_truth/anomaly_mask', image_to_message(mask, 'mono8', stamp, 'camera_optical'), stamp)
+                writer.write('/ground_truth/anomaly_mask', image_to_message(mask, 'mono8', stamp, ''), stamp)
     return path
 
 

@@ -1,0 +1,250 @@
+"""A vision-language model as a baseline, asked over an OpenAI-compatible HTTP interface.
+
+The paper compares with GPT-4o. Any server that speaks `POST /chat/completions` with
+images will do, a local one (vLLM, Ollama, llama.cpp) included.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import os
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from semanom_ros.core.frames import Anomaly, Frame, FrameResult
+from semanom_ros.errors import SemanomError
+from semanom_ros.evaluation.methods import Row, Verdict, ranked
+from semanom_ros.ros.images import compress_pixels
+
+log = logging.getLogger(__name__)
+
+KEY_VARIABLES = ('SEMANOM_VLM_API_KEY', 'OPENAI_API_KEY')
+"""Environment variables that may hold the key, the first that is set; it is sent, and written nowhere."""
+
+THRESHOLD = 0.5
+"""Score from which a frame counts as anomalous."""
+
+PROMPT = '''You watch the front camera of an autonomous vehicle. A semantic anomaly is a familiar thing in an invalid \
+or unusual combination with its surroundings (a stop sign printed on a billboard, a traffic light carried on a truck, \
+a person lying on the lane, a car on its side), or a thing that does not belong on a road at all. Ordinary traffic, \
+pedestrians, weather and buildings are not anomalies.
+Answer with one JSON object and nothing else: {"anomalous": true or false, "score": a number from 0 (certainly \
+ordinary) to 1 (certainly anomalous), "boxes": [{"box": [left, top, width, height], "score": 0 to 1, \
+"label": "what it is"}]}. Box coordinates are shares of the image's width and height, 0 to 1. "boxes" is empty when nothing is anomalous.'''
+
+_LONGEST_SIDE = 1024  # pixels of the picture that is sent
+_GRID = (36, 64)  # cells of the patch map
+_PATIENCE_S = 60.0  # longest pause before another try
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says about a picture.
+
+    Attributes:
+        score: 0 to 1.
+        boxes: (x, y, width, height, score), shares of the image.
+        labels: of the boxes.
+        malformed: it was no such answer; taken for `nothing anomalous`.
+    """
+
+    score: float
+    boxes: tuple[tuple[float, float, float, float, float], ...]
+    labels: tuple[str, ...]
+    malformed: bool = False
+
+
+def parse(text: str) -> Answer:
+    """Reads an answer; a JSON object inside other text or a code fence is found."""
+    start, stop = text.find('{'), text.rfind('}')
+    try:
+        content = json.loads(text[start:stop + 1])
+        anomalous, score = content['anomalous'], float(content['score'])
+        if not isinstance(anomalous, bool) or not 0 <= score <= 1:
+            raise ValueError('anomalous or score')
+        boxes, labels = [], []
+        for item in content.get('boxes', []):
+            x, y, width, height = (float(v) for v in item['box'])
+            own = float(item.get('score', score))
+            if not all(0 <= v <= 1 for v in (x, y, width, height, own)):
+                raise ValueError('box')
+            boxes.append((x, y, width, height, own))
+            labels.append(str(item.get('label', '')))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Answer(0.0, (), (), malformed=True)
+    # the verdict is one bit and the score another: where they disagree, the verdict wins
+    score = max(score, THRESHOLD) if anomalous else min(score, THRESHOLD - 1e-6)
+    return Answer(score, tuple(boxes), tuple(labels))
+
+
+class VlmBaseline:
+    """Asks the model about the frames.
+
+    Attributes:
+        rows: one.
+    """
+
+    def __init__(self, endpoint: str, model: str, cache: Path, *, period_s: float = 1.0, per_minute: float = 60.0,
+                 prices: tuple[float, float] = (0.0, 0.0), retries: int = 5, timeout_s: float = 120.0) -> None:
+        """
+        Args:
+            endpoint: base address, e.g. `https://api.openai.com/v1`.
+            model: its name there.
+            cache: folder where answers are kept, so that another run costs nothing.
+            period_s: seconds of the recording between questions; the last answer holds in between. 0: every frame.
+            per_minute: most requests a minute.
+            prices: for a million prompt and completion tokens, in whatever currency.
+            retries: further tries after a busy or failing server.
+            timeout_s: for one request.
+
+        Raises:
+            SemanomError: the endpoint is no HTTP address.
+        """
+        if not endpoint.startswith(('http://', 'https://')):
+            raise SemanomError(f'--endpoint {endpoint}: expected an address that begins with http:// or https://')
+        self.rows: tuple[Row, ...] = (Row('', baseline=f'VLM {model}'),)
+        self._url, self._model, self._cache = endpoint.rstrip('/') + '/chat/completions', model, cache
+        self._period_ns, self._interval_s = round(period_s * 1e9), 60 / per_minute
+        self._prices, self._retries, self._timeout_s = prices, retries, timeout_s
+        self._last: tuple[int, Answer, float] | None = None
+        self._sent = 0
+        self._next_time = 0.0
+        self._asked: dict[str, dict[str, Any]] = {}  # usage of each answer, for the sums
+        self._malformed: set[str] = set()
+        cache.mkdir(parents=True, exist_ok=True)
+
+    def process(self, frame: Frame) -> list[Verdict]:
+        """The verdict on the next frame.
+
+        Raises:
+            SemanomError: the server refuses, or does not answer in spite of all tries.
+        """
+        if self._last is None or not 0 <= frame.stamp_ns - self._last[0] < max(self._period_ns, 1):
+            self._last = (frame.stamp_ns, *self._ask(frame.image))
+        _, answer, milliseconds = self._last
+        return [ranked(_result(frame, answer), False, milliseconds)]
+
+    def reset(self) -> None:
+        """Forgets the last answer."""
+        self._last = None
+
+    def details(self) -> dict[str, Any]:
+        """Questions, malformed answers, tokens and cost; the same whether answers came from the cache or not."""
+        prompt = sum(int(usage.get('prompt_tokens', 0)) for usage in self._asked.values())
+        completion = sum(int(usage.get('completion_tokens', 0)) for usage in self._asked.values())
+        return {'questions': len(self._asked), 'malformed_answers': len(self._malformed), 'prompt_tokens': prompt,
+                'completion_tokens': completion,
+                'cost': (prompt * self._prices[0] + completion * self._prices[1]) / 1e6,
+                'period_s': self._period_ns / 1e9}
+
+    @property
+    def sent(self) -> int:
+        """Requests that went out in this run."""
+        return self._sent
+
+    def _ask(self, image: npt.NDArray[np.uint8]) -> tuple[Answer, float]:
+        """The answer for a picture, and the milliseconds that it took when it was asked."""
+        scale = min(1.0, _LONGEST_SIDE / max(image.shape[:2]))
+        if scale < 1:
+            image = np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
+        picture = compress_pixels(image, quality=88).tobytes()
+        key = hashlib.sha256('\0'.join([self._url, self._model, PROMPT]).encode() + picture).hexdigest()
+        file = self._cache / f'{key}.json'
+        try:
+            stored = json.loads(file.read_text())
+        except (OSError, ValueError):
+            begun = time.monotonic()
+            reply = self._post(picture)
+            stored = {'model': self._model, 'text': _text_of(reply), 'usage': reply.get('usage') or {},
+                      'milliseconds': round(1e3 * (time.monotonic() - begun), 1)}
+            beside = file.with_suffix('.partial')
+            beside.write_text(json.dumps(stored))
+            beside.rename(file)
+        answer = parse(stored['text'])
+        self._asked[key] = stored['usage']
+        if answer.malformed and key not in self._malformed:
+            self._malformed.add(key)
+            log.warning('%s: malformed answer, counted as nothing anomalous: %.120r', self._model, stored['text'])
+        return answer, float(stored['milliseconds'])
+
+    def _post(self, picture: bytes) -> dict[str, Any]:
+        body = json.dumps({
+            'model': self._model, 'temperature': 0, 'response_format': {'type': 'json_object'},
+            'messages': [{'role': 'user', 'content': [
+                {'type': 'text', 'text': PROMPT},
+                {'type': 'image_url', 'image_url': {
+                    'url': 'data:image/jpeg;base64,' + base64.b64encode(picture).decode()}}]}]}).encode()
+        headers = {'Content-Type': 'application/json'}
+        secret = next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), '')
+        if secret:
+            headers['Authorization'] = f'Bearer {secret}'
+        reason = ''
+        for attempt in range(self._retries + 1):
+            time.sleep(max(0.0, self._next_time - time.monotonic()))
+            self._next_time = time.monotonic() + self._interval_s
+            self._sent += 1
+            try:
+                with urllib.request.urlopen(urllib.request.Request(self._url, body, headers),
+                                            timeout=self._timeout_s) as response:
+                    return json.loads(response.read())
+            except urllib.error.HTTPError as error:
+                reason = f'status {error.code}'
+                if error.code not in (408, 409, 429) and error.code < 500:
+                    raise SemanomError(f'{self._url}: the server refuses with {reason}; check --endpoint, --model and '
+                                       f'the key in {KEY_VARIABLES[0]}') from None
+                wait = _seconds(error.headers.get('Retry-After'), 2.0 ** attempt)
+            except (OSError, ValueError) as error:  # no connection, a timeout, or an answer that is no JSON
+                reason, wait = str(error) or type(error).__name__, 2.0 ** attempt
+            if attempt < self._retries:
+                log.warning('%s: %s, trying again', self._url, reason)
+                self._next_time = max(self._next_time, time.monotonic() + min(wait, _PATIENCE_S))
+        raise SemanomError(f'{self._url}: no answer after {self._retries + 1} tries ({reason}); run the same command '
+                           'later, answers so far are kept')
+
+
+def _seconds(text: str | None, otherwise: float) -> float:
+    try:
+        return float(text) if text else otherwise
+    except ValueError:  # a date
+        return otherwise
+
+
+def _text_of(reply: Any) -> str:
+    try:
+        return str(reply['choices'][0]['message']['content'])
+    except (KeyError, IndexError, TypeError):
+        return ''
+
+
+def _result(frame: Frame, answer: Answer) -> FrameResult:
+    """The answer in the detector's terms; a pixel scores as the highest box over it."""
+    height, width = frame.image.shape[:2]
+    pixels, mask = np.zeros((height, width), np.float32), np.zeros((height, width), bool)
+    anomalies = []
+    anomalous = answer.score >= THRESHOLD
+    for (x, y, w, h, score), label in zip(answer.boxes, answer.labels, strict=True):
+        left, top = min(int(x * width), width - 1), min(int(y * height), height - 1)
+        right = max(left + 1, min(round((x + w) * width), width))
+        bottom = max(top + 1, min(round((y + h) * height), height))
+        part = pixels[top:bottom, left:right]
+        np.maximum(part, np.float32(score), out=part)
+        if anomalous:
+            mask[top:bottom, left:right] = True
+            corners = np.array([[left, top], [right - 1, top], [right - 1, bottom - 1], [left, bottom - 1]], np.int32)
+            anomalies.append(Anomaly(0, score, score, 1.0, (left, top, right - left, bottom - top), corners,
+                                     (right - left) * (bottom - top), label=label))
+    patches = cv2.resize(pixels, _GRID[::-1], interpolation=cv2.INTER_AREA)
+    return FrameResult(frame.stamp_ns, frame.camera, (height, width), answer.score, answer.score, 1.0, THRESHOLD,
+                       anomalous, np.asarray(patches, np.float32), THRESHOLD, tuple(anomalies),
+                       mask if anomalies else None, pixels)

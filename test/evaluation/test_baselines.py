@@ -1,0 +1,191 @@
+"""The other methods of the table: colour and DCT features, and a vision-language model over HTTP."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from semanom_ros.cli import main
+from semanom_ros.core.frames import Frame
+from semanom_ros.errors import SemanomError
+from semanom_ros.evaluation.baselines import DctEncoder
+from semanom_ros.evaluation.vlm import THRESHOLD, VlmBaseline, parse
+
+from .conftest import write_drive
+
+SECRET = 'sk-not-to-be-written-anywhere'
+
+
+@contextmanager
+def server(respond):
+    """An OpenAI-compatible server; `respond(request, count)` gives (status, headers, text of the answer)."""
+    requests = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
+            requests.append((self.path, dict(self.headers), body))
+            status, headers, text = respond(body, len(requests))
+            content = json.dumps({'choices': [{'message': {'content': text}}],
+                                  'usage': {'prompt_tokens': 1000, 'completion_tokens': 50}}).encode()
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header('Content-Length', str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *arguments):
+            pass
+
+    running = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    try:
+        yield f'http://127.0.0.1:{running.server_port}/v1', requests
+    finally:
+        running.shutdown()
+        running.server_close()
+
+
+def picture_of(body):
+    """What the model was shown, RGB."""
+    uri = body['messages'][0]['content'][1]['image_url']['url']
+    data = np.frombuffer(base64.b64decode(uri.removeprefix('data:image/jpeg;base64,')), np.uint8)
+    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def looks(body, count):
+    """A model that sees red things."""
+    image = picture_of(body).astype(int)
+    red = (image[..., 0] > 150) & (image[..., 1] < 90)
+    if not red.any():
+        return 200, {}, '{"anomalous": false, "score": 0.1, "boxes": []}'
+    rows, columns = np.flatnonzero(red.any(axis=1)), np.flatnonzero(red.any(axis=0))
+    height, width = red.shape
+    box = [columns[0] / width, rows[0] / height, np.ptp(columns + 1) / width, np.ptp(rows + 1) / height]
+    answer = {'anomalous': True, 'score': 0.9, 'boxes': [{'box': box, 'score': 0.9, 'label': 'red thing'}]}
+    return 200, {}, f'```json\n{json.dumps(answer)}\n```'
+
+
+def test_vision_language_model_joins_the_table(town, tmp_path, monkeypatch):
+    monkeypatch.setenv('SEMANOM_VLM_API_KEY', SECRET)
+    drive = write_drive(tmp_path / 'drive', 20, anomalies=((8, 13),))
+    with server(looks) as (address, requests):
+        def run(name):
+            assert main(['evaluate', str(drive), '--output', str(tmp_path / name), '--filter', 'off',
+                         '--baseline', 'vlm', '--endpoint', address, '--model', 'eye-1', '--vlm-period', '0',
+                         '--vlm-rate', '100000', '--vlm-prices', '2.5', '10', '--vlm-cache', str(tmp_path / 'cache'),
+                         *town.arguments('grid')]) == 0
+            return json.loads((tmp_path / name / 'metrics.json').read_text())
+
+        first = run('one')
+        assert len(requests) == 20
+        second = run('two')
+        assert len(requests) == 20  # a rerun costs nothing
+    assert all(path == '/v1/chat/completions' and headers['Authorization'] == f'Bearer {SECRET}' and
+               body['model'] == 'eye-1' for path, headers, body in requests)
+    (row,) = first['baselines']
+    assert first['baselines'] == second['baselines']
+    assert row['name'] == 'VLM eye-1'
+    assert row['frame'] == {'auroc': 1.0, 'ap': 1.0, 'fpr95': 0.0, 'f1': 1.0}
+    assert row['component']['f1'] > 0.8
+    assert (row['questions'], row['malformed_answers'], row['prompt_tokens']) == (20, 0, 20_000)
+    assert row['cost'] == pytest.approx((20_000 * 2.5 + 1000 * 10) / 1e6)
+    written = b''.join(file.read_bytes() for file in tmp_path.rglob('*') if file.is_file())
+    assert SECRET.encode() not in written
+    assert 'VLM eye-1' in (tmp_path / 'one' / 'report.html').read_text()
+
+
+def frame(number):
+    return Frame(np.full((24, 32, 3), number, np.uint8), number * 100_000_000)
+
+
+def test_busy_server_is_asked_again(tmp_path):
+    def respond(body, count):
+        return (429, {'Retry-After': '0'}, '') if count == 1 else (503, {'Retry-After': '0'}, '') if count == 2 else \
+            (200, {}, '{"anomalous": true, "score": 0.2, "boxes": []}')
+
+    with server(respond) as (address, requests):
+        baseline = VlmBaseline(address, 'm', tmp_path, per_minute=1e6)
+        (verdict,) = baseline.process(frame(1))
+    assert len(requests) == baseline.sent == 3
+    assert verdict.result.anomalous
+    assert verdict.score >= THRESHOLD  # the verdict wins over a score that contradicts it
+
+
+def test_refusal_and_silence_are_one_line(tmp_path):
+    with server(lambda body, count: (401, {}, '')) as (address, requests):
+        with pytest.raises(SemanomError, match=r'refuses with status 401; check --endpoint'):
+            VlmBaseline(address, 'm', tmp_path).process(frame(1))
+        assert len(requests) == 1
+    with server(lambda body, count: (500, {'Retry-After': '0'}, '')) as (address, requests):
+        with pytest.raises(SemanomError, match=r'no answer after 3 tries \(status 500\)'):
+            VlmBaseline(address, 'm', tmp_path, per_minute=1e6, retries=2).process(frame(1))
+        assert len(requests) == 3
+    with pytest.raises(SemanomError, match='http'):
+        VlmBaseline('file:///etc/passwd', 'm', tmp_path)
+
+
+def test_malformed_answers_are_counted(tmp_path):
+    with server(lambda body, count: (200, {}, 'I see a road.')) as (address, _):
+        baseline = VlmBaseline(address, 'm', tmp_path, period_s=0, per_minute=1e6)
+        verdicts = [baseline.process(frame(number))[0] for number in range(3)]
+    assert [verdict.score for verdict in verdicts] == [0, 0, 0]
+    assert baseline.details()['malformed_answers'] == 3
+
+
+def test_answer_holds_until_the_next_question(tmp_path):
+    with server(looks) as (address, requests):
+        baseline = VlmBaseline(address, 'm', tmp_path, period_s=0.5, per_minute=1e6)
+        for number in range(11):
+            baseline.process(frame(number))
+        assert len(requests) == 3  # at 0, 0.5 and 1.0 s
+        baseline.reset()
+        baseline.process(frame(11))
+        assert len(requests) == 4
+
+
+@pytest.mark.parametrize('text', [
+    '', 'null', '[]', '{"anomalous": "yes", "score": 1}', '{"anomalous": true, "score": 7}', '{"score": 0.5}',
+    '{"anomalous": true, "score": 1, "boxes": [{"box": [0, 0, 2, 1]}]}',
+    '{"anomalous": true, "score": 1, "boxes": [{"box": [0, 0, 1]}]}', '{"anomalous": true, "score": NaN}'])
+def test_what_is_no_answer(text):
+    assert parse(text).malformed
+
+
+def test_dct_features():
+    """Unit length, the same for the same patch, blind to nothing that colour or texture tells apart."""
+    encoder = DctEncoder((40, 64))
+    assert encoder.grid_size == (2, 4)
+    random = torch.Generator().manual_seed(0)
+    images = torch.rand((1, 3, *encoder.input_size), generator=random)
+    images[..., 16:32, 0:16] = images[..., 0:16, 0:16]
+    images[..., 0:16, 32:48] = 0.5
+    features = encoder.encode(images)
+    assert features.shape == (1, 2, 4, encoder.dimension)
+    assert torch.allclose(features.norm(dim=-1), torch.ones(1, 2, 4))
+    assert torch.allclose(features[0, 0, 0], features[0, 1, 0])
+    assert features[0, 0, 0] @ features[0, 0, 2] < 0.99
+    luma = np.asarray(0.299 * images[0, 0] + 0.587 * images[0, 1] + 0.114 * images[0, 2])
+    reference = cv2.dct(luma[:16, 48:64] * 1.0)
+    scale = np.sqrt(2 / 16)  # OpenCV's transform is orthonormal
+    own = torch.log1p(100 * torch.tensor(abs(reference[1, 2]) / scale ** 2 / 16))
+    assert features[0, 0, 3][3 + 4 + 2 - 1] / features[0, 0, 3][3] == pytest.approx(
+        float(own / np.log1p(100 * abs(reference[0, 1]) / (np.sqrt(1 / 16) * scale) / 16)), rel=1e-4)
+
+
+def test_dct_baseline_joins_the_table(town, tmp_path):
+    assert main(['evaluate', str(town.drive), '--output', str(tmp_path / 'out'), '--filter', 'off', '--baseline', 'dct',
+                 *town.arguments('grid')]) == 0
+    (row,) = json.loads((tmp_path / 'out' / 'metrics.json').read_text())['baselines']
+    assert row['name'] == 'colour + DCT'
+    assert row['frame']['auroc'] > 0.9
+    assert row['vectors'] > 0
