@@ -15,6 +15,7 @@ from semanom_ros.errors import SemanomError
 COMMANDS = {
     'simulate': 'write a simulated drive as a rosbag2',
     'record': 'turn nominal bags into a nominal database',
+    'learn': 'learn from nominal recordings what belongs where',
     'evaluate': 'replay a bag through the detector and measure it',
     'db': 'look after nominal databases',
     'demo': 'simulate, record, detect live over DDS, evaluate',

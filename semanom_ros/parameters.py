@@ -110,9 +110,11 @@ TABLE: tuple[Parameter, ...] = (
               'the nominal database before they are compared; false: the paper\'s method', METHOD),
     Parameter('position_weight', 0.0, 'weight of the image position in the comparison; 0: the paper\'s method', METHOD,
               minimum=0.0, maximum=10.0),
-    Parameter('frame_score_fraction', 0.01, 'share of the highest patch scores whose mean is the frame score; 0: the '
+    Parameter('frame_score_fraction', 0.002, 'share of the highest patch scores whose mean is the frame score; 0: the '
               'maximum', METHOD, minimum=0.0, maximum=1.0),
     Parameter('calibrate_by_region', True, 'divide distances by what is usual at that place of the image', METHOD),
+    Parameter('plausibility', True, 'score by what `semanom learn` has learned of what belongs where, if the database '
+              'holds it; false: by the distance alone', METHOD),
     Parameter('false_alarm_rate', 0.01, 'share of nominal frames that may raise an alarm; sets the threshold', METHOD,
               minimum=0.0001, maximum=0.5, live=True),
     # -- filter

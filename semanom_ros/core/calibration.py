@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from semanom_ros.core.plausibility import PlausibilityModel
 from semanom_ros.parameters import Value
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SETTINGS = ('neighbours', 'position_weight', 'standardize', 'frame_score_fraction', 'calibrate_by_region')
+SETTINGS = ('neighbours', 'position_weight', 'standardize', 'frame_score_fraction', 'calibrate_by_region',
+            'plausibility')
 """Parameters that scores before the alarm level depend on."""
 
 REGION_ROWS, REGION_COLUMNS = 24, 32  # cells of the image in which usual distances are gathered
@@ -106,18 +108,21 @@ class Calibration:
         frame_scores: (n,) sorted frame scores of held-out nominal frames, before division by the alarm level;
             empty when there are none.
         regions: usual distances by place, None where that is switched off or unknown.
+        plausibility: model of what belongs where, None where it is switched off or was not learned.
     """
 
     frame_scores: npt.NDArray[np.float32]
     regions: RegionStatistics | None = None
+    plausibility: PlausibilityModel | None = None
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, npt.NDArray]) -> Calibration:
-        """From what `calibrate` returned; {} gives an empty calibration."""
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray], plausibility: bool = True) -> Calibration:
+        """From what `calibrate` returned; {} gives an empty calibration. `plausibility`: whether to use that model."""
         regions = None
         if 'region_mean' in arrays:
             regions = RegionStatistics(arrays['region_mean'], arrays['region_deviation'])
-        return cls(np.sort(np.asarray(arrays.get('frame_scores', np.zeros(0, np.float32)), np.float32)), regions)
+        return cls(np.sort(np.asarray(arrays.get('frame_scores', np.zeros(0, np.float32)), np.float32)), regions,
+                   PlausibilityModel.from_arrays(arrays) if plausibility and regions else None)
 
     def relative(self, distances: npt.NDArray[np.float32],
                  positions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -165,7 +170,8 @@ def stored_parameters(arrays: Mapping[str, npt.NDArray]) -> dict[str, Value]:
     return json.loads(bytes(arrays['settings'])) if 'settings' in arrays else {}
 
 
-def calibrate(database: NominalDatabase, parameters: Mapping[str, Value]) -> dict[str, npt.NDArray]:
+def calibrate(database: NominalDatabase, parameters: Mapping[str, Value], model: PlausibilityModel | None = None
+              ) -> dict[str, npt.NDArray]:
     """Calibration arrays of a database from nominal frames alone.
 
     Region statistics come from recorded frames, each compared with what is not close to it in time; frame scores from
@@ -176,12 +182,14 @@ def calibrate(database: NominalDatabase, parameters: Mapping[str, Value]) -> dic
     Args:
         database: opened with `view_settings(parameters)`.
         parameters: resolved, of the group `method`.
+        model: plausibility model to store with it; None: the one that the database holds already.
 
     Returns:
-        `frame_scores` (n,), `settings`, and `region_mean`, `region_deviation` where calibrate_by_region is on;
-        {} when the database holds no held-out frames.
+        `frame_scores` (n,), `settings`, `region_mean`, `region_deviation` where calibrate_by_region is on, and the
+        arrays of the plausibility model where there is one; {} when the database holds no held-out frames.
     """
     neighbours, fraction = int(parameters['neighbours']), float(parameters['frame_score_fraction'])  # type: ignore[arg-type]
+    model = model or PlausibilityModel.from_arrays(database.calibration)
     distances, positions = [], []
     for _, vectors, _, places in database.held_out():
         found, _ = database.search(vectors, min(neighbours, len(database)), places)
@@ -193,18 +201,24 @@ def calibrate(database: NominalDatabase, parameters: Mapping[str, Value]) -> dic
     arrays: dict[str, npt.NDArray] = {'settings': settings_of(parameters)}
     relative = distances
     if parameters['calibrate_by_region']:
-        regions = _recorded_regions(database, neighbours)
+        regions = recorded_regions(database, neighbours)
         if regions is not None:
             relative = [regions.relative(d, p) for d, p in zip(distances, positions, strict=True)]
         else:
             regions = RegionStatistics.gather(np.concatenate(distances), np.concatenate(positions))
             relative = _cross_calibrated(distances, positions)
         arrays |= {'region_mean': regions.mean, 'region_deviation': regions.deviation}
+    if model is not None:
+        arrays |= model.arrays()
+        if parameters['plausibility'] and parameters['calibrate_by_region']:
+            shape = database.manifest.description.grid_size
+            relative = [model(scores.reshape(shape), np.asarray(frame.vectors).reshape(*shape, -1)).ravel()
+                        for scores, frame in zip(relative, database.held_out(), strict=True)]
     arrays['frame_scores'] = np.sort(np.array([frame_statistic(scores, fraction) for scores in relative], np.float32))
     return arrays
 
 
-def _recorded_regions(database: NominalDatabase, neighbours: int) -> RegionStatistics | None:
+def recorded_regions(database: NominalDatabase, neighbours: int) -> RegionStatistics | None:
     """Region statistics from a sample of the recorded embeddings; None when nothing is left to compare them with."""
     frames, rng = database.frames(), np.random.default_rng(0)
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), REGION_QUERIES // 200)).astype(np.int64))

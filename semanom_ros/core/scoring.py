@@ -94,6 +94,9 @@ class Scorer:
         searched = time.perf_counter()
         distances = found.mean(axis=1).astype(np.float32)
         relative = self._calibration.relative(distances, queries.positions)
+        model = self._calibration.plausibility
+        if model is not None and not queries.segments:
+            relative = model(relative[queries.owners], embedding.patches.cpu().numpy()).ravel()
         frame = frame_statistic(relative, self._fraction)
         return FrameScores(
             embedding, queries, distances, indices[:, 0], relative / np.float32(level), frame / level,

@@ -22,7 +22,7 @@ class CameraMotion:
     """
 
     def __init__(self) -> None:
-        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self._last: npt.NDArray[np.uint8] | None = None
 
     def advance(self, image: npt.NDArray[np.uint8], boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -35,7 +35,8 @@ class CameraMotion:
         height, width = image.shape[:2]
         scale = min(1.0, FLOW_WIDTH / width)
         size = (max(16, round(width * scale)), max(16, round(height * scale)))
-        grey = cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8)
         last, self._last = self._last, grey
         if last is None or last.shape != grey.shape or not len(boxes):
             return boxes

@@ -25,7 +25,7 @@ from semanom_ros.parameters import METHOD, Value, resolve
 class RandomEncoder(TextAlignedEncoder):
     """Random filters over 8 x 8 patches; texts are embedded as seeded noise, patches project as they are."""
 
-    name, weights, weights_sha256, settings = 'random-patches', 'random:0', '0' * 64, {}  # noqa: RUF012
+    name, weights, weights_sha256, settings = 'random-patches', 'random:0', '0' * 64, {}
     input_size, grid_size, dimension = (96, 128), (12, 16), 32
     device, dtype = torch.device('cpu'), torch.float32
 
@@ -38,8 +38,8 @@ class RandomEncoder(TextAlignedEncoder):
         return F.normalize(responses + 0.1, dim=-1)
 
     def encode_text(self, texts: list[str]) -> torch.Tensor:
-        return F.normalize(torch.stack([
-            torch.randn(self.dimension, generator=torch.Generator().manual_seed(sum(text.encode()))) for text in texts]), dim=1)
+        generators = [torch.Generator().manual_seed(sum(text.encode())) for text in texts]
+        return F.normalize(torch.stack([torch.randn(self.dimension, generator=g) for g in generators]), dim=1)
 
     def project_to_text(self, embeddings: torch.Tensor) -> torch.Tensor:
         return F.normalize(embeddings, dim=1)
@@ -85,7 +85,7 @@ class World:
             self.folder / name, DatabaseDescription.of(self.encoder, embedder.preprocessor.sha256, embedder.variant))
         for i in range(recorded + held_out):
             queries = embedder.queries(embedder.embed([Frame((picture or self.street)(i), i * 10**9)])[0])
-            record = FrameRecord('drive', 'f' * 64, '/camera', i * 10**9, (self.height, self.width), held_out=i >= recorded)
+            record = FrameRecord('drive', 'f' * 64, '/camera', i * 10**9, (self.height, self.width), i >= recorded)
             writer.add(record, queries.vectors, queries.boxes, queries.positions, self.street(i)[::2, ::2])
         return writer.commit(lambda database: calibrate(database.view(**view_settings(settings)), settings))
 

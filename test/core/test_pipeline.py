@@ -65,7 +65,7 @@ def test_frames_of_other_sizes_get_the_same_score(world):
     large = pipeline.process(Frame(image.repeat(3, axis=0).repeat(3, axis=1), 0))
     assert large.anomaly_map.shape == (360, 480)
     assert large.anomalous
-    x, y, w, h = large.anomalies[0].box
+    x, _, w, _ = large.anomalies[0].box
     assert 90 <= (x + w / 2) / 3 <= 134
     assert large.score == pytest.approx(small.score, rel=0.2)
 
@@ -101,7 +101,7 @@ def test_labels_come_from_the_vocabulary(world, tmp_path):
 def test_a_database_of_the_other_variant_is_refused(world):
     path = world.database().path
     instance = world.parameters(variant='instance')
-    with pytest.raises(DatabaseError, match='variant.*grid.*instance') as caught:
+    with pytest.raises(DatabaseError, match=r'variant.*grid.*instance') as caught:
         Pipeline.load(instance, path, world.embedder(instance))
     assert '\n' not in str(caught.value)
 

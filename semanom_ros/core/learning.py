@@ -1,0 +1,144 @@
+"""What belongs where, learned from nominal recordings: transplants are made, encoded, compared and learned from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from semanom_ros.core.calibration import STRETCH_SECONDS, RegionStatistics, recorded_regions
+from semanom_ros.core.database import NominalDatabase
+from semanom_ros.core.embedding import Embedder
+from semanom_ros.core.frames import Frame
+from semanom_ros.core.plausibility import PlausibilityModel, Projection, Trees, features, samples
+from semanom_ros.core.progress import SILENT, Progress
+from semanom_ros.core.transplanting import NominalPicture, Transplanter
+from semanom_ros.errors import DatabaseError
+from semanom_ros.parameters import Value
+
+log = logging.getLogger(__name__)
+
+MOST_PICTURES = 400  # kept in memory, JPEG-compressed
+JPEG_QUALITY = 95
+PROJECTION_SAMPLE = 40_000  # embeddings that the projection is made from
+BATCH = 4
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A recorded picture: JPEG bytes, and its index among the database's frames."""
+
+    jpeg: npt.NDArray[np.uint8]
+    index: int
+
+
+def learn_plausibility(database: NominalDatabase, embedder: Embedder, frames: Iterable[Frame],
+                       parameters: Mapping[str, Value], composites: int, progress: Progress = SILENT, seed: int = 0
+                       ) -> PlausibilityModel:
+    """Learns a plausibility model from the recorded (never the held-out) frames of a grid database.
+
+    A composite is compared with the database without what is near its picture in time, and the things put into it come
+    from there: so nothing in it finds itself.
+
+    Args:
+        database: opened with `view_settings(parameters)`.
+        embedder: what the database was made with.
+        frames: the recordings that it was made from; frames that it does not hold are passed over.
+        parameters: resolved, of the group `method`.
+        composites: how many pictures with transplants to learn from.
+        progress: is told.
+        seed: of the choice of transplants.
+
+    Raises:
+        DatabaseError: no grid database, or none of the frames is in it.
+    """
+    if database.manifest.description.variant != 'grid':
+        raise DatabaseError(f'{database.path}: variant: found {database.manifest.description.variant}, expected grid; '
+                            'record a grid database to learn from')
+    rng = np.random.default_rng(seed)
+    kept = _keep(database, frames)
+    if not kept:
+        raise DatabaseError(f'{database.path}: found none of the frames in it, expected the recordings that it was '
+                            'made from; give those')
+    neighbours = min(int(parameters['neighbours']), len(database))  # type: ignore[arg-type]
+    regions = recorded_regions(database, neighbours)
+    if regions is None:
+        raise DatabaseError(f'{database.path}: found only one stretch of {STRETCH_SECONDS:g} s, expected a longer '
+                            'drive to learn from; record more')
+    rows, columns = database.manifest.description.grid_size
+    projection = _projection(database, rng)
+    transplanter = Transplanter(rng)
+    found, verdicts = [], []
+    progress.begin('learn', composites, 'picture')
+    for start in range(0, composites, BATCH):
+        made, ranges = [], []
+        for _ in range(min(BATCH, composites - start)):
+            base = kept[int(rng.integers(len(kept)))]
+            near = database.neighbourhood(base.index, STRETCH_SECONDS)
+            donors = [k for k in kept if near[0] <= k.index < near[1]]
+            donors = [donors[int(i)] for i in rng.integers(len(donors), size=2)]
+            made.append(transplanter.compose(_picture(database, projection, base),
+                                             [_picture(database, projection, donor) for donor in donors]))
+            ranges.append(near)
+        for composite, near, embedding in zip(
+                made, ranges, embedder.embed([Frame(one.image, 0) for one in made]), strict=True):
+            patches = embedding.patches.reshape(-1, embedding.patches.shape[-1])
+            relative = _relative(database, regions, patches, near, embedding.grid.centres(), neighbours)
+            known = features(relative.reshape(rows, columns), projection(embedding.patches.cpu().numpy()))
+            chosen, implausible = samples(composite.labels, known.reshape(rows, columns, -1), rng)
+            found.append(chosen)
+            verdicts.append(implausible)
+            progress.advance(1)
+    progress.end()
+    together = np.concatenate(verdicts)
+    if not together.any() or together.all():
+        raise DatabaseError(f'{database.path}: found no thing to transplant in {composites} pictures; learn from more')
+    return PlausibilityModel(projection, Trees.fit(np.concatenate(found), together, seed))
+
+
+def _keep(database: NominalDatabase, frames: Iterable[Frame]) -> list[_Kept]:
+    """At most MOST_PICTURES of the frames that the database has recorded, spread evenly."""
+    recorded = database.frames()
+    known = {(record.topic, record.stamp_ns): index
+             for index, record in ((i, recorded.record(i)) for i in range(len(recorded)))}
+    wanted = set(np.unique(np.linspace(0, len(known) - 1, min(len(known), MOST_PICTURES)).astype(int)).tolist())
+    chosen = {index for number, index in enumerate(sorted(known.values())) if number in wanted}
+    kept = []
+    for frame in frames:
+        index = known.get((frame.topic, frame.stamp_ns))
+        if index in chosen:
+            ok, jpeg = cv2.imencode('.jpg', cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR),
+                                    [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+            if ok:
+                chosen.remove(index)
+                kept.append(_Kept(np.asarray(jpeg, np.uint8), index))
+    return kept
+
+
+def _picture(database: NominalDatabase, projection: Projection, kept: _Kept) -> NominalPicture:
+    decoded = cv2.imdecode(kept.jpeg, cv2.IMREAD_COLOR)
+    assert decoded is not None
+    image = np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
+    rows, columns = database.manifest.description.grid_size
+    vectors = np.asarray(database.frames()[kept.index].vectors)
+    return NominalPicture(image, projection(vectors.reshape(rows, columns, -1)))
+
+
+def _projection(database: NominalDatabase, rng: np.random.Generator) -> Projection:
+    frames = database.frames()
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), 200)).astype(int))
+    share = PROJECTION_SAMPLE // len(chosen)
+    vectors = [np.asarray(frames[int(index)].vectors) for index in chosen]
+    return Projection.of(np.concatenate([v[rng.permutation(len(v))[:share]] for v in vectors]))
+
+
+def _relative(database: NominalDatabase, regions: RegionStatistics, patches: torch.Tensor, near: tuple[int, int],
+              positions: npt.NDArray[np.float32], neighbours: int) -> npt.NDArray[np.float32]:
+    """(N,) distances of patches (N, D) to the database without some frames, over what is usual."""
+    distances, _ = database.search_excluding(patches, neighbours, near, positions)
+    return regions.relative(distances.mean(axis=1), positions)

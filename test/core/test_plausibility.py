@@ -1,0 +1,122 @@
+"""Transplants, what is learned from them, and what it is worth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from semanom_ros.core.calibration import calibrate, view_settings
+from semanom_ros.core.database import NominalDatabase, operations
+from semanom_ros.core.frames import Frame
+from semanom_ros.core.learning import learn_plausibility
+from semanom_ros.core.pipeline import Pipeline
+from semanom_ros.core.plausibility import PlausibilityModel, Projection, Trees, features
+from semanom_ros.core.transplanting import IMPLAUSIBLE, VALID, NominalPicture, Transplanter
+from semanom_ros.errors import DatabaseError
+
+
+def test_trees_give_the_log_odds_of_scikit_learn():
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    rng = np.random.default_rng(0)
+    samples = rng.normal(size=(3000, 6)).astype(np.float32)
+    verdicts = samples[:, 0] * samples[:, 1] + samples[:, 2] > 0.5
+    trees = Trees.fit(samples, verdicts, seed=3)
+    reference = HistGradientBoostingClassifier(
+        max_iter=150, learning_rate=0.08, max_leaf_nodes=12, max_depth=8, min_samples_leaf=40, l2_regularization=5.0,
+        max_features=0.5, early_stopping=False, random_state=3).fit(samples, verdicts)
+    unseen = rng.normal(size=(500, 6)).astype(np.float32)
+    np.testing.assert_allclose(trees(unseen), reference.decision_function(unseen), rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_survives_storage():
+    rng = np.random.default_rng(0)
+    patches = rng.normal(size=(12, 16, 32)).astype(np.float32)
+    patches /= np.linalg.norm(patches, axis=-1, keepdims=True)
+    projection = Projection.of(patches.reshape(-1, 32))
+    relative = rng.random((12, 16)).astype(np.float32)
+    known = features(relative, projection(patches))
+    model = PlausibilityModel(projection, Trees.fit(np.tile(known, (5, 1)), np.tile(relative.ravel() > 0.7, 5)))
+    again = PlausibilityModel.from_arrays(model.arrays())
+    assert again is not None
+    np.testing.assert_array_equal(model(relative, patches), again(relative, patches))
+    assert model(relative, patches).min() >= 0
+    assert PlausibilityModel.from_arrays({}) is None
+
+
+def test_features_look_where_they_say():
+    """One hot patch shows up below, above and beside where it is, and nowhere else."""
+    projected = np.zeros((33, 43, 8), np.float32)
+    projected[16, 21, 0] = 1
+    known = features(np.zeros((33, 43), np.float32), projected).reshape(33, 43, -1)
+    five_down = known[..., 6 + 8]  # first component, five patches below
+    rows, columns = np.nonzero(five_down)
+    assert set(rows) == {10, 11, 12}
+    assert set(columns) == {20, 21, 22}
+
+
+def test_transplants_change_only_what_they_label():
+    rng = np.random.default_rng(1)
+    image = np.full((120, 160, 3), 90, np.uint8)
+    image[50:74, 60:92] = rng.integers(150, 250, (24, 32, 3))  # the only thing there is
+    patches = np.zeros((15, 20, 4), np.float32)
+    patches[..., 0] = 1
+    patches[6:10, 7:12] = [0, 1, 0, 0]
+    picture = NominalPicture(image, patches)
+    seen = set()
+    for seed in range(12):
+        composite = Transplanter(np.random.default_rng(seed)).compose(picture, [picture])
+        changed = (composite.image.astype(int) != image).any(axis=-1)
+        far = np.ones((120, 160), bool)
+        labelled = np.argwhere(composite.labels > 0)
+        for y, x in labelled:
+            far[max(0, y - 3):y + 4, max(0, x - 3):x + 4] = False
+        assert not (changed & far).any()
+        seen |= set(np.unique(composite.labels).tolist())
+    assert {IMPLAUSIBLE, VALID} <= seen
+
+
+def scene(world, seed):
+    """A street with a red box that always stands on the same line, at another place each time."""
+    image = world.street(seed)
+    x = 12 + seed * 37 % 100
+    image[72:96, x:x + 32] = [230, 40, 40]
+    image[78:84, x + 6:x + 26] = [40, 40, 230]
+    return image
+
+
+def test_a_familiar_thing_in_the_wrong_place_stands_out_more(world):
+    settings = world.parameters(filter_temporal=False)
+    database = world.database(settings=settings, recorded=40, held_out=30, picture=lambda i: scene(world, i))
+    plain = Pipeline.load(settings, database.path, world.embedder(settings))
+    view = database.view(**view_settings(settings))
+    frames = [Frame(scene(world, i), i * 10**9, topic='/camera') for i in range(70)]
+    model = learn_plausibility(view, world.embedder(settings), frames, settings, composites=60)
+    operations.calibrate(database.path, lambda candidate: calibrate(
+        candidate.view(**view_settings(settings)), settings, model))
+    learned = Pipeline.load(settings, database.path, world.embedder(settings))
+
+    misplaced = world.street(500)
+    misplaced[10:34, 60:92] = scene(world, 0)[72:96, 12:44]
+    proper = scene(world, 501)
+
+    def gap(pipeline):
+        wrong, right = (pipeline.process(Frame(image, 0)) for image in (misplaced, proper))
+        return wrong.score, right.score
+
+    wrong, right = gap(learned)
+    assert wrong > 1 > right
+    assert wrong / right > gap(plain)[0] / max(gap(plain)[1], 1e-6) or right == 0
+    off = Pipeline.load({**settings, 'plausibility': False}, database.path, world.embedder(settings))
+    assert gap(off) == pytest.approx(gap(plain), rel=1e-5)
+
+
+def test_learning_needs_the_recordings_of_the_database(world):
+    settings = world.parameters()
+    database = world.database(settings=settings)
+    with pytest.raises(DatabaseError, match='none of the frames'):
+        learn_plausibility(database, world.embedder(settings), [Frame(world.street(0), 5, topic='/other')], settings, 4)
+    instance = world.parameters(variant='instance')
+    other = world.database('instance', settings=instance)
+    with pytest.raises(DatabaseError, match='variant'):
+        learn_plausibility(other, world.embedder(instance), [], instance, 4)
+    assert isinstance(other, NominalDatabase)
