@@ -183,6 +183,26 @@ def test_timm_tower(write_clip, tmp_path, library_clip, pictures, standardized):
         load(folder, features='maskclip')
 
 
+def test_timm_tower_whose_class_token_is_projected_has_a_text_space(write_clip, tmp_path, library_clip, pictures,
+                                                                    standardized):
+    tower = {'timm_model_name': 'test_vit', 'timm_pool': 'token', 'timm_proj': 'linear', 'image_size': 160}
+    folder = write_clip(tmp_path / 'timm', vision=tower)
+    encoder, visual = load(folder), library_clip(folder).visual
+    assert isinstance(encoder, TextAlignedEncoder)
+    images = pictures(1, 160, 160)
+    with torch.inference_mode():
+        expected = visual.head(visual.trunk.forward_features(standardized(images))[0, 1:])
+    projected = encoder.project_to_text(encoder.encode(images)[0].flatten(0, 1))
+    torch.testing.assert_close(projected, F.normalize(expected, dim=-1), **CLOSE)
+
+
+@pytest.mark.parametrize('tower', [
+    {'timm_model_name': 'test_convnext', 'timm_pool': '', 'timm_proj': 'linear', 'image_size': 160},
+    {'timm_model_name': 'vit_tiny_patch16_224', 'timm_pool': 'token', 'timm_proj': 'mlp', 'image_size': 224}])
+def test_timm_tower_with_more_before_the_texts_has_none(tower, write_clip, tmp_path):
+    assert not isinstance(load(write_clip(tmp_path / 'timm', vision=tower), input_size=(64, 64)), TextAlignedEncoder)
+
+
 def test_vision_tower_beside_a_foreign_text_tower(write_clip, tmp_path, clip_folder, pictures):
     """Text towers of Hugging Face transformers would want the network; patches do not need them."""
     folder = tmp_path / 'multilingual'

@@ -309,8 +309,8 @@ def _tower(request: Request, visual: nn.Module) -> _Tower:
         if maskclip:
             raise EncoderError(f'encoder {request.name}: encoder_features maskclip needs a vision transformer of '
                                'open_clip, this one is of timm; use tokens')
+        projection = _linear_head(visual) if request.layer == -1 else None
         features, size, layer = timm_encoders.patch_features(request, visual.trunk, visual.image_size)
-        projection = _linear_head(visual.head) if request.layer == -1 else None
         return _Tower(features, size, {'features': 'tokens', 'layer': str(layer)}, projection)
     if not isinstance(visual, VisionTransformer):
         raise EncoderError(f'encoder {request.name}: its vision tower is a {type(visual).__name__}, expected a vision '
@@ -332,9 +332,12 @@ def _tower(request: Request, visual: nn.Module) -> _Tower:
     return _Tower(_Values(visual), size, settings, projection)
 
 
-def _linear_head(head: nn.Sequential) -> torch.Tensor | None:
-    """(D, T) projection of a timm tower that has nothing else between its tokens and the texts."""
-    layers = [layer for layer in head if not isinstance(layer, nn.Dropout)]
+def _linear_head(visual: TimmModel) -> torch.Tensor | None:
+    """(D, T) projection of a timm tower that has nothing else between its normed tokens and the texts."""
+    pooling = getattr(visual.trunk, 'attn_pool', None), getattr(visual.trunk, 'fc_norm', None)
+    if not hasattr(visual.trunk, 'norm') or any(not isinstance(layer, nn.Identity | None) for layer in pooling):
+        return None
+    layers = [layer for layer in visual.head if not isinstance(layer, nn.Dropout)]
     if len(layers) == 1 and isinstance(layers[0], nn.Linear) and layers[0].bias is None:
         return layers[0].weight.T
     return None
