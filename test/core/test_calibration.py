@@ -1,0 +1,97 @@
+"""Thresholds and p-values hold on nominal data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from semanom_ros.core.calibration import Calibration, RegionStatistics, frame_statistic
+from semanom_ros.core.frames import Frame
+
+
+@pytest.mark.parametrize('rate', [0.02, 0.05, 0.1, 0.3])
+def test_p_values_and_thresholds_keep_the_asked_rate(rate):
+    """Over many calibrations of exchangeable scores, the share below the rate is at most it plus sampling error."""
+    rng = np.random.default_rng(0)
+    below = alarms = 0
+    runs, unseen = 300, 20
+    for _ in range(runs):
+        scores = rng.gamma(2, 1, 99 + unseen).astype(np.float32)
+        calibration = Calibration(np.sort(scores[:99]))
+        level, doubt = calibration.alarm_level(rate)
+        assert doubt == ''
+        below += sum(calibration.p_value(float(score)) <= rate for score in scores[99:])
+        alarms += (scores[99:] > level).sum()
+    error = 3 * (rate * (1 - rate) * (1 / 99 + 1 / unseen) / runs) ** 0.5
+    assert below / (runs * unseen) == pytest.approx(rate, abs=error)  # valid, and not wasteful either
+    assert alarms / (runs * unseen) <= rate + error
+
+
+def test_alarms_and_p_values_agree():
+    calibration = Calibration(np.arange(1, 100, dtype=np.float32))
+    level, _ = calibration.alarm_level(0.05)
+    for score in np.arange(90, 102, 0.5):
+        assert (score > level) == (calibration.p_value(float(score)) <= 0.05)
+    assert calibration.p_value(1000.0) == pytest.approx(0.01)
+    assert calibration.p_value(0.0) == 1
+    assert calibration.p_value(50.0) == pytest.approx(51 / 100)  # ties count as at least as high
+
+
+def test_rates_beyond_the_held_out_frames_are_extrapolated():
+    rng = np.random.default_rng(0)
+    calibration = Calibration(np.sort(rng.exponential(1, 60).astype(np.float32)))
+    level, doubt = calibration.alarm_level(0.001)
+    assert '60 held-out' in doubt
+    assert '\n' not in doubt
+    assert 4 < level < 11  # the true 0.1 % quantile of this distribution is 6.9
+    assert calibration.alarm_level(0.0001)[0] > level > calibration.frame_scores[-1]
+    alike = Calibration(np.ones(3, np.float32))
+    assert alike.alarm_level(0.01)[0] >= 1
+
+
+def test_an_empty_calibration_says_so():
+    calibration = Calibration.from_arrays({})
+    level, doubt = calibration.alarm_level(0.01)
+    assert level == 1
+    assert 'not calibrated' in doubt
+    assert calibration.p_value(5.0) == 1
+    np.testing.assert_array_equal(calibration.relative(np.ones(3, np.float32), np.zeros((3, 2), np.float32)), 1)
+
+
+def test_distances_are_judged_by_their_place():
+    """The left half is always twice as far from the database: what is usual there is not on the right."""
+    rng = np.random.default_rng(0)
+    positions = rng.random((20_000, 2)).astype(np.float32)
+    distances = (np.where(positions[:, 0] < 0.5, 0.4, 0.2) + rng.normal(0, 0.02, 20_000)).astype(np.float32)
+    regions = RegionStatistics.gather(distances, positions)
+    left, right = regions.relative(np.array([0.4, 0.4], np.float32), np.array([[0.2, 0.5], [0.8, 0.5]], np.float32))
+    assert left < 1
+    assert right == pytest.approx(10, rel=0.2)
+    assert regions.relative(np.array([0.0], np.float32), np.array([[0.2, 0.5]], np.float32))[0] == 0
+
+
+def test_regions_that_nothing_was_seen_in_are_the_average_place():
+    rng = np.random.default_rng(0)
+    positions = np.stack([rng.random(5000), rng.uniform(0, 0.3, 5000)], axis=-1).astype(np.float32)
+    regions = RegionStatistics.gather(rng.normal(0.3, 0.05, 5000).astype(np.float32), positions)
+    assert np.isfinite(regions.mean).all()
+    assert regions.mean[-1, 0] == pytest.approx(0.3, abs=0.01)
+    constant = RegionStatistics.gather(np.zeros(5000, np.float32), positions)
+    assert np.isfinite(constant.relative(np.zeros(5000, np.float32), positions)).all()
+
+
+def test_the_frame_score_is_the_mean_of_the_highest():
+    scores = np.arange(1, 201, dtype=np.float32)
+    assert frame_statistic(scores, 0.0) == 200
+    assert frame_statistic(scores, 0.01) == pytest.approx(199.5)
+    assert frame_statistic(scores, 1.0) == pytest.approx(scores.mean())
+    assert frame_statistic(np.zeros(0, np.float32), 0.01) == 0
+
+
+def test_a_drive_raises_the_asked_share_of_false_alarms(world):
+    pipeline = world.pipeline(world.parameters(filter_temporal=False, filter_spatial=False, false_alarm_rate=0.1),
+                              held_out=59)
+    p_values = np.array([pipeline.process(Frame(world.street(10_000 + i), i)).p_value for i in range(100)])
+    for rate in (0.05, 0.1, 0.25, 0.5):  # 59 held-out and 100 unseen frames: three standard errors
+        assert (p_values <= rate).mean() <= rate + 3 * (rate * (1 - rate) * (1 / 59 + 1 / 100)) ** 0.5
+    assert p_values.min() >= 1 / 60
