@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 
 from semanom_ros.core.calibration import Calibration, calibrate, settings_of, view_settings
-from semanom_ros.core.database import NominalDatabase
+from semanom_ros.core.database import FrameRecord, NominalAddition, NominalDatabase
 from semanom_ros.core.embedding import Embedder, FrameEmbedding
 from semanom_ros.core.encoders.base import TextAlignedEncoder
 from semanom_ros.core.filtering import Filter, Region, TemporalFilter, regions
 from semanom_ros.core.frames import Anomaly, Frame, FrameResult
+from semanom_ros.core.recording import thumbnail
 from semanom_ros.core.scoring import FrameScores, Scorer
 from semanom_ros.core.tracking import Track
 from semanom_ros.errors import ParameterError
@@ -26,6 +27,7 @@ from semanom_ros.parameters import METHOD, Value, resolve, table
 
 log = logging.getLogger(__name__)
 
+EVIDENCE_SIZE = 160  # longer side of the picture kept with what was accepted, pixels
 PIXEL_THRESHOLD = 1.0  # frame scores and patch scores share one scale, see scoring.FrameScores
 
 
@@ -153,6 +155,30 @@ class Pipeline:
         timings = {**scores.timings_ms, 'filter': (time.perf_counter() - start) * 1e3}
         return replace(result, anomalies=tuple(anomalies), region_mask=mask, timings_ms=timings,
                        anomalous=result.anomalous and (bool(anomalies) or not filtered))
+
+    def evidence_for(self, frame: Frame, result: FrameResult) -> NominalAddition:
+        """What becomes nominal when a person finds a flagged frame harmless, for `NominalDatabase.accept`.
+
+        The embeddings that speak for patches above the pixel threshold in the anomalous regions (anywhere, where the
+        filter was off).
+
+        Args:
+            frame: that was flagged.
+            result: what was said about it.
+        """
+        embedding = self.embedder.embed([frame])[0]
+        grid, queries = embedding.grid, self.embedder.queries(embedding)
+        chosen = result.patch_map > result.pixel_threshold
+        if result.region_mask is not None:
+            inside = np.zeros((grid.rows, grid.columns), bool)
+            y, x = np.nonzero(result.region_mask)
+            inside[((y + 1) * grid.rows - 1) // grid.height, ((x + 1) * grid.columns - 1) // grid.width] = True
+            chosen = chosen & inside if (chosen & inside).any() else inside
+        own = np.unique(queries.owners[chosen])
+        record = FrameRecord(frame.source or f'live:{frame.topic}', '', frame.topic, frame.stamp_ns,
+                             (grid.height, grid.width))
+        return NominalAddition(record, queries.vectors[torch.from_numpy(own)], queries.boxes[own],
+                               queries.positions[own], thumbnail(frame.image, EVIDENCE_SIZE))
 
     def update(self, parameters: Mapping[str, Value]) -> None:
         """Changes `live` parameters.

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -262,6 +267,27 @@ def test_the_gpu_finds_the_same_distances(tmp_path, record, unit_vectors, weight
                    lambda d: d.search(torch.from_numpy(queries).cuda(), 1, torch.from_numpy(places).cuda())):
         np.testing.assert_allclose(search(gpu)[0], search(cpu)[0], atol=1e-4)
     gpu.close()
+
+
+def test_faiss_takes_the_matrix_kernels_of_this_cpu():
+    """In a process of its own: FAISS chooses once, when it is loaded."""
+    if not re.search(r'\bavx2\b', Path('/proc/cpuinfo').read_text()):
+        pytest.skip('a CPU without AVX2')
+    code = textwrap.dedent("""
+        import ctypes, os, re
+        import semanom_ros.core.database.index
+        loaded = set(re.findall(r'/\\S*faiss\\S*openblas\\S*', open('/proc/self/maps').read()))
+        for library in map(ctypes.CDLL, loaded):
+            library.openblas_get_corename.restype = ctypes.c_char_p
+            print(library.openblas_get_corename().decode())
+        assert 'OPENBLAS_CORETYPE' not in os.environ, 'child processes would inherit it'
+        """)
+    environment = {name: value for name, value in os.environ.items() if name != 'OPENBLAS_CORETYPE'}
+    ran = subprocess.run([sys.executable, '-c', code], env=environment, text=True, capture_output=True, check=True,
+                         cwd=Path(__file__).parents[2])
+    if not ran.stdout:
+        pytest.skip('this FAISS brings no OpenBLAS')
+    assert ran.stdout.strip() not in ('Prescott', 'Core2', 'Nehalem'), 'SSE kernels: search takes several times as long'
 
 
 def test_without_a_gpu_in_faiss_the_cpu_searches(tmp_path, record, unit_vectors, monkeypatch):
