@@ -17,7 +17,7 @@ import numpy as np
 
 from semanom_ros.simulation.drive import RATE, Drive, SimulatedFrame
 from semanom_ros.simulation.models import CARS
-from semanom_ros.simulation.painter import Texture
+from semanom_ros.simulation.painter import FloatArray, Texture
 from semanom_ros.simulation.scenarios import animal_parts, crowd, moon_parts, smoke_parts, trunk_parts
 from semanom_ros.simulation.textures import KERB_EDGE, PAVEMENT_EDGE, billboard
 from semanom_ros.simulation.things import (
@@ -26,6 +26,7 @@ from semanom_ros.simulation.things import (
     Lying,
     Part,
     Shadow,
+    Stage,
     Thing,
     furniture,
     hoarding,
@@ -203,7 +204,8 @@ class _Upright:
     def __init__(self, part: Part):
         self._part = part
 
-    def draw(self, stage, position, rotation, identity) -> None:  # type: ignore[no-untyped-def]
+    def draw(self, stage: Stage, position: FloatArray, rotation: FloatArray, identity: int | None) -> None:
+        """Draws it."""
         yaw = math.atan2(rotation[1, 0], rotation[0, 0])
         self._part.draw(stage, position, turn(yaw), identity)
 
@@ -312,9 +314,8 @@ def _other(town: Town, rng: np.random.Generator, s: float) -> Thing:
             rng.uniform(-4, 4),
             z=rng.uniform(6, 13),
         )
-    people = crowd(
-        town, rng, s, *((0.4, 3.6) if rng.random() < 0.5 else (-3.6, 0)), 1, 'a crowd standing on the road', False
-    )[0]
+    low, high = (0.4, 3.6) if rng.random() < 0.5 else (-3.6, 0.0)
+    people = crowd(town, rng, s, low, high, 1, 'a crowd standing on the road', False)[0]
     count = int(rng.integers(4, 9))
     people.parts = [
         Shadow(2.0, 2.4, 0.3),

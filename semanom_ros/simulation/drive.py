@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from semanom_ros.simulation import textures, weather
 from semanom_ros.simulation.catalogue import CATALOGUE, Scenario
-from semanom_ros.simulation.painter import NEAR, Camera, Canvas, FloatArray, Texture, clip_near
+from semanom_ros.simulation.painter import NEAR, Camera, Canvas, FloatArray, Picture, Texture, clip_near
 from semanom_ros.simulation.scenarios import stage
 from semanom_ros.simulation.textures import HALF_STREET, TILE_LENGTH
 from semanom_ros.simulation.things import Stage, Thing
@@ -25,6 +25,7 @@ from semanom_ros.simulation.town import (
     SURFACES,
     VERGE,
     Block,
+    House,
     Town,
     Wanted,
     ground_outline,
@@ -269,7 +270,7 @@ class Drive:
 
     def _draw_things(self, scene: Stage, blocks: list[Block], s: float, time: float) -> dict[int, Thing]:
         route, camera = self.town.route, self._camera
-        queue: list[tuple[float, int, object]] = []
+        queue: list[tuple[float, int, House | Thing]] = []
         for block in blocks:
             for house in block.houses:
                 depths = camera.to_camera(house.corners[:2])[:, 2]
@@ -286,8 +287,8 @@ class Drive:
                 queue.append((depth + thing.depth_bias, len(queue), thing))
         shown: dict[int, Thing] = {}
         for _, _, item in sorted(queue, key=lambda entry: (-entry[0], entry[1])):
-            if not isinstance(item, Thing):
-                item.draw(scene, BUILDING)  # type: ignore[attr-defined]
+            if isinstance(item, House):
+                item.draw(scene, BUILDING)
                 continue
             identity = self._identify(item)
             along, t = item.place(time)
@@ -348,7 +349,7 @@ class Drive:
         }
         name = self._order[int(max(0.0, s / BLOCK / WEATHER_BLOCKS) + 0.1) % len(self._order)]
         return SimulatedFrame(
-            image,
+            np.asarray(image, np.uint8),
             START_NS + round(number * 1e9 / RATE),
             mask,
             np.where(things, ids, 0).astype(np.uint16),
@@ -362,9 +363,7 @@ class Drive:
             ego,
         )
 
-    def _wet(
-        self, image: npt.NDArray[np.uint8], ids: npt.NDArray[np.uint16], rain: float, number: int
-    ) -> npt.NDArray[np.uint8]:
+    def _wet(self, image: Picture, ids: npt.NDArray[np.uint16], rain: float, number: int) -> Picture:
         """Reflections on the wet ground, and streaks of rain."""
         forward = self._camera.axes[2]
         horizon = int(np.clip(HEIGHT / 2 + FOCAL * forward[2] + 4, 20, HEIGHT - 20))
@@ -378,7 +377,7 @@ class Drive:
         shift = (number * 97) % WIDTH
         return cv2.add(image, np.roll((self._streaks[k] * rain).astype(np.uint8), shift, axis=1))
 
-    def _expose(self, image: npt.NDArray[np.uint8], air: Weather, number: int, s: float) -> npt.NDArray[np.uint8]:
+    def _expose(self, image: Picture, air: Weather, number: int, s: float) -> Picture:
         """Exposure drift, vignette, motion blur and noise."""
         time = number / RATE
         gain = 1.0 + 0.05 * math.sin(0.37 * time + 1) + 0.04 * math.sin(1.3 * time) + 0.18 * air.night
@@ -553,9 +552,9 @@ class _Panorama:
         self._rng = rng
         self._town: Texture | None = None
         self._backdrop = textures.backdrop(rng, (200, 200, 200)).astype(np.float32)
-        self._made: tuple[bytes, npt.NDArray[np.uint8]] | None = None
+        self._made: tuple[bytes, Picture] | None = None
 
-    def _picture(self, air: Weather) -> npt.NDArray[np.uint8]:
+    def _picture(self, air: Weather) -> Picture:
         key = np.concatenate([air.sky_top, air.sky_low, [air.clouds, air.fog]]).round(1).tobytes()
         if self._made is None or self._made[0] != key:
             height = np.linspace(1, 0, self.ROWS, dtype=np.float32)[:, None, None] ** 0.7
@@ -576,7 +575,7 @@ class _Panorama:
             self._made = key, np.hstack([made[:, -400:], made, made[:, :400]])  # room to turn past its ends
         return self._made[1]
 
-    def view(self, air: Weather, yaw: float, camera: Camera, rows: int, horizon: float) -> npt.NDArray[np.uint8]:
+    def view(self, air: Weather, yaw: float, camera: Camera, rows: int, horizon: float) -> Picture:
         """(rows, W, 3): what is above the horizon."""
         picture = self._picture(air)
         width = camera.width * camera.supersampling
@@ -598,7 +597,7 @@ class _Panorama:
         return cv2.resize(half, (width, 2 * (rows // 2 + 1)), interpolation=cv2.INTER_LINEAR)[:rows]
 
 
-def _rain_streaks(rng: np.random.Generator) -> list[npt.NDArray[np.uint8]]:
+def _rain_streaks(rng: np.random.Generator) -> list[Picture]:
     pictures = []
     for _ in range(6):
         picture = np.zeros((HEIGHT, WIDTH, 3), np.uint8)

@@ -387,13 +387,13 @@ def solid(kind: str) -> Mesh:
         ]
         for (r0, z0, _), (r1, z1, colour) in itertools.pairwise(rings):
             for k in range(8):
-                a, b = k * math.pi / 4, (k + 1) * math.pi / 4
+                this, following = k * math.pi / 4, (k + 1) * math.pi / 4
                 mesh.add(
                     [
-                        (r0 * math.cos(a), r0 * math.sin(a), z0),
-                        (r0 * math.cos(b), r0 * math.sin(b), z0),
-                        (r1 * math.cos(b), r1 * math.sin(b), z1),
-                        (r1 * math.cos(a), r1 * math.sin(a), z1),
+                        (r0 * math.cos(this), r0 * math.sin(this), z0),
+                        (r0 * math.cos(following), r0 * math.sin(following), z0),
+                        (r1 * math.cos(following), r1 * math.sin(following), z1),
+                        (r1 * math.cos(this), r1 * math.sin(this), z1),
                     ],
                     colour or (236, 92, 26),
                 )

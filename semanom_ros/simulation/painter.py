@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ import numpy.typing as npt
 NEAR = 0.6
 Colour = tuple[float, float, float]
 FloatArray = npt.NDArray[np.float64]
+Picture = npt.NDArray[Any]  # (height, width, channels) uint8, RGB or RGBA
 
 
 @dataclass
@@ -82,19 +84,19 @@ class Texture:
         pixels: (h, w, 3) uint8 RGB, or (h, w, 4) with alpha (made premultiplied here).
     """
 
-    def __init__(self, pixels: npt.NDArray[np.uint8]):
+    def __init__(self, pixels: Picture):
         if pixels.shape[2] == 4:
             pixels = pixels.copy()
             pixels[..., :3] = (pixels[..., :3].astype(np.uint16) * pixels[..., 3:] + 127) // 255
         self.pixels = np.ascontiguousarray(pixels)
         self.has_alpha = pixels.shape[2] == 4
-        self._levels: dict[tuple[int, int], npt.NDArray[np.uint8]] = {(0, 0): self.pixels}
+        self._levels: dict[tuple[int, int], Picture] = {(0, 0): self.pixels}
 
-    def level(self, width: float, height: float) -> npt.NDArray[np.uint8]:
+    def level(self, width: float | np.floating, height: float | np.floating) -> Picture:
         """The smallest version, halved along either axis, that still has about (width, height) pixels."""
         h, w = self.pixels.shape[:2]
-        i = max(0, int(math.log2(max(1.0, w / max(1.0, width)))))
-        j = max(0, int(math.log2(max(1.0, h / max(1.0, height)))))
+        i = max(0, int(math.log2(max(1.0, w / max(1.0, float(width))))))
+        j = max(0, int(math.log2(max(1.0, h / max(1.0, float(height))))))
         if (i, j) not in self._levels:
             size = (max(1, w >> i), max(1, h >> j))
             self._levels[i, j] = cv2.resize(self.pixels, size, interpolation=cv2.INTER_AREA)
@@ -193,7 +195,7 @@ class Canvas:
 
     def ground(
         self,
-        texels: npt.NDArray[np.uint8],
+        texels: Picture,
         origin: FloatArray,
         along: FloatArray,
         down: FloatArray,
@@ -211,9 +213,7 @@ class Canvas:
         """
         self._warp(texels, self._plane(texels, origin, along, down), outline, None, light, 0.0)
 
-    def _plane(
-        self, texels: npt.NDArray[np.uint8], origin: FloatArray, along: FloatArray, down: FloatArray
-    ) -> FloatArray:
+    def _plane(self, texels: Picture, origin: FloatArray, along: FloatArray, down: FloatArray) -> FloatArray:
         """(3, 3) homography from texels to rendered pixels."""
         h, w = texels.shape[:2]
         axes = self.camera.axes
@@ -223,7 +223,7 @@ class Canvas:
 
     def _warp(
         self,
-        texels: npt.NDArray[np.uint8],
+        texels: Picture,
         matrix: FloatArray,
         outline: FloatArray,
         identity: int | None,
@@ -253,7 +253,7 @@ class Canvas:
             if identity is not None:
                 self.ids[window][inside > 0] = identity
 
-    def _lit(self, texels: npt.NDArray[np.uint8], light: float | FloatArray, distance: float) -> npt.NDArray[np.uint8]:
+    def _lit(self, texels: Picture, light: float | FloatArray, distance: float) -> Picture:
         f = self.fog(distance)
         gain = np.broadcast_to(np.asarray(light, np.float64), (3,)) * (1 - f)
         matrix = np.zeros((texels.shape[2], texels.shape[2] + 1))
@@ -265,7 +265,7 @@ class Canvas:
             matrix[:, 3] = self.fog_colour * f
         return cv2.transform(texels, matrix)
 
-    def _blend(self, drawn: npt.NDArray[np.uint8], window: tuple[slice, slice], identity: int | None) -> None:
+    def _blend(self, drawn: Picture, window: tuple[slice, slice], identity: int | None) -> None:
         below = self.image[window]
         through = cv2.cvtColor(255 - drawn[..., 3], cv2.COLOR_GRAY2RGB)
         cv2.add(cv2.multiply(below, through, scale=1 / 255), np.ascontiguousarray(drawn[..., :3]), dst=below)

@@ -14,7 +14,7 @@ import numpy as np
 from semanom_ros.simulation import textures
 from semanom_ros.simulation.catalogue import Scenario
 from semanom_ros.simulation.models import CAR_PAINTS, CARS, LENGTHS, solid, vehicle
-from semanom_ros.simulation.painter import Texture
+from semanom_ros.simulation.painter import Picture, Texture
 from semanom_ros.simulation.textures import KERB_EDGE, PAVEMENT_EDGE
 from semanom_ros.simulation.things import (
     Bicycle,
@@ -162,7 +162,7 @@ def _light_on_truck(place: _Place, anomalous: bool) -> Staging:
     followed = _follow(place, truck)
     dark: dict[str, tuple[float, float, float]] = {'red': (255, 50, 40), 'amber': (64, 48, 12), 'green': (14, 52, 26)}
     back = turn(math.pi)
-    lamp = [
+    lamp: list[Part] = [
         Pole(1.2, 0.05, (70, 74, 74), (-4.12, 0.5, 0.8)),
         Solid(solid('lamp'), dark, (-4.2, 0.5, 1.7), back),
         Solid(solid('lamp'), dark, (-4.2, -0.45, 1.3), back),
@@ -583,7 +583,7 @@ def construction(
     return things
 
 
-def _heap(rng: np.random.Generator) -> textures.Picture:
+def _heap(rng: np.random.Generator) -> Picture:
     picture = np.zeros((64, 160, 4), np.uint8)
     xs = np.linspace(2, 158, 24)
     ys = 62 - 52 * np.sin(np.pi * (xs - 2) / 156) * (1 + 0.15 * rng.standard_normal(24))

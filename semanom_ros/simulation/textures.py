@@ -14,9 +14,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from semanom_ros.simulation.painter import Colour
+from semanom_ros.simulation.painter import Colour, Picture
 
-Picture = npt.NDArray[np.uint8]
 FACADE_SCALE = 26  # texels per metre
 GROUND_SCALE = 28
 TILE_LENGTH = 5.0  # metres of street per ground tile
@@ -27,6 +26,12 @@ ROAD_EDGE, KERB_EDGE, PAVEMENT_EDGE = 5.7, 5.95, 9.2
 def shade(colour: Colour, factor: float) -> Colour:
     """A darker or lighter colour."""
     r, g, b = (min(255.0, max(0.0, float(c) * factor)) for c in colour)
+    return r, g, b
+
+
+def random_colour(rng: np.random.Generator, low: int, high: int) -> Colour:
+    """A colour with each channel from low to high."""
+    r, g, b = rng.integers(low, high, 3).tolist()
     return r, g, b
 
 
@@ -147,7 +152,7 @@ def facade(
     pitch = w / count
     ww, wh = int(px * rng.uniform(1.0, 1.4)), int(px * rng.uniform(1.35, 1.9))
     shutters = rng.random() < 0.3
-    shutter: Colour = tuple(rng.integers(40, 130, 3).tolist())  # type: ignore[assignment]
+    shutter = random_colour(rng, 40, 130)
     for floor in range(1 if shop else 0, floors):
         base = h - round((3.4 + 3.0 * (floor - 1)) * px) if floor else h
         top = base - (round(3.0 * px) if floor else round(3.4 * px)) + round(0.75 * px)
@@ -157,7 +162,7 @@ def facade(
         for column in range(count):
             x = round(pitch * (column + 0.5) - ww / 2)
             if column == door:
-                colour: Colour = tuple(rng.integers(40, 140, 3).tolist())  # type: ignore[assignment]
+                colour = random_colour(rng, 40, 140)
                 cv2.rectangle(picture, (x, h - round(2.3 * px)), (x + ww, h), shade(wall, 0.7), -1)
                 cv2.rectangle(picture, (x + 3, h - round(2.2 * px)), (x + ww - 3, h), colour, -1)
                 cv2.rectangle(
@@ -383,10 +388,10 @@ def billboard(rng: np.random.Generator, subject: str) -> Picture:
     if subject == 'landscape':
         picture[:] = (150 + 60 * (1 - ramp) + np.array([0, 20, 45], np.float32)).astype(np.uint8)
         _disc(picture, (190, 35), (16, 16), (255, 236, 150), 1)
-        for base, tint in ((70, (90, 110, 130)), (95, (60, 110, 70)), (120, (220, 200, 140))):
+        for base, shore in ((70, (90, 110, 130)), (95, (60, 110, 70)), (120, (220, 200, 140))):
             xs = np.arange(0, w + 16, 16)
             ys = base + rng.uniform(-22, 12, len(xs))
-            _fill(picture, [*zip(xs.tolist(), ys.tolist(), strict=True), (w, h), (0, h)], tint, 1)
+            _fill(picture, [*zip(xs.tolist(), ys.tolist(), strict=True), (w, h), (0, h)], shore, 1)
     elif subject == 'drink':
         tint = colour()
         _fill(picture, [(96, 30), (160, 30), (150, 140), (106, 140)], tint, 1)
@@ -510,8 +515,8 @@ def person(rng: np.random.Generator, phase: float, view: str, posture: str = 'wa
         view: `front`, `back` or `side` (facing right).
         posture: `walking`, `standing`, or `riding` (a bicycle).
     """
-    coat: Colour = tuple(rng.integers(30, 215, 3).tolist())  # type: ignore[assignment]
-    trousers: Colour = tuple(rng.integers(25, 110, 3).tolist())  # type: ignore[assignment]
+    coat = random_colour(rng, 30, 215)
+    trousers = random_colour(rng, 25, 110)
     skin = SKINS[rng.integers(len(SKINS))]
     hair = shade((70, 48, 34), rng.uniform(0.3, 2.4))
     stout = rng.uniform(0.88, 1.18)
@@ -600,7 +605,7 @@ def person(rng: np.random.Generator, phase: float, view: str, posture: str = 'wa
 
 def bicycle(rng: np.random.Generator, side: bool) -> Picture:
     """(100, 160, 4) from the side, 1.75 m in 160 texels, or (100, 40, 4) from behind."""
-    paint: Colour = tuple(rng.integers(40, 220, 3).tolist())  # type: ignore[assignment]
+    paint = random_colour(rng, 40, 220)
 
     def draw(p: Picture, s: float) -> None:
         if not side:
@@ -620,7 +625,7 @@ def bicycle(rng: np.random.Generator, side: bool) -> Picture:
                     (150, 150, 150, 200),
                     max(1, round(0.6 * s)),
                 )
-        for a, b in (
+        for start, end in (
             ((32, 68), (56, 28)),
             ((32, 68), (72, 70)),
             ((72, 70), (56, 28)),
@@ -628,7 +633,7 @@ def bicycle(rng: np.random.Generator, side: bool) -> Picture:
             ((58, 32), (110, 26)),
             ((126, 68), (108, 12)),
         ):
-            _limb(p, [a, b], 4, paint, s)
+            _limb(p, [start, end], 4, paint, s)
         _limb(p, [(48, 22), (64, 22)], 5, (30, 26, 24), s)
         _limb(p, [(108, 12), (118, 10)], 4, (50, 50, 54), s)
 
@@ -681,10 +686,10 @@ def smoke(rng: np.random.Generator, tint: float) -> Picture:
         x, y, r = rng.uniform(30, 162), rng.uniform(24, 120), rng.uniform(14, 34)
         ys, xs = np.mgrid[0:128, 0:192].astype(np.float32)
         alpha = np.maximum(alpha, np.clip(1 - ((xs - x) ** 2 + (ys - y) ** 2) / r**2, 0, 1) * rng.uniform(0.5, 1))
-    alpha = cv2.GaussianBlur(alpha, (0, 0), 5)
+    soft = cv2.GaussianBlur(alpha, (0, 0), 5)
     grey = tint + 34 * noise(rng, 128, 192, 14) + 8 * rng.standard_normal((128, 192)).astype(np.float32)
     return np.dstack(
-        [np.clip(np.repeat(grey[..., None], 3, axis=2), 0, 255), np.clip(alpha * 1.5, 0, 0.97) * 255]
+        [np.clip(np.repeat(grey[..., None], 3, axis=2), 0, 255), np.clip(soft * 1.5, 0, 0.97) * 255]
     ).astype(np.uint8)
 
 

@@ -384,11 +384,6 @@ class Thing:
 # -- makers: parts of common things
 
 
-def _colour(rng: np.random.Generator, low: int = 30, high: int = 220) -> Colour:
-    r, g, b = rng.integers(low, high, 3).tolist()
-    return r, g, b
-
-
 def paints(base: Colour, second: Colour | None = None) -> dict[str, Colour]:
     """Named colours of a mesh."""
     return {
@@ -405,7 +400,7 @@ def vehicle_parts(rng: np.random.Generator, kind: str, lights: bool = True, shad
     base = CAR_PAINTS[rng.integers(len(CAR_PAINTS))]
     if kind == 'van' and rng.random() < 0.6:
         base = (226, 226, 222)
-    second: Colour = (236, 236, 232) if kind == 'truck' and rng.random() < 0.5 else _colour(rng, 60, 230)
+    second: Colour = (236, 236, 232) if kind == 'truck' and rng.random() < 0.5 else textures.random_colour(rng, 60, 230)
     length = LENGTHS[kind]
     width = 2.45 if kind in ('bus', 'truck') else 1.85
     parts: list[Part] = [Shadow(length * 1.08, width * 1.18)] if shadow else []
@@ -462,6 +457,6 @@ def hoarding(picture: Texture, width: float = 4.8, bottom: float = 1.9) -> list[
 
 def furniture(rng: np.random.Generator, kind: str) -> list[Part]:
     """A solid of `models.solid` with its shadow."""
-    wood = _colour(rng, 60, 200)
+    wood = textures.random_colour(rng, 60, 200)
     size = {'sofa': 2.2, 'table': 1.7, 'mattress': 1.8, 'barrier': 1.9}.get(kind, 0.9)
     return [Shadow(min(size, 1.2), size, 0.4), Solid(solid(kind), paints(wood))]

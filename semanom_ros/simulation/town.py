@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -381,16 +382,14 @@ class Town:
         corners = np.array(
             [self.route.point(s, side * u) for s, u in ((first, t), (last, t), (last, t + 8), (first, t + 8))]
         )
-        colour = tuple(
-            float(c) for c in front.pixels[len(front.pixels) // 4 :, 3:8].mean(axis=(0, 1))
-        )  # no window reaches the edge
+        r, g, b = front.pixels[len(front.pixels) // 4 :, 3:8].mean(axis=(0, 1)).tolist()  # no window reaches the edge
         block.houses.append(
             House(
                 front,
                 3.4 + 3.0 * (floors - 1),
-                colour,
+                (r, g, b),
                 self.roofs[rng.integers(2)],
-                bool(rng.random() < 0.6),  # type: ignore[arg-type]
+                bool(rng.random() < 0.6),
                 corners,
                 (a + b) / 2,
                 side * t,
@@ -550,7 +549,7 @@ class Town:
             )
 
 
-def _crossing(time: float, lead: float):  # type: ignore[no-untyped-def]
+def _crossing(time: float, lead: float) -> Callable[[float], tuple[float, float]]:
     def motion(now: float) -> tuple[float, float]:
         walked = (now - time - lead) * 1.3
         return 0.0, -min(13.0, max(-3.0, walked))

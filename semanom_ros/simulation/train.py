@@ -51,7 +51,7 @@ CELL = 8  # source of the labels: cells of 8 input pixels
 CELLS = (INPUT_SIZE[0] // CELL, INPUT_SIZE[1] // CELL)
 THING_SHARE = 0.3  # a cell belongs to a thing that covers so much of it
 TEMPLATES = ('{}', 'a photo of {}', 'a street with {}', '{}, seen from a car')
-MODEL = {
+MODEL: dict[str, Any] = {
     'embed_dim': 128,
     'vision_cfg': {
         'timm_model_name': 'xcit_nano_12_p16_224',
@@ -110,7 +110,7 @@ class Cache:
         n = settings.frames
         self.images = _memory_map(folder / f'seed{settings.seed}_images.npy', (n, HEIGHT, WIDTH, 3))
         self.cells = _memory_map(folder / f'seed{settings.seed}_cells.npy', (n, *CELLS))
-        state = (
+        state: dict[str, Any] = (
             json.loads(self._state.read_text())
             if self._state.exists()
             else {'done': 0, 'captions': list(compose.SURFACE_CAPTIONS), 'names': []}
@@ -179,10 +179,10 @@ def _memory_map(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
 def build_model(seed: int) -> Any:
     """The open_clip model with seeded random weights and its projection fixed to the identity."""
     torch.manual_seed(seed)
-    model: Any = open_clip.model.CLIP(**{k: (dict(v) if isinstance(v, dict) else v) for k, v in MODEL.items()})  # type: ignore[arg-type]
+    model: Any = open_clip.model.CLIP(**{k: (dict(v) if isinstance(v, dict) else v) for k, v in MODEL.items()})
     projection = model.visual.head.proj
     with torch.no_grad():
-        projection.weight.copy_(torch.eye(MODEL['embed_dim']))  # type: ignore[arg-type]
+        projection.weight.copy_(torch.eye(MODEL['embed_dim']))
         # words that the captions do not have mean nothing, rather than something random
         model.token_embedding.weight.zero_()
     projection.weight.requires_grad_(False)
@@ -207,7 +207,7 @@ class Vocabulary:
     """
 
     def __init__(self, captions: list[str], names: list[str]):
-        self._tokenizer = open_clip.SimpleTokenizer(context_length=MODEL['text_cfg']['context_length'])  # type: ignore[index]
+        self._tokenizer = open_clip.SimpleTokenizer(context_length=MODEL['text_cfg']['context_length'])
         self.captions, self.unique = captions, sorted(set(names))
         self.name_of = torch.tensor([self.unique.index(name) for name in names])
 
