@@ -26,6 +26,8 @@ from semanom_ros.ros.remapping import camera_remappings, words
 SHARE = Path(get_package_share_directory('semanom_ros'))
 NODE_NAME = 'semanom_detector'
 BOOLEAN = ['true', 'false']
+# After Ctrl-C the detector finishes its frame and frees the GPU; launch's 5 seconds can be too few.
+SECONDS_TO_FINISH = '20'
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -87,6 +89,7 @@ def launch_setup(context: LaunchContext) -> list:
         parameters=[str(config), overrides],
         remappings=camera_remappings(cameras, image_topics, words(argument['camera_info_topic']), transport),
         ros_arguments=['--log-level', argument['log_level']],
+        sigterm_timeout=SECONDS_TO_FINISH,
         output='screen',
     )
     full_name = '/'.join(['', *filter(None, argument['namespace'].split('/')), NODE_NAME])
@@ -113,9 +116,9 @@ def autostart(detector: LifecycleNode, full_name: str) -> list:
         )
 
     # A request to a process that is gone would be waited for without end.
+    ended = 'The detector ended before it could be configured: its log above says why.'
     never_ran = OnProcessExit(
-        target_action=detector,
-        on_exit=[EmitEvent(event=Shutdown(reason='the detector ended before it could be configured'))],
+        target_action=detector, on_exit=[LogInfo(msg=ended), EmitEvent(event=Shutdown(reason=ended))]
     )
     return [
         RegisterEventHandler(never_ran),

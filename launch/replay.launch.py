@@ -85,11 +85,11 @@ def launch_setup(context: LaunchContext) -> list:
     # No frame is played past a detector that still loads.
     play = OnStateTransition(goal_state='active', entities=[player], handle_once=True)
     if argument['rviz'] == 'true':
-        end = LogInfo(msg='The recording is at its end. Ctrl-C ends detector and RViz.')
+        end = [LogInfo(msg='The recording is at its end. Ctrl-C ends detector and RViz.')]
     else:
-        end = EmitEvent(event=Shutdown(reason='the recording is at its end'))
+        end = [LogInfo(msg='The recording is at its end.'), EmitEvent(event=Shutdown(reason='end of the recording'))]
     return [
         RegisterEventHandler(play),
-        RegisterEventHandler(OnProcessExit(target_action=player, on_exit=[end])),
+        RegisterEventHandler(OnProcessExit(target_action=player, on_exit=end)),
         detector,
     ]

@@ -1,0 +1,69 @@
+"""What the launch files' arguments mean."""
+
+from __future__ import annotations
+
+import pytest
+
+from semanom_ros.errors import ParameterError
+from semanom_ros.ros.remapping import camera_remappings, words
+
+
+@pytest.mark.parametrize(
+    ('argument', 'expected'),
+    [
+        ('', []),
+        ('[]', []),
+        ('front', ['front']),
+        ('[front]', ['front']),
+        ('[front,rear]', ['front', 'rear']),
+        (' [ front , rear ] ', ['front', 'rear']),
+        ('["front", \'rear\']', ['front', 'rear']),
+    ],
+)
+def test_words(argument: str, expected: list[str]) -> None:
+    assert words(argument) == expected
+
+
+def test_without_topics_nothing_is_remapped() -> None:
+    assert camera_remappings(['camera'], [], [], 'raw') == []
+
+
+def test_camera_info_is_beside_the_image() -> None:
+    assert camera_remappings(['front', 'rear'], ['/front/image_raw', 'rear/image_raw'], [], 'raw') == [
+        ('~/input/front/image', '/front/image_raw'),
+        ('~/input/front/camera_info', '/front/camera_info'),
+        ('~/input/rear/image', 'rear/image_raw'),
+        ('~/input/rear/camera_info', 'rear/camera_info'),
+    ]
+
+
+def test_camera_info_of_a_topic_without_a_folder() -> None:
+    assert camera_remappings(['camera'], ['image'], [], 'raw')[1] == ('~/input/camera/camera_info', 'camera_info')
+    assert camera_remappings(['camera'], ['/image'], [], 'raw')[1] == ('~/input/camera/camera_info', '/camera_info')
+
+
+def test_camera_info_may_be_named() -> None:
+    assert camera_remappings(['camera'], ['/a/image'], ['/b/camera_info'], 'raw') == [
+        ('~/input/camera/image', '/a/image'),
+        ('~/input/camera/camera_info', '/b/camera_info'),
+    ]
+
+
+@pytest.mark.parametrize('topic', ['/camera/image_raw', '/camera/image_raw/compressed'])
+def test_compressed_images_with_and_without_suffix(topic: str) -> None:
+    assert camera_remappings(['camera'], [topic], [], 'compressed') == [
+        ('~/input/camera/image/compressed', '/camera/image_raw/compressed'),
+        ('~/input/camera/camera_info', '/camera/camera_info'),
+    ]
+
+
+def test_one_topic_for_two_cameras_is_refused() -> None:
+    with pytest.raises(ParameterError, match=r'image_topic: found 1 \(/a\), expected one for each of the 2 cameras'):
+        camera_remappings(['front', 'rear'], ['/a'], [], 'raw')
+    with pytest.raises(ParameterError, match='camera_info_topic: found 1'):
+        camera_remappings(['front', 'rear'], ['/a', '/b'], ['/c'], 'raw')
+
+
+def test_compressed_topic_as_raw_is_refused() -> None:
+    with pytest.raises(ParameterError, match='image_transport:=compressed'):
+        camera_remappings(['camera'], ['/camera/image_raw/compressed'], [], 'raw')
