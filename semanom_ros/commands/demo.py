@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from tqdm import tqdm
 
 from semanom_ros.commands.options import add_parameter_options, given_parameters
 from semanom_ros.commands.progress import Bars
+from semanom_ros.core.calibration import calibrate, view_settings
+from semanom_ros.core.database.operations import build_index
+from semanom_ros.core.database.publishing import IndexSettings, suggested_factory
 from semanom_ros.core.embedding import Embedder
 from semanom_ros.core.encoders import TINY, folder_of
 from semanom_ros.errors import EncoderError, SemanomError
@@ -39,6 +43,7 @@ _STAND_IN_NOTE = ('This installation lacks the shipped encoder. A small network 
                   'the figures show that everything works, not how well anomalies are detected.')
 _TEST_SEED = 1000  # added to the seed: another town
 _PICTURES = 12
+_EXACT_UP_TO = 20_000  # vectors
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -122,7 +127,15 @@ def _record(nominal: Path, folder: Path, parameters: Mapping[str, Value]) -> tup
     embedder = Embedder.load({**_of(parameters, METHOD), 'variant': 'instance'})
     for variant in VARIANTS:
         own = embedder if variant == embedder.variant else Embedder(embedder.encoder)
-        record_bags([nominal], folder / variant, {**parameters, 'variant': variant}, Bars(), own)
+        settings = {**parameters, 'variant': variant}
+        recording = record_bags([nominal], folder / variant, settings, Bars(), own)
+        assert recording.database is not None
+        vectors = recording.database.manifest.vectors
+        recording.database.close()
+        if vectors >= _EXACT_UP_TO:  # two processor cores keep up with 10 Hz only by an approximate search
+            index = IndexSettings(suggested_factory(vectors), **view_settings(settings))
+            anew = partial(calibrate, parameters=settings)
+            build_index(folder / variant, index, calibrate=anew, progress=Bars()).close()
     return [folder / variant for variant in VARIANTS], embedder
 
 

@@ -26,8 +26,9 @@ class DctEncoder(Encoder):
     """Patch features without any learning: mean colour, and how much detail there is at which scale and direction.
 
     A patch of 16 x 16 pixels becomes the mean of its three YCbCr channels and the
-    logarithm of the magnitudes of the 15 lowest two-dimensional DCT-II coefficients of
-    its luma after the constant one.
+    magnitudes of the 15 lowest two-dimensional DCT-II coefficients of its luma after the
+    constant one; a constant beside them keeps dark and grey patches apart when the
+    whole is brought to length 1.
     """
 
     _PATCH, _FREQUENCIES = 16, 4
@@ -48,7 +49,7 @@ class DctEncoder(Encoder):
         self.weights_sha256 = hashlib.sha256(b'colour+DCT 1').hexdigest()
         self.input_size = (rows * self._PATCH, columns * self._PATCH)
         self.grid_size = (rows, columns)
-        self.dimension = 3 + self._FREQUENCIES ** 2 - 1
+        self.dimension = 4 + self._FREQUENCIES ** 2 - 1
         self.device, self.dtype = torch.device('cpu'), torch.float32
         places = torch.arange(self._PATCH) + 0.5
         self._basis = torch.cos(math.pi / self._PATCH * places[None] * torch.arange(self._FREQUENCIES)[:, None])
@@ -56,13 +57,14 @@ class DctEncoder(Encoder):
 
     @torch.inference_mode()
     def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, rows, columns, 18) unit length, from images (B, 3, H, W)."""
+        """(B, rows, columns, 19) unit length, from images (B, 3, H, W)."""
         rows, columns = self.grid_size
         channels = torch.einsum('dc,bchw->bdhw', self._to_ycbcr, images)
         patches = channels.reshape(len(images), 3, rows, self._PATCH, columns, self._PATCH).permute(0, 2, 4, 1, 3, 5)
         spectrum = torch.einsum('ky,brcyx,lx->brckl', self._basis, patches[:, :, :, 0], self._basis) / self._PATCH
-        detail = torch.log1p(100 * spectrum.abs()).flatten(3)[..., 1:]
-        features = torch.cat([patches.mean(dim=(-2, -1)), detail], dim=-1)
+        colour = patches.mean(dim=(-2, -1))
+        constant, detail = torch.full_like(colour[..., :1], 0.5), spectrum.abs().flatten(3)[..., 1:]
+        features = torch.cat([constant, colour, detail], dim=-1)
         return F.normalize(features, dim=-1)
 
 
@@ -96,7 +98,7 @@ class DctBaseline:
                                'made from; give --nominal')
         height, width = manifest.description.input_size
         embedder = Embedder(DctEncoder((height, width)))
-        settings = {**parameters, 'variant': 'grid', 'standardize': True}
+        settings = {**parameters, 'variant': 'grid', 'standardize': False}
         topics = sorted({topic for source in manifest.sources for topic in source.topics}) if not nominal else ['']
         recording = resolve({**settings, 'image_topics': topics}, METHOD, NODE, RECORDER)
         record_bags(sources, folder, recording, progress, embedder)

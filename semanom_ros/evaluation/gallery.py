@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -19,6 +20,7 @@ from semanom_ros.evaluation.replay import Recording, Replay
 from semanom_ros.evaluation.results import ANOMALIES, MAP, OVERLAY
 from semanom_ros.ros.bags import BagReader
 from semanom_ros.ros.images import compress_pixels, image_from_compressed, image_from_message, is_compressed, stamp_ns
+from semanom_ros.simulation.recording import SCENARIO_TOPIC
 
 MOST = 6
 """Most pictures of each kind."""
@@ -42,6 +44,7 @@ class Moment:
         overlay, truth, evidence: data URIs; '' where there is none.
         evidence_caption: what the evidence shows.
         label: text label of the strongest anomaly.
+        staged: what a simulated drive has staged there: anomalies, or their nominal twins.
     """
 
     recording: int
@@ -56,6 +59,7 @@ class Moment:
     evidence: str = ''
     evidence_caption: str = ''
     label: str = ''
+    staged: str = ''
 
 
 @dataclass
@@ -127,6 +131,10 @@ def _illustrate_one(moments: dict[int, Moment], recording: Recording, results: P
             mask = np.zeros(frame.image.shape[:2], np.uint8) if message is None else (
                 image_from_compressed(message) if is_compressed(message) else image_from_message(message))[..., 0]
             moments[frame.stamp_ns].truth = data_uri(truth_picture(frame.image, mask))
+        if reader.topics.get(SCENARIO_TOPIC) == 'std_msgs/msg/String':
+            for _, time_ns, message in reader.messages([SCENARIO_TOPIC]):
+                if time_ns in moments:
+                    moments[time_ns].staged = _staged(json.loads(message.data))
     with BagReader(results) as reader:
         topics = {topic.rsplit('/camera/', 1)[-1]: topic for topic in reader.topics}
         for stamp, message in _by_stamp(reader, topics[OVERLAY], moments).items():
@@ -144,6 +152,13 @@ def _illustrate_one(moments: dict[int, Moment], recording: Recording, results: P
 def _by_stamp(reader: BagReader, topic: str, stamps: Iterable[int]) -> dict[int, Any]:
     wanted = set(stamps)
     return {stamp: message for _, _, message in reader.messages([topic]) if (stamp := stamp_ns(message)) in wanted}
+
+
+def _staged(scenario: dict[str, Any]) -> str:
+    def names(kind: str) -> str:
+        return ', '.join(str(item['name']).replace('_', ' ') for item in scenario.get(kind, []))
+
+    return names('anomalies') or (f'in view, validly: {names("twins")}' if scenario.get('twins') else '')
 
 
 def _evidence(moment: Moment, message: Any) -> None:

@@ -112,7 +112,9 @@ def _headline(figures: Mapping[str, Any]) -> list[dict[str, str]]:
         interval = _pick(figures['intervals'], path)
         if interval:
             detail = f'{interval[0]:.{digits}f} to {interval[1]:.{digits}f}'
-        return {'name': name, 'value': _text(_pick(figures, path), digits), 'unit': unit, 'detail': detail}
+        text = _text(_pick(figures, path), digits)
+        return {'name': name, 'value': text, 'unit': '' if text == _DASH else unit,
+                'detail': '' if text == _DASH else detail}
 
     events, noticed = figures['events'], figures['events_noticed']
     return [
@@ -136,8 +138,9 @@ def _summary(metrics: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
             'no duration to count alarms over.' if rate is None else f'{rate:.2f} alarms per minute.')
     text = f'{frames}, {metrics["anomalous_frames"]:,} of them anomalous.'
     if figures['events']:
-        text += (f' Of {_count(figures["events"], "anomaly", "anomalies")}, {figures["events_noticed"]} '
-                 f'{"was" if figures["events_noticed"] == 1 else "were"} noticed')
+        noticed = figures['events_noticed']
+        text += (f' Of {_count(figures["events"], "anomaly", "anomalies")}, {noticed or "none"} '
+                 f'{"were" if noticed > 1 else "was"} noticed')
         if figures['detection_delay_s'] is not None:
             text += f', {figures["detection_delay_s"]:.1f} s after coming into view on average'
         text += '.'
@@ -224,7 +227,7 @@ def _curves(rows: Sequence[Row], found: Replay) -> list[dict[str, str]]:
             measurement = found.measurements[row]
             curve = measurement.frame_curve() if what == 'frame' else measurement.pixels.curve()
             if curve.complete:
-                style = f'series-{index % 8}'
+                style = f'series-{index % 8}' + (' filtered' if row.filtered else '')
                 receiver.append((*curve.rates(), style))
                 values, recall = curve.precision_recall()
                 precision.append((np.r_[0, recall], np.r_[values[0], values], style))

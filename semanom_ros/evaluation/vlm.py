@@ -41,7 +41,8 @@ a person lying on the lane, a car on its side), or a thing that does not belong 
 pedestrians, weather and buildings are not anomalies.
 Answer with one JSON object and nothing else: {"anomalous": true or false, "score": a number from 0 (certainly \
 ordinary) to 1 (certainly anomalous), "boxes": [{"box": [left, top, width, height], "score": 0 to 1, \
-"label": "what it is"}]}. Box coordinates are shares of the image's width and height, 0 to 1. "boxes" is empty when nothing is anomalous.'''
+"label": "what it is"}]}. Box coordinates are shares of the image's width and height, 0 to 1. "boxes" is empty when \
+nothing is anomalous.'''
 
 _LONGEST_SIDE = 1024  # pixels of the picture that is sent
 _GRID = (36, 64)  # cells of the patch map

@@ -81,7 +81,7 @@ class Player:
             try:
                 kind = message_class(self._reader.topics[topic])
             except ImportError:
-                node.get_logger().warning(f'{topic} is not played: {self._reader.topics[topic]} is not installed')
+                node.get_logger().debug(f'{topic} is not played: {self._reader.topics[topic]} is not installed')
                 continue
             qos = LATCHED if topic == _STATIC else QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE,
                                                               durability=DurabilityPolicy.VOLATILE)
