@@ -84,12 +84,17 @@ class Detector(LifecycleNode):
         self._frames: Mailbox[_Received] = Mailbox()
         self._renderings: Mailbox[_Rendering] = Mailbox()
         self._threads: list[threading.Thread] = []
+        self._service: threading.Thread | None = None  # that answers a service, while it does
         self._database_info: Publisher[DatabaseInfo] | None = None
         self._state = 'unconfigured'
         self._fault = ''  # why the last configure failed
         self._reload_fault = ''
-        self._declared = NodeParameters(
-            self, METHOD, NODE, DETECTOR, locked=lambda: self._pipeline is not None, changed=self._on_live_parameters)
+        try:
+            self._declared = NodeParameters(self, METHOD, NODE, DETECTOR, locked=lambda: self._pipeline is not None,
+                                            changed=self._on_live_parameters)
+        except ParameterError:
+            self.destroy_node()
+            raise
         self._settings = self._declared.values()
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', OUTPUT)
         # real time, because a paused recording stops the ROS clock
@@ -130,7 +135,7 @@ class Detector(LifecycleNode):
         self._database_info = self.create_publisher(DatabaseInfo, '~/database_info', LATCHED)
         self._cameras = [_Camera(self, name, self._settings) for name in names]
         self._state = 'inactive'
-        self._announce_database()
+        self.get_logger().info(f'{self._announce_database()}; encoder {self._settings["encoder"]}')
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -226,6 +231,9 @@ class Detector(LifecycleNode):
     def _release(self) -> None:
         """Back to where the node was before configure."""
         self._stop()
+        if self._service is not None:
+            self._service.join()
+            self._service = None
         for camera in self._cameras:
             camera.destroy()
         self._cameras = []
@@ -315,7 +323,7 @@ class Detector(LifecycleNode):
     async def _in_background(self, work: Callable[[Pipeline], str], response: Trigger.Response) -> Trigger.Response:
         """Answers with what `work` returns, or why it failed; the executor goes on meanwhile."""
         pipeline, executor = self._pipeline, self.executor
-        assert executor is not None
+        assert executor is not None  # it called this
         if pipeline is None:
             response.message = 'no database is loaded; configure the node first'
             return response
@@ -331,10 +339,15 @@ class Detector(LifecycleNode):
                 done.set_result((False, f'internal failure: {error!r}'))
             executor.wake()  # a future that is awaited does not
 
-        threading.Thread(target=run, name='semanom_service', daemon=True).start()
-        response.success, response.message = await done  # type: ignore[misc]
-        self.get_logger().log(response.message, rclpy.logging.LoggingSeverity.INFO if response.success
-                              else rclpy.logging.LoggingSeverity.ERROR)
+        self._service = threading.Thread(target=run, name='semanom_service')
+        self._service.start()
+        answer = await done
+        assert answer is not None
+        response.success, response.message = answer
+        if response.success:
+            self.get_logger().info(response.message)
+        else:
+            self.get_logger().error(response.message)
         return response
 
     def _reload(self, pipeline: Pipeline) -> str:
@@ -344,34 +357,33 @@ class Detector(LifecycleNode):
             version = pipeline.database.manifest.version
             self._reload_fault = f'reload failed, version {version} stays in use: {error}'
             raise
-        return self._replace(pipeline, replacement)
+        with self._lock:
+            replacement.update(_of_method(self._settings, live=True))  # what was set meanwhile
+            self._pipeline = replacement
+        pipeline.database.close()
+        self._reload_fault = ''
+        return self._announce_database()
 
     def _accept(self, pipeline: Pipeline) -> str:
-        flagged = [camera for camera in self._cameras if camera.flagged is not None]
+        flagged = {camera: camera.flagged for camera in self._cameras if camera.flagged is not None}
         if not flagged:
-            raise SemanomError('nothing was flagged since the node was configured; call this after a false alarm')
+            raise SemanomError('nothing was flagged since the node was configured or since the last call; call this '
+                               'after a false alarm')
         with self._lock:
-            additions = [pipeline.evidence_for(*camera.flagged) for camera in flagged if camera.flagged is not None]
-        version = pipeline.database.accept(additions)
-        for camera in flagged:
-            camera.flagged = None
-        return self._reload(pipeline)
+            additions = [pipeline.evidence_for(frame, result) for frame, result in flagged.values()]
+        pipeline.database.accept(additions)
+        for camera, accepted in flagged.items():
+            if camera.flagged is accepted:
+                camera.flagged = None
+        count = sum(len(addition.vectors) for addition in additions)
+        return f'{count} embeddings accepted as nominal; {self._announce_database()}'
 
-    def _replace(self, old: Pipeline, new: Pipeline) -> str:
-        with self._lock:
-            if self._pipeline is not old:
-                raise SemanomError('the node was cleaned up meanwhile; configure it again')
-            self._pipeline = new
-        self._reload_fault = ''
-        self._announce_database()
-        manifest = new.database.manifest
-        return f'database {new.database.path} version {manifest.version} loaded, {manifest.vectors} vectors'
-
-    def _announce_database(self) -> None:
+    def _announce_database(self) -> str:
         assert self._pipeline is not None
         assert self._database_info is not None
-        self._database_info.publish(
-            messages.database_info(self._pipeline.database, self.get_clock().now().to_msg()))
+        database = self._pipeline.database
+        self._database_info.publish(messages.database_info(database, self.get_clock().now().to_msg()))
+        return f'database {database.path} version {database.manifest.version}, {database.manifest.vectors} vectors'
 
     # -- diagnostics
 
@@ -517,9 +529,9 @@ def _camera_names(names: Any) -> list[str]:
     return list(names)
 
 
-def _of_method(settings: Mapping[str, Value]) -> dict[str, Value]:
-    """The parameters that the pipeline takes."""
-    names = {parameter.name for parameter in table(METHOD)}
+def _of_method(settings: Mapping[str, Value], live: bool = False) -> dict[str, Value]:
+    """The parameters that the pipeline takes; only those that may change while it works, if asked for."""
+    names = {parameter.name for parameter in table(METHOD) if parameter.live or not live}
     return {name: value for name, value in settings.items() if name in names}
 
 

@@ -18,7 +18,8 @@ DISTORTIONS = {
 }
 
 
-def camera(distortion: list[float] | tuple[float, ...] = (), model: str = 'plumb_bob', **changes: object) -> CameraModel:
+def camera(distortion: tuple[float, ...] | list[float] = (), model: str = 'plumb_bob',
+           **changes: object) -> CameraModel:
     fields = {'height': 480, 'width': 640, 'intrinsics': INTRINSICS, 'distortion': np.array(distortion, float),
               'distortion_model': model, **changes}
     return CameraModel(**fields)  # type: ignore[arg-type]

@@ -32,10 +32,11 @@ def result_with(boxes: list[tuple[int, int, int, int]], size: tuple[int, int], *
         if thumbnail is not None:
             nearest = NominalExample('drive', '/camera', 1, (0, 0, 8, 8), 0.4, thumbnail)
         contour = np.array([(x, y), (x + w - 1, y), (x + w - 1, y + h - 1), (x, y + h - 1)], np.int32)
-        anomalies.append(Anomaly(number + 1, score, 0.5, 0.01, (x, y, w, h), contour, w * h, nearest=nearest, label=label))
+        anomalies.append(Anomaly(number + 1, score, 0.5, 0.01, (x, y, w, h), contour, w * h, nearest=nearest,
+                                 label=label))
     return FrameResult(
-        stamp_ns=5_250_000_000, camera='front', image_size=size, score=score if boxes else 0.4, raw_score=0.3, p_value=0.01,
-        threshold=1.0, anomalous=bool(boxes), patch_map=pixel_map[::16, ::16], pixel_threshold=1.0,
+        stamp_ns=5_250_000_000, camera='front', image_size=size, score=score if boxes else 0.4, raw_score=0.3,
+        p_value=0.01, threshold=1.0, anomalous=bool(boxes), patch_map=pixel_map[::16, ::16], pixel_threshold=1.0,
         anomalies=tuple(anomalies), region_mask=mask if boxes else None, pixel_map=pixel_map)
 
 
@@ -161,8 +162,8 @@ def test_labels_neither_overlap_nor_leave_the_picture() -> None:
     rng = np.random.default_rng(3)
     height, width = 360, 480
     for _ in range(50):
-        corners = rng.integers(0, (width - 40, height - 40), (12, 2))
-        boxes = [Rect(int(x), int(y), int(w), int(h)) for (x, y), (w, h) in zip(corners, rng.integers(5, 80, (12, 2)), strict=True)]
+        numbers = rng.integers((0, 0, 5, 5), (width - 40, height - 40, 80, 80), (12, 4))
+        boxes = [Rect(*(int(number) for number in row)) for row in numbers]
         sizes = [(int(w), 18) for w in rng.integers(40, 120, 12)]
         banner = Rect(0, 0, width, 27)
         places = place_labels(boxes, sizes, (height, width), [banner])

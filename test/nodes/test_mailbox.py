@@ -1,0 +1,61 @@
+"""The mailbox: one slot a camera, in turn, and an end."""
+
+from __future__ import annotations
+
+import threading
+
+from semanom_ros.nodes.mailbox import Mailbox
+
+
+def test_a_newer_item_replaces_the_older_of_its_own_camera() -> None:
+    mailbox: Mailbox[int] = Mailbox()
+    assert not mailbox.put('a', 1)
+    assert mailbox.put('a', 2)
+    assert not mailbox.put('b', 3)
+    assert mailbox.take() == 2
+    assert mailbox.take() == 3
+    assert not mailbox.put('a', 4)
+
+
+def test_a_fast_camera_does_not_push_itself_forward() -> None:
+    mailbox: Mailbox[str] = Mailbox()
+    mailbox.put('slow', 's1')
+    order = []
+    for number in range(3):
+        mailbox.put('fast', f'f{number}')
+        mailbox.put('fast', f'f{number}!')
+        order.append(mailbox.take())
+        mailbox.put('slow', f's{number + 2}')
+    assert order == ['s1', 'f1!', 's3']
+
+
+def test_close_wakes_the_reader_and_refuses_more() -> None:
+    mailbox: Mailbox[int] = Mailbox()
+    taken: list[int | None] = []
+    reader = threading.Thread(target=lambda: taken.append(mailbox.take()))
+    reader.start()
+    mailbox.close()
+    reader.join(10)
+    assert taken == [None]
+    assert not mailbox.put('a', 1)
+    assert mailbox.take() is None
+
+
+def test_every_item_reaches_a_reader_that_keeps_up() -> None:
+    mailbox: Mailbox[int] = Mailbox()
+    taken: list[int] = []
+    both = threading.Semaphore(0)
+
+    def read() -> None:
+        while (item := mailbox.take()) is not None:
+            taken.append(item)
+            both.release()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(500):
+        mailbox.put(f'camera{number % 3}', number)
+        assert both.acquire(timeout=10)
+    mailbox.close()
+    reader.join(10)
+    assert taken == list(range(500))
