@@ -35,7 +35,7 @@ FRAME_TYPE = np.dtype([
     ('first', '<i8'), ('count', '<i8'), ('thumbnail', '<i8'), ('thumbnail_size', '<i8'),
 ])
 HEADER = 128  # bytes before the data of the arrays that grow: one size, whatever the final shape
-CHUNK = 1 << 16  # vectors handled at a time
+CHUNK = 1 << 13  # vectors handled at a time: few enough for the processor's caches
 
 Array = npt.NDArray[Any] | torch.Tensor
 
