@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import keyword
 import logging
 import sys
 import traceback
@@ -13,6 +14,7 @@ from semanom_ros import __version__
 from semanom_ros.errors import SemanomError
 
 COMMANDS = {
+    'import': 'turn a folder of pictures or a video into a rosbag2',
     'simulate': 'write a simulated drive as a rosbag2',
     'record': 'turn nominal bags into a nominal database',
     'learn': 'learn from nominal recordings what belongs where',
@@ -48,10 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, text in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.')
         if name == named:  # only the command that runs pays for its imports
-            module = importlib.import_module(f'semanom_ros.commands.{name}')
+            suffix = '_' if keyword.iskeyword(name) else ''  # `import` is no name for a module
+            module = importlib.import_module(f'semanom_ros.commands.{name}{suffix}')
             module.configure(subparser)
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stderr)
+    logging.getLogger('faiss').setLevel(logging.WARNING)  # it tells which of its libraries it tries
     assert module is not None
     try:
         return module.run(arguments) or 0
