@@ -27,6 +27,7 @@ MOST_PICTURES = 400  # kept in memory, JPEG-compressed
 JPEG_QUALITY = 95
 PROJECTION_SAMPLE = 40_000  # embeddings that the projection is made from
 BATCH = 4
+DONORS = 2  # pictures of either sort that a composite may take things from
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ def learn_plausibility(database: NominalDatabase, embedder: Embedder, frames: It
                        ) -> PlausibilityModel:
     """Learns a plausibility model from the recorded (never the held-out) frames of a grid database.
 
-    A composite is compared with the database without what is near its picture in time, and the things put into it come
-    from there: so nothing in it finds itself.
+    A composite is compared with the database without what is near its picture in time. What stays in its place comes
+    from there too, so that it does not find itself.
 
     Args:
         database: opened with `view_settings(parameters)`.
@@ -80,10 +81,10 @@ def learn_plausibility(database: NominalDatabase, embedder: Embedder, frames: It
         for _ in range(min(BATCH, composites - start)):
             base = kept[int(rng.integers(len(kept)))]
             near = database.neighbourhood(base.index, STRETCH_SECONDS)
-            donors = [k for k in kept if near[0] <= k.index < near[1]]
-            donors = [donors[int(i)] for i in rng.integers(len(donors), size=2)]
-            made.append(transplanter.compose(_picture(database, projection, base),
-                                             [_picture(database, projection, donor) for donor in donors]))
+            neighbours_in_time = [k for k in kept if near[0] <= k.index < near[1]]
+            picture, *donors = (_picture(database, projection, k) for k in (
+                base, *_some(neighbours_in_time, rng), *_some(kept, rng)))
+            made.append(transplanter.compose(picture, donors[:DONORS], donors[DONORS:]))
             ranges.append(near)
         for composite, near, embedding in zip(
                 made, ranges, embedder.embed([Frame(one.image, 0) for one in made]), strict=True):
@@ -99,6 +100,10 @@ def learn_plausibility(database: NominalDatabase, embedder: Embedder, frames: It
     if not together.any() or together.all():
         raise DatabaseError(f'{database.path}: found no thing to transplant in {composites} pictures; learn from more')
     return PlausibilityModel(projection, Trees.fit(np.concatenate(found), together, seed))
+
+
+def _some(kept: list[_Kept], rng: np.random.Generator) -> list[_Kept]:
+    return [kept[int(i)] for i in rng.integers(len(kept), size=DONORS)]
 
 
 def _keep(database: NominalDatabase, frames: Iterable[Frame]) -> list[_Kept]:

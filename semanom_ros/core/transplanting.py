@@ -63,12 +63,21 @@ class Transplanter:
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
 
-    def compose(self, base: NominalPicture, donors: Sequence[NominalPicture], transplants: int = 2) -> Composite:
-        """Puts up to so many things of the donors into a picture."""
+    def compose(self, base: NominalPicture, near: Sequence[NominalPicture], anywhere: Sequence[NominalPicture],
+                transplants: int = 2) -> Composite:
+        """Puts up to so many things into a picture.
+
+        Args:
+            base: the picture.
+            near: pictures close to it in time: what stays in its place, or is turned there, comes from these.
+            anywhere: pictures of any time, for the rest.
+            transplants: how many to try.
+        """
         image, labels = base.image.copy(), np.zeros(base.image.shape[:2], np.uint8)
         for _ in range(transplants):
-            donor = donors[int(self._rng.integers(len(donors)))]
             kind = str(self._rng.choice(KINDS, p=SHARES))
+            donors = near if kind in ('valid', 'turned') else anywhere
+            donor = donors[int(self._rng.integers(len(donors)))]
             thing = self.find_thing(donor)
             if thing is None:
                 continue
@@ -91,12 +100,18 @@ class Transplanter:
         return Composite(image, labels)
 
     def find_thing(self, picture: NominalPicture) -> Thing | None:
-        """A random thing of a picture: connected alike patches, refined to pixels by GrabCut; None if none is found."""
+        """A random thing of a picture: connected alike patches, refined to pixels by GrabCut; None if none is found.
+
+        Patches that few others of the picture are like are likelier to begin with: things are rarer than what they
+        stand on and before.
+        """
         patches = picture.patches
         rows, columns, _ = patches.shape
         height, width = picture.image.shape[:2]
-        for _ in range(ATTEMPTS):
-            row, column = int(self._rng.integers(rows)), int(self._rng.integers(columns))
+        flat = patches.reshape(rows * columns, -1)
+        rarity = 1 / (flat @ flat.T > LIKENESS).sum(axis=1)
+        for seed in self._rng.choice(rows * columns, ATTEMPTS, p=rarity / rarity.sum()):
+            row, column = divmod(int(seed), columns)
             alike = (patches @ patches[row, column] > LIKENESS).astype(np.uint8)
             _, parts, statistics, _ = cv2.connectedComponentsWithStats(alike, connectivity=4)
             x, y, w, h, area = (int(v) for v in statistics[parts[row, column]])
@@ -163,7 +178,8 @@ class Transplanter:
         radius = 0.42 + sum(self._rng.uniform(0, 0.05) * np.sin(n * angle + self._rng.uniform(0, 6)) for n in (2, 3, 5))
         outline = np.stack([w * (0.5 + radius * np.cos(angle)), h * (0.5 + radius * np.sin(angle))], axis=-1)
         mask = cv2.fillPoly(np.zeros((h, w), np.uint8), [outline.astype(np.int32)], 1)
-        return Thing(np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.uint8), mask > 0, thing.box, thing.surroundings)
+        pixels = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+        return Thing(np.asarray(pixels, np.uint8), mask > 0, thing.box, thing.surroundings)
 
 
 def _refined(image: Image, region: npt.NDArray[np.uint8], box: Box) -> npt.NDArray[np.uint8] | None:

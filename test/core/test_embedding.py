@@ -19,8 +19,8 @@ def embedding_of(labels, count, rows=5, columns=7):
     patches = F.normalize(torch.randn(rows, columns, 8, generator=generator), dim=-1)
     height, width = labels.shape
     segments = Segments(labels, np.ones(count, np.float32), ('',) * count)
-    return FrameEmbedding(Frame(np.zeros((height, width, 3), np.uint8), 0), PatchGrid(rows, columns, height, width), patches,
-                          segments)
+    frame = Frame(np.zeros((height, width, 3), np.uint8), 0)
+    return FrameEmbedding(frame, PatchGrid(rows, columns, height, width), patches, segments)
 
 
 @pytest.mark.parametrize('size', [(60, 70), (61, 83), (5, 7), (240, 133)])

@@ -14,8 +14,8 @@ HEIGHT, WIDTH, TENTH = 120, 160, 100_000_000
 
 
 def settings(**given):
-    return Filter(**{'spatial': True, 'min_area': 0.0, 'border': 0.0, 'agreement': 0.0, 'temporal': True, 'persistence': 0.3,
-                     **given})
+    return Filter(**{'spatial': True, 'min_area': 0.0, 'border': 0.0, 'agreement': 0.0, 'temporal': True,
+                     'persistence': 0.3, **given})
 
 
 def hot(*boxes, size=(HEIGHT, WIDTH)):
@@ -97,7 +97,7 @@ def test_ids_stay_with_their_things():
     """Two things that come close and part; a third that comes later has a number of its own."""
     def boxes(step):
         both = [(10 + 5 * step, 30, 18, 18), (130 - 5 * step, 60, 18, 18)]
-        return both + [(70, 95, 18, 18)] if step >= 10 else both
+        return [*both, (70, 95, 18, 18)] if step >= 10 else both
 
     reported = follow(TemporalFilter(), boxes, 20, persistence=0.2)
     ids = {box[1]: {number for kept in reported for number, b in kept if b[1] == box[1]} for box in boxes(10)}

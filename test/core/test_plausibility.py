@@ -64,7 +64,7 @@ def test_transplants_change_only_what_they_label():
     picture = NominalPicture(image, patches)
     seen = set()
     for seed in range(12):
-        composite = Transplanter(np.random.default_rng(seed)).compose(picture, [picture])
+        composite = Transplanter(np.random.default_rng(seed)).compose(picture, [picture], [picture])
         changed = (composite.image.astype(int) != image).any(axis=-1)
         far = np.ones((120, 160), bool)
         labelled = np.argwhere(composite.labels > 0)

@@ -21,4 +21,7 @@ def load_segmenter(parameters: Mapping[str, Value], device: torch.device) -> Seg
     if name == 'embedding':
         from semanom_ros.core.segmenters.embedding import EmbeddingSegmenter
         return EmbeddingSegmenter(limit)
-    raise SegmenterError(f'segmenter: found {name}, expected embedding; correct it')
+    if name == 'torchvision':
+        from semanom_ros.core.segmenters.torchvision import MaskRCNN  # seconds to import
+        return MaskRCNN(limit, str(parameters['segmenter_weights']), device)
+    raise SegmenterError(f'segmenter: found {name}, expected embedding or torchvision; correct it')
