@@ -4,7 +4,12 @@ Local embeddings of a vision foundation model are compared with a database of
 embeddings from nominal drives (M. P. Ronecker et al., arXiv 2505.07998).
 """
 
+import os
 from pkgutil import extend_path
+
+# Before PyTorch is imported: its threads would spin while they wait for each other, which on a computer whose cores
+# are busy with other work makes a forward pass ten times slower.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 # The generated `semanom_ros.msg` may live in another folder than these sources
 # (source tree, editable install, colcon --symlink-install).
