@@ -19,6 +19,7 @@ from semanom_ros.core import calibration
 from semanom_ros.core.database import Manifest, NominalDatabase, operations, read_manifest
 from semanom_ros.core.database.publishing import Calibrate, IndexSettings, suggested_factory
 from semanom_ros.core.device import resolve_device
+from semanom_ros.core.plausibility import PlausibilityModel
 from semanom_ros.errors import ParameterError, SemanomError
 from semanom_ros.parameters import METHOD, resolve
 
@@ -145,16 +146,16 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _merge(arguments: argparse.Namespace) -> None:
     before = _manifest(arguments.output)
-    parameters = _parameters(arguments, arguments.output if before else arguments.databases[0])
-    _done(before, operations.merge(arguments.output, arguments.databases, calibrate=_calibrator(parameters),
-                                   progress=Bars()))
+    leading = arguments.output if before else arguments.databases[0]
+    calibrate = _calibrator(_parameters(arguments, leading), leading)
+    _done(before, operations.merge(arguments.output, arguments.databases, calibrate=calibrate, progress=Bars()))
 
 
 def _remove(arguments: argparse.Namespace) -> None:
     before = read_manifest(arguments.database)
     parameters = _parameters(arguments, arguments.database)
-    _done(before, operations.remove(arguments.database, arguments.sources, calibrate=_calibrator(parameters),
-                                    progress=Bars()))
+    _done(before, operations.remove(arguments.database, arguments.sources,
+                                    calibrate=_calibrator(parameters, arguments.database), progress=Bars()))
 
 
 def _compact(arguments: argparse.Namespace) -> None:
@@ -167,13 +168,14 @@ def _compact(arguments: argparse.Namespace) -> None:
     parameters = _parameters(arguments, arguments.database)
     _done(before, operations.compact(
         arguments.database, distance=arguments.distance, size=size,
-        **calibration.view_settings(parameters), calibrate=_calibrator(parameters), progress=Bars()))
+        calibrate=_calibrator(parameters, arguments.database), progress=Bars(),
+        **calibration.view_settings(parameters)))
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:
     for path in arguments.databases:
         before = read_manifest(path)
-        _done(before, operations.calibrate(path, _calibrator(_parameters(arguments, path)), Bars()))
+        _done(before, operations.calibrate(path, _calibrator(_parameters(arguments, path), path), Bars()))
 
 
 def _index(arguments: argparse.Namespace) -> None:
@@ -181,8 +183,8 @@ def _index(arguments: argparse.Namespace) -> None:
     parameters = _parameters(arguments, arguments.database)
     factory = arguments.factory or suggested_factory(before.vectors)
     settings = IndexSettings(factory, arguments.nprobe, **calibration.view_settings(parameters))
-    _done(before, operations.build_index(arguments.database, settings, calibrate=_calibrator(parameters),
-                                         progress=Bars()))
+    _done(before, operations.build_index(arguments.database, settings,
+                                         calibrate=_calibrator(parameters, arguments.database), progress=Bars()))
 
 
 def _revert(arguments: argparse.Namespace) -> None:
@@ -213,11 +215,18 @@ def _parameters(arguments: argparse.Namespace, path: Path) -> Mapping[str, Any]:
     return resolve(stored, METHOD)
 
 
-def _calibrator(parameters: Mapping[str, Any]) -> Calibrate:
+def _calibrator(parameters: Mapping[str, Any], path: Path) -> Calibrate:
+    """Makes calibrations anew, and keeps what the database at the path has learned."""
+    model = None
+    if _manifest(path) is not None:
+        stored = NominalDatabase(path, read_manifest(path))
+        model = PlausibilityModel.from_arrays(stored.calibration)
+        stored.close()
+
     def calibrate(database: NominalDatabase) -> Mapping[str, Any]:
         device = resolve_device(parameters['device'])
         view = database.view(device=device, **calibration.view_settings(parameters))
-        return calibration.calibrate(view, parameters)
+        return calibration.calibrate(view, parameters, model)
     return calibrate
 
 
