@@ -213,3 +213,13 @@ def test_weights_draw_stretches():
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match='found shape'):
         PixelStatistics().add(np.ones((4, 4), np.float32), np.zeros((4, 5), np.uint8), 0)
+
+
+def test_an_hour_fits_in_memory():
+    """Ten hertz for an hour, whatever the resolution: a few histograms for each of 360 stretches."""
+    statistics = PixelStatistics()
+    truth = np.zeros((8, 8), np.uint8)
+    truth[:2, :2] = ANOMALOUS
+    for stretch in range(360):
+        statistics.add(np.full((8, 8), 1 + stretch / 100, np.float32), truth, stretch)
+    assert sum(array.nbytes for array in statistics.arrays().values()) < 64e6

@@ -38,7 +38,8 @@ def test_folder_becomes_a_recording(pictures, tmp_path):
     folder, masks = pictures
     bag = tmp_path / 'bag'
     assert main(['import', 'images', str(folder), '--output', str(bag), '--rate', '2', '--fov', '60',
-                 '--masks', str(masks), '--mask-suffix', '_labels_semantic', '--anomalous', '1', '--ignore', '255']) == 0
+                 '--masks', str(masks), '--mask-suffix', '_labels_semantic', '--anomalous', '1',
+                 '--ignore', '255']) == 0
     with BagReader(bag) as reader:
         assert reader.counts == {IMAGE: 3, INFO: 3, MASK: 2}
         frames = list(reader.images())
