@@ -16,7 +16,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.publisher import Publisher
 from rclpy.subscription import MessageInfo, Subscription
@@ -36,6 +36,8 @@ from semanom_ros.ros.diagnostics import CameraMonitor, Health
 from semanom_ros.ros.outputs import CameraOutputs
 from semanom_ros.ros.parameters import NodeParameters
 from semanom_ros.ros.qos import INPUT, LATCHED, OUTPUT
+
+DIAGNOSTICS_PERIOD_S = 1.0
 
 LOG_PERIOD_S = 10.0
 """The same complaint about a camera is logged once in that time; diagnostics count all."""
@@ -98,7 +100,8 @@ class Detector(LifecycleNode):
         self._settings = self._declared.values()
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', OUTPUT)
         # real time, because a paused recording stops the ROS clock
-        self._timer = self.create_timer(1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=steady)
         group = MutuallyExclusiveCallbackGroup()  # of its own: it is held while a database loads in the background
         self.create_service(Trigger, '~/reload_database', self._on_reload, callback_group=group)
         self.create_service(Trigger, '~/accept_as_nominal', self._on_accept, callback_group=group)
@@ -535,6 +538,16 @@ def _of_method(settings: Mapping[str, Value], live: bool = False) -> dict[str, V
     return {name: value for name, value in settings.items() if name in names}
 
 
+def _run() -> None:
+    node = Detector()
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        executor.spin()
+    finally:
+        node.destroy_node()
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the node until Ctrl-C or shutdown; its transitions are left to whoever manages it.
 
@@ -543,14 +556,12 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     try:
         with rclpy.init(args=args):  # type: ignore[arg-type]
-            node = Detector()
-            executor = SingleThreadedExecutor()
-            executor.add_node(node)
             try:
-                executor.spin()
-            finally:
-                node.destroy_node()
-    except (KeyboardInterrupt, ExternalShutdownException):
+                _run()
+            except Exception:
+                if rclpy.ok():  # else a signal came, and what fails then, also while starting, fails because of it
+                    raise
+    except KeyboardInterrupt:
         pass
     except ParameterError as error:
         print(f'semanom_detector: {error}', file=sys.stderr)

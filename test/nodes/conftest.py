@@ -27,6 +27,7 @@ from semanom_ros.core.database import DatabaseWriter
 from semanom_ros.core.embedding import Embedder
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.recording import NominalRecorder, describe
+from semanom_ros.nodes import detector
 from semanom_ros.nodes.detector import Detector
 from semanom_ros.parameters import METHOD, resolve
 from semanom_ros.ros.images import image_to_message
@@ -55,9 +56,10 @@ def encoder_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def street(number: int, size: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray:
-    """A nominal picture: grey, darker downwards, with noise that differs from number to number."""
+    """A nominal picture: grey, darker downwards, its patches a little coloured, differently for each number."""
     rng = np.random.default_rng(number)
-    grey = np.linspace(200, 90, size[0])[:, None, None] + rng.normal(0, 6, (*size, 1)) + rng.normal(0, 2, (*size, 3))
+    patches = rng.normal(0, 6, (size[0] // PATCH, size[1] // PATCH, 3)).repeat(PATCH, axis=0).repeat(PATCH, axis=1)
+    grey = np.linspace(200, 90, size[0])[:, None, None] + patches
     return np.clip(grey, 0, 255).astype(np.uint8)
 
 
@@ -73,7 +75,8 @@ def street_with_box(number: int, box: tuple[int, int, int, int] = (48, 40, 24, 1
 def method(encoder_file: Path) -> dict[str, Any]:
     """Parameters of the method: no temporal filter, so that every frame stands for itself."""
     return {'encoder': f'torchscript:{encoder_file}', 'input_size': [HEIGHT, WIDTH], 'device': 'cpu',
-            'precision': 'fp32', 'false_alarm_rate': 0.1, 'filter_temporal': False}
+            'precision': 'fp32', 'false_alarm_rate': 0.1, 'filter_temporal': False, 'filter_min_area': 0.015,
+            'calibrate_by_region': False, 'standardize': False, 'plausibility': False}
 
 
 def record(path: Path, method: dict[str, Any], numbers: range = range(40)) -> Path:
@@ -245,8 +248,10 @@ class Bench:
 
 
 @pytest.fixture
-def bench(ros_domain_id: int, method: dict[str, Any]) -> Iterator[Callable[..., Bench]]:
-    """Starts detectors; each is shut down at the end."""
+def bench(ros_domain_id: int, method: dict[str, Any],
+          monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
+    """Starts detectors; each is shut down at the end. Diagnostics come five times a second, to be waited for less."""
+    monkeypatch.setattr(detector, 'DIAGNOSTICS_PERIOD_S', 0.2)
     started: list[Bench] = []
 
     def start(**parameters: Any) -> Bench:

@@ -1,0 +1,296 @@
+"""What cameras send, the good and the bad, over DDS."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.serialization import serialize_message
+from rosgraph_msgs.msg import Clock
+from semanom_ros.msg import AnomalyArray, AnomalyScore
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from semanom_ros.core.pipeline import Pipeline
+from semanom_ros.ros import diagnostics
+from semanom_ros.ros.images import image_to_compressed, image_to_message
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+
+
+def stamps(scores: list[AnomalyScore]) -> list[int]:
+    """Whole seconds of the stamps."""
+    return [score.header.stamp.sec for score in scores]
+
+
+@contextmanager
+def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], bool]]:
+    """A pipeline that stands still within the block; yields a test of whether it has begun to work on a frame.
+
+    The real pipeline, made as slow as it must be for the test.
+    """
+    gate, begun, real = threading.Event(), threading.Event(), Pipeline.process
+
+    def process(self: Pipeline, frame: Any) -> Any:
+        begun.set()
+        assert gate.wait(60)
+        return real(self, frame)
+
+    monkeypatch.setattr(Pipeline, 'process', process)
+    try:
+        yield begun.is_set
+    finally:
+        gate.set()
+
+
+def test_a_camera_three_times_too_fast_gets_its_latest_frame_scored(
+        active: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    one = active()
+    scores = one.listen(AnomalyScore, 'camera/score')
+    monitor = one.monitor()
+    sent = 12
+    with held_up(monkeypatch) as begun:
+        one.send(one.street(0), one.second)
+        one.spin_until(begun)
+        for number in range(2, sent + 1):
+            one.send(one.street(number), number * one.second)
+            one.spin_until(
+                lambda count=number: monitor.count('received') + monitor.count(diagnostics.LOST) == count)
+        assert len(one.detector._frames._items) == 1
+    one.spin_until(lambda: len(scores) == 2)
+    assert stamps(scores) == [1, sent]
+    dropped = monitor.count(diagnostics.SUPERSEDED) + monitor.count(diagnostics.LOST)
+    assert monitor.count('processed') + dropped == sent
+    assert monitor.count(diagnostics.SUPERSEDED) > 0
+    status = one.status('camera', lambda s: one.values(s)['frames processed'] == '2')
+    counted = one.values(status)
+    assert counted['frames received'] == str(monitor.count('received'))
+    assert counted['dropped: superseded by a newer one'] == str(monitor.count(diagnostics.SUPERSEDED))
+
+
+def test_two_cameras_take_turns(active: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    one = active(camera_names=['front', 'rear'])
+    heard = {name: one.listen(AnomalyScore, f'{name}/score') for name in ('front', 'rear')}
+    with held_up(monkeypatch) as begun:
+        one.send(one.street(0), one.second, camera='front')
+        one.spin_until(begun)
+        for number in range(2, 8):
+            one.send(one.street(number), number * one.second, camera='front')
+        one.send(one.street_with_box(3), 3 * one.second, camera='rear', frame_id='rear_optical')
+        front, rear = one.monitor('front'), one.monitor('rear')
+        one.spin_until(
+            lambda: front.count('received') + front.count(diagnostics.LOST) == 7 and rear.count('received') == 1)
+    one.spin_until(lambda: len(heard['front']) == 2 and len(heard['rear']) == 1)
+    assert stamps(heard['front']) == [1, 7]
+    assert stamps(heard['rear']) == [3]
+    assert heard['rear'][0].header.frame_id == 'rear_optical'
+    assert heard['rear'][0].anomalous
+    assert not heard['front'][1].anomalous
+    assert rear.count(diagnostics.SUPERSEDED) == 0
+    one.status('front')
+    assert one.status('rear').hardware_id == 'rear'
+
+
+@pytest.mark.parametrize('format', ['jpeg', 'png'])
+def test_compressed_images(active: Callable[..., Any], format: str) -> None:
+    one = active(image_transport='compressed')
+    scores = one.listen(AnomalyScore, 'camera/score')
+    publisher = one.publisher(CompressedImage, 'camera/image/compressed')
+    for number, image in enumerate((one.street(3), one.street_with_box(3))):
+        publisher.publish(image_to_compressed(image, (number + 1) * one.second, 'lens', format, quality=98))
+        one.spin_until(lambda count=number + 1: len(scores) == count)
+    assert [score.anomalous for score in scores] == [False, True]
+    assert [(score.header.stamp.sec, score.header.frame_id) for score in scores] == [(1, 'lens'), (2, 'lens')]
+    publisher.publish(CompressedImage(format='jpeg', data=b'\xff\xd8 no picture'))
+    assert one.status('camera', lambda s: 'compressed image: found 13 bytes' in s.message)
+
+
+BAD = {
+    'no pixels': {'height': 0, 'width': 0, 'encoding': 'rgb8', 'step': 0},
+    'step too small': {'height': 8, 'width': 8, 'encoding': 'rgb8', 'step': 23, 'data': bytes(192)},
+    'too few bytes': {'height': 8, 'width': 8, 'encoding': 'rgb8', 'step': 24, 'data': bytes(100)},
+    'too many bytes': {'height': 8, 'width': 8, 'encoding': 'rgb8', 'step': 24, 'data': bytes(1000)},
+    'unknown encoding': {'height': 8, 'width': 8, 'encoding': 'infrared', 'step': 24, 'data': bytes(192)},
+    'no encoding': {'height': 8, 'width': 8, 'encoding': '', 'step': 24, 'data': bytes(192)},
+    'empty message': {},
+}
+
+
+@pytest.mark.parametrize('fault', BAD)
+def test_a_bad_image_is_reported_and_the_next_good_one_is_scored(active: Callable[..., Any], fault: str) -> None:
+    one = active()
+    scores = one.listen(AnomalyScore, 'camera/score')
+    one.send_raw(**BAD[fault])
+    status = one.status('camera', lambda s: s.level == ERROR)
+    assert status.message.split('; ')[0].startswith('image: found')
+    assert 'expected' in status.message
+    assert '\n' not in status.message
+    assert one.values(status)['dropped: invalid image'] == '1'
+    one.send(one.street(0), one.second)
+    one.spin_until(scores.__len__)
+    assert stamps(scores) == [1]
+    assert one.status('camera', lambda s: s.level != ERROR)
+
+
+def test_bytes_that_are_no_image_are_reported(active: Callable[..., Any]) -> None:
+    """A publisher with a broken serialization: the type fits, the bytes do not."""
+    one = active()
+    scores = one.listen(AnomalyScore, 'camera/score')
+    whole = serialize_message(image_to_message(one.street(0), 'rgb8', one.second, 'lens'))
+    publisher = one.publisher(Image, 'camera/image')
+    for number, broken in enumerate((whole[:6], whole[:40], whole[:500])):
+        publisher.publish(broken)
+        one.spin_until(lambda count=number + 1: one.monitor().count(diagnostics.INVALID) == count)
+    publisher.publish(whole)
+    one.spin_until(scores.__len__)
+
+
+def test_bad_images_are_logged_once_in_a_while(active: Callable[..., Any], capfd: pytest.CaptureFixture[str]) -> None:
+    one = active()
+    for number in range(5):
+        one.send_raw(**BAD['unknown encoding'])
+        one.spin_until(lambda count=number + 1: one.monitor().count(diagnostics.INVALID) == count)
+    lines = [line for line in capfd.readouterr().err.splitlines() if 'infrared' in line]
+    assert len(lines) == 1
+    assert 'semanom_detector.camera' in lines[0]
+
+
+def test_the_resolution_may_change_in_mid_stream(active: Callable[..., Any]) -> None:
+    one = active(filter_temporal=True, filter_persistence=0.0)
+    scores, masks = one.listen(AnomalyScore, 'camera/score'), one.listen(Image, 'camera/mask')
+    for number, size in enumerate(((96, 128), (192, 256), (60, 200), (96, 128))):
+        image = np.ascontiguousarray(np.resize(one.street(number, (192, 256)), (*size, 3)))
+        one.send(image, (number + 1) * one.second)
+        one.spin_until(lambda count=number + 1: len(scores) == count and len(masks) == count)
+    assert [(mask.height, mask.width) for mask in masks] == [(96, 128), (192, 256), (60, 200), (96, 128)]
+
+
+def test_a_recording_that_starts_again_forgets_what_was_tracked(active: Callable[..., Any]) -> None:
+    one = active(filter_temporal=True, filter_persistence=0.25)
+    arrays = one.listen(AnomalyArray, 'camera/anomalies')
+    tenth = one.second // 10
+
+    def play(start: int) -> list[int]:
+        found = []
+        for number in range(5):
+            arrays.clear()
+            one.send(one.street_with_box(50), start * one.second + number * tenth)
+            one.spin_until(arrays.__len__)
+            found.append(len(arrays[0].anomalies))
+        return found
+
+    first = play(100)
+    assert first[0] == 0
+    assert first[-1] == 1, 'persists'
+    assert arrays[0].anomalies[0].track_id > 0
+    assert arrays[0].anomalies[0].age.nanosec >= 250_000_000
+    assert play(10) == first, 'the second round is as the first'
+    assert one.monitor().count('restarted') == 1
+
+
+def test_without_camera_info_there_are_no_bearings_and_a_warning(active: Callable[..., Any]) -> None:
+    one = active()
+    arrays = one.listen(AnomalyArray, 'camera/anomalies')
+
+    def bearing(number: int) -> bool:
+        arrays.clear()
+        one.send(one.street_with_box(50), number * one.second)
+        one.spin_until(arrays.__len__)
+        (anomaly,) = arrays[0].anomalies
+        assert anomaly.has_bearing == any((anomaly.bearing.x, anomaly.bearing.y, anomaly.bearing.z))
+        return anomaly.has_bearing
+
+    assert not bearing(1)
+    assert 'no CameraInfo on /semanom_detector/input/camera/camera_info' in one.status(
+        'camera', lambda s: s.level == WARN).message
+    one.send_info(one.camera_info())
+    assert bearing(2)
+    assert one.status('camera', lambda s: s.level == OK)
+    for info, words in ((one.camera_info(height=128), '128x128'), (CameraInfo(height=96, width=128), 'calibrate'),
+                        (one.camera_info(d=[0.1] * 5, distortion_model='division'), 'division')):
+        one.send_info(info)
+        assert not bearing(3)
+        assert words in one.status('camera', lambda s: s.level == WARN).message
+    one.send_info(one.camera_info())
+    assert bearing(4)
+
+
+def test_camera_info_that_came_before_activate_is_remembered(bench: Callable[..., Any], recorded: Any) -> None:
+    one = bench(database=str(recorded))
+    assert one.configure()
+    one.send_info(one.camera_info())
+    assert one.activate()
+    arrays = one.listen(AnomalyArray, 'camera/anomalies')
+    one.send(one.street_with_box(50), one.second)
+    one.spin_until(arrays.__len__)
+    assert arrays[0].anomalies[0].has_bearing
+
+
+def test_frames_older_than_max_age_are_dropped_by_the_clock_of_the_simulation(active: Callable[..., Any]) -> None:
+    one = active(use_sim_time=True, max_age=0.5)
+    scores = one.listen(AnomalyScore, 'camera/score')
+    monitor = one.monitor()
+    one.send(one.street(0), 50 * one.second)
+    one.spin_until(lambda: len(scores) == 1, what='before the first /clock there is no age')
+    clock = one.node.create_publisher(Clock, '/clock', 10)
+    one.spin_until(clock.get_subscription_count)
+
+    def set_clock(tenths: int) -> None:
+        message = Clock()
+        message.clock.sec, message.clock.nanosec = tenths // 10, tenths % 10 * 100_000_000
+        clock.publish(message)
+        one.spin_until(lambda: one.detector.get_clock().now().nanoseconds == tenths * one.second // 10)
+
+    set_clock(1004)
+    one.send(one.street(1), 100 * one.second)
+    one.spin_until(lambda: len(scores) == 2, what='0.4 s old')
+    set_clock(1006)
+    one.send(one.street(2), 100 * one.second)
+    one.spin_until(lambda: monitor.count(diagnostics.STALE) == 1, what='0.6 s old')
+    assert one.status('camera', lambda s: one.values(s)['dropped: older than max_age'] == '1')
+    assert len(scores) == 2
+    set_clock(50)  # the recording begins again
+    one.send(one.street(3), 5 * one.second)
+    one.spin_until(lambda: len(scores) == 3)
+    assert stamps(scores) == [50, 100, 5]
+
+
+def test_a_camera_that_sends_nothing_is_an_error(active: Callable[..., Any]) -> None:
+    one = active(image_timeout=0.3)
+    status = one.status('camera', lambda s: s.level == ERROR)
+    assert 'no image on /semanom_detector/input/camera/image' in status.message
+    assert '(0 publishers)' in status.message
+
+
+def test_a_frame_that_fails_does_not_end_the_node(active: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Provoked by a pipeline that raises, as a GPU does that runs out of memory."""
+    one = active()
+    scores = one.listen(AnomalyScore, 'camera/score')
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipeline, 'process', lambda *_: 1 / 0)
+        one.send(one.street(0), one.second)
+        one.spin_until(lambda: one.monitor().count(diagnostics.FAILED) == 1)
+        assert 'division by zero' in one.status('camera', lambda s: s.level == ERROR).message
+    one.send(one.street(1), 2 * one.second)
+    one.spin_until(scores.__len__)
+    assert stamps(scores) == [2]
+
+
+def test_a_fast_camera_is_never_waited_for_at_deactivate(
+        active: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    one = active()
+    scores = one.listen(AnomalyScore, 'camera/score')
+    with held_up(monkeypatch) as begun:
+        one.send(one.street(0), one.second)
+        one.spin_until(begun)
+        one.send(one.street(1), 2 * one.second)
+        one.spin_until(lambda: one.monitor().count('received') == 2)
+    assert one.deactivate()
+    assert stamps(scores)[:1] in ([], [1])
+    assert one.activate()
+    one.send(one.street(2), 3 * one.second)
+    one.spin_until(lambda: 3 in stamps(scores))

@@ -1,0 +1,93 @@
+"""What the status of a camera says, from what happened to its frames."""
+
+from __future__ import annotations
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from semanom_ros.core.frames import FrameResult
+from semanom_ros.ros import diagnostics
+from semanom_ros.ros.diagnostics import CameraMonitor
+
+RESULT = FrameResult(0, 'front', (4, 4), 1.5, 0.2, 0.01, 1.0, True, np.ones((2, 2), np.float32), 1.0,
+                     timings_ms={'encode': 12.0})
+
+
+def status(monitor: CameraMonitor, image_timeout: float = 60.0, latency_limit: float = 1.0) -> DiagnosticStatus:
+    return monitor.status('detector: front', 'front', '/front/image', 1, image_timeout, latency_limit)
+
+
+def values(of: DiagnosticStatus) -> dict[str, str]:
+    return {item.key: item.value for item in of.values}
+
+
+def test_a_camera_that_keeps_up_is_ok() -> None:
+    monitor = CameraMonitor()
+    monitor.start()
+    for latency in np.linspace(0.001, 0.1, 100):
+        monitor.received(lost=0)
+        monitor.processed(RESULT, float(latency), age=0.25)
+    found = status(monitor)
+    assert found.level == DiagnosticStatus.OK
+    assert found.message == 'ok'
+    assert (found.name, found.hardware_id) == ('detector: front', 'front')
+    counted = values(found)
+    assert counted['frames received'] == counted['frames processed'] == '100'
+    assert float(counted['latency p50 (ms)']) == 50.5
+    assert 99 <= float(counted['latency p99 (ms)']) <= 100
+    assert counted['age of the last result (ms)'] == '250.0'
+    assert (counted['score'], counted['threshold'], counted['p-value']) == ('1.5', '1', '0.01')
+    assert counted['encode (ms)'] == '12.00'
+
+
+def test_every_drop_is_counted_by_its_reason() -> None:
+    monitor = CameraMonitor()
+    monitor.received(lost=3)
+    for number, reason in enumerate(diagnostics.DROPS[1:]):
+        for _ in range(number + 1):
+            monitor.dropped(reason, 'why')
+    counted = values(status(monitor))
+    assert [counted[f'dropped: {reason}'] for reason in diagnostics.DROPS] == ['3', '1', '2', '3', '4']
+
+
+def test_a_superseded_frame_is_no_fault() -> None:
+    monitor = CameraMonitor()
+    monitor.received(lost=5)
+    monitor.dropped(diagnostics.SUPERSEDED)
+    assert status(monitor).level == DiagnosticStatus.OK
+
+
+def test_some_bad_images_are_a_warning_and_only_bad_ones_an_error_until_it_is_over() -> None:
+    monitor = CameraMonitor()
+    monitor.dropped(diagnostics.INVALID, 'image: found nonsense')
+    only_bad = status(monitor)
+    assert only_bad.level == DiagnosticStatus.ERROR
+    assert only_bad.message == 'image: found nonsense'
+    monitor.dropped(diagnostics.INVALID, 'image: found nonsense')
+    monitor.processed(RESULT, 0.01, None)
+    assert status(monitor).level == DiagnosticStatus.WARN
+    monitor.processed(RESULT, 0.01, None)
+    assert status(monitor).level == DiagnosticStatus.OK
+
+
+def test_latency_silence_and_missing_calibration_are_told_together() -> None:
+    monitor = CameraMonitor()
+    for _ in range(5):
+        monitor.processed(RESULT, 0.4, None)
+    monitor.bearings('no CameraInfo')
+    assert status(monitor).message == 'no CameraInfo'
+    found = status(monitor, image_timeout=0.0, latency_limit=0.3)
+    assert found.level == DiagnosticStatus.ERROR
+    reasons = found.message.split('; ')
+    assert any(reason.startswith('no image on /front/image') for reason in reasons)
+    assert any(reason.startswith('latency 0.40 s, expected at most 0.3 s') for reason in reasons)
+    assert 'no CameraInfo' in reasons
+    monitor.bearings('')
+    assert status(monitor).level == DiagnosticStatus.OK
+
+
+def test_stamps_that_go_back_are_a_warning_once() -> None:
+    monitor = CameraMonitor()
+    monitor.restarted()
+    assert 'stamps went back' in status(monitor).message
+    assert status(monitor).level == DiagnosticStatus.OK

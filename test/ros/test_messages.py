@@ -1,0 +1,78 @@
+"""Serialized images and CameraInfo, read for what they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import CameraInfo, RegionOfInterest
+
+from semanom_ros.errors import CameraError, ImageError
+from semanom_ros.ros.images import image_to_compressed, image_to_message
+from semanom_ros.ros.messages import camera_model, picture_of, stamp_of
+
+IMAGE = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
+STAMP = 1_764_000_000_123_456_789
+
+
+def test_a_serialized_image_is_read_as_it_was_written() -> None:
+    for encoding in ('rgb8', 'bgr8'):
+        serialized = serialize_message(image_to_message(IMAGE, encoding, STAMP, 'lens'))
+        assert stamp_of(serialized) == STAMP
+        image, stamp, frame_id = picture_of(serialized, compressed=False)
+        assert (image == IMAGE).all()
+        assert (stamp, frame_id) == (STAMP, 'lens')
+    serialized = serialize_message(image_to_compressed(IMAGE, STAMP, 'lens', 'png'))
+    image, stamp, frame_id = picture_of(serialized, compressed=True)
+    assert (image == IMAGE).all()
+    assert (stamp, frame_id) == (STAMP, 'lens')
+
+
+def test_a_big_endian_stamp_is_read() -> None:
+    assert stamp_of(bytes([0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 7]) + bytes(9)) == 5_000_000_007
+    assert stamp_of(bytes([0, 1, 0, 0, 5, 0, 0, 0, 7, 0, 0, 0]) + bytes(9)) == 5_000_000_007
+    assert stamp_of(bytes([0, 1, 0, 0, 255, 255, 255, 255, 7, 0, 0, 0])) == -1_000_000_000 + 7, 'int32'
+
+
+def test_bytes_that_are_no_message_are_refused() -> None:
+    whole = serialize_message(image_to_message(IMAGE, 'rgb8', STAMP, 'lens'))
+    for length in (0, 3, 11):
+        with pytest.raises(ImageError, match=f'found a message of {length} bytes'):
+            stamp_of(whole[:length])
+    for length in range(12, len(whole), 37):
+        with pytest.raises(ImageError):
+            picture_of(whole[:length], compressed=False)
+    with pytest.raises(ImageError):
+        picture_of(whole, compressed=True)
+
+
+def stereo_right() -> CameraInfo:
+    info = CameraInfo(height=480, width=640, distortion_model='plumb_bob', d=[-0.3, 0.1, 0.0, 0.0, 0.0])
+    info.k = [500.0, 0.0, 310.0, 0.0, 505.0, 230.0, 0.0, 0.0, 1.0]
+    info.p = [450.0, 0.0, 320.0, -54.0, 0.0, 450.0, 240.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    return info
+
+
+def test_raw_images_are_looked_through_k_and_rectified_ones_through_p() -> None:
+    raw = camera_model(stereo_right())
+    assert raw.bearings([(310, 230)], (480, 640))[0] == pytest.approx([0, 0, 1])
+    assert raw.distortion.any()
+    assert raw.origin == (0, 0, 0)
+    rectified = camera_model(stereo_right(), rectified=True)
+    assert rectified.bearings([(320 + 450, 240)], (480, 640))[0] == pytest.approx([np.sqrt(0.5), 0, np.sqrt(0.5)])
+    assert rectified.origin == pytest.approx((0.12, 0, 0)), '12 cm right of the left camera, whose frame it is'
+
+
+def test_a_region_of_interest_is_that_of_the_full_image() -> None:
+    info = stereo_right()
+    info.d = []
+    info.roi = RegionOfInterest(x_offset=100, y_offset=50, width=320, height=240)
+    model = camera_model(info)
+    assert model.bearings([(210, 180)], (240, 320))[0] == pytest.approx([0, 0, 1])
+
+
+def test_an_uncalibrated_camera_is_refused() -> None:
+    with pytest.raises(CameraError, match='calibrate the camera'):
+        camera_model(CameraInfo(height=480, width=640))
+    with pytest.raises(CameraError, match='calibrate the camera'):
+        camera_model(CameraInfo(height=480, width=640), rectified=True)
