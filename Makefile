@@ -46,7 +46,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 # pip's progress bars on a terminal, its closing lines elsewhere.
 QUIET := $$(test -t 1 || echo --quiet)
 
-PACKAGE_FILES := setup.py setup.cfg pyproject.toml package.xml semanom_ros/__init__.py msg $(wildcard msg/*)
+PACKAGE_FILES := setup.py requirements/python.txt setup.cfg pyproject.toml package.xml semanom_ros/__init__.py msg $(wildcard msg/*)
 
 .PHONY: help setup demo test lint bench clean distclean
 .DELETE_ON_ERROR:

@@ -158,6 +158,11 @@ def files(pattern):
     return sorted(path.relative_to(HERE).as_posix() for path in HERE.glob(pattern))
 
 
+def requirements(path):
+    lines = (line.strip() for line in (HERE / path).read_text().splitlines())
+    return [line for line in lines if line and not line.startswith('#')]
+
+
 setup(
     name=NAME,
     version=VERSION,
@@ -172,16 +177,9 @@ setup(
     package_dir={'': '.'},  # the sources come before what is installed in site-packages
     package_data={
         NAME: [
-            'py.typed',
-            'core/encoders/**/*.json',
-            'core/encoders/**/*.safetensors',
-            'core/**/*.txt',
-            'core/**/*.yaml',
-            'evaluation/**/*.html',
-            'evaluation/**/*.css',
-            'evaluation/**/*.js',
-            'simulation/**/*.txt',
-            'simulation/**/*.json',
+            'core/encoders/*/*',
+            'evaluation/templates/*',
+            '**/*.txt',
         ]
     },
     data_files=[
@@ -191,37 +189,15 @@ setup(
         (f'share/{NAME}/config', files('config/*')),
     ],
     zip_safe=False,
-    install_requires=[
-        # A CPU-only torch found first has no torchvision that fits it, and open_clip
-        # cannot be imported then: the pair is pinned.
-        'torch==2.11.0',
-        'torchvision==0.26.0',
-        'open_clip_torch>=3.3,<4',
-        'timm>=1.0.20',
-        'safetensors>=0.4',
-        'faiss-gpu>=1.14,<2; platform_machine == "x86_64"',
-        'faiss-cpu>=1.9,<2; platform_machine != "x86_64"',
-        'rosbags>=0.10,<0.12',
-        'rosbags-image>=0.10,<0.12',
-        'mcap>=1.2,<2',
-        'numpy>=1.26',
-        'scipy>=1.11',
-        'opencv-python-headless>=4.9',
-        'imageio-ffmpeg>=0.5',
-        'jinja2>=3.1',
-        'matplotlib>=3.8',
-        'pyyaml>=6.0',
-        'tqdm>=4.66',
-    ],
+    install_requires=requirements('requirements/python.txt'),
     extras_require={
-        'segmentation': ['transformers>=4.56'],
-        'anomalib': ['anomalib>=2.1'],
         'test': [
             'colcon-common-extensions>=0.3',
             'setuptools>=70.1,<80',  # colcon --symlink-install needs `setup.py develop`
             'pytest>=8,<9',  # launch_testing's plugin breaks pytest 9
             'pytest-timeout>=2.3',
-            'scikit-learn>=1.4',
+            'hypothesis>=6.100',
+            'rosbags-image>=0.10,<0.12',
             'ruff>=0.14',
             'mypy>=1.15',
         ],

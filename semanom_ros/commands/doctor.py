@@ -409,7 +409,6 @@ CHECKS: tuple[tuple[str, bool, Callable[[], str]], ...] = (
     ('other encoders', False, _weights),
     ('recordings', True, _bags),
     ('video', False, _video),
-    ('transformers', False, _module('transformers', 'for the segmenter OWLv2 + SAM 2')),
     ('cv_bridge', False, _cv_bridge),
     ('launch_ros', False, _module('launch_ros', 'for ros2 launch')),
     ('vision_msgs', False, _module('vision_msgs', 'for ~/NAME/detections')),

@@ -110,16 +110,26 @@ def check_executables(prefix: Path, env: dict[str, str]) -> None:
 
 
 @pytest.fixture(scope='module')
-def fresh_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp('fresh') / 'venv'
-    run(sys.executable, '-m', 'venv', '--without-pip', folder, cwd=folder.parent, env=dict(os.environ))
-    return folder
+def venv_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp('fresh') / 'venv'
+
+
+@pytest.fixture
+def fresh_venv(venv_folder: Path) -> Path:
+    """A virtual environment with this interpreter's packages behind its own.
+
+    It is always in the same place, so that the second build finds the messages compiled.
+    """
+    create = [sys.executable, '-m', 'venv', '--clear', '--without-pip', venv_folder]
+    run(*create, cwd=venv_folder.parent, env=dict(os.environ))
+    site_packages = next((venv_folder / 'lib').glob('python*/site-packages'))
+    (site_packages / 'zz_dependencies.pth').write_text(sysconfig.get_path('purelib') + '\n')
+    return venv_folder
 
 
 @pytest.mark.parametrize('editable', [False, True], ids=['install', 'editable'])
 def test_pip(editable: bool, clean_copy: Path, fresh_venv: Path, environment: dict[str, str]) -> None:
-    # The dependencies are this interpreter's own.
-    env = dict(environment, PYTHONPATH=sysconfig.get_path('purelib'))
+    env = dict(environment)
     python = fresh_venv / 'bin' / 'python'
     install = [sys.executable, '-m', 'pip', '--python', str(python), 'install', '--no-deps', '--no-build-isolation']
     run(*install, *(['--editable'] if editable else []), clean_copy, cwd=clean_copy, env=env)
@@ -133,6 +143,9 @@ def test_pip(editable: bool, clean_copy: Path, fresh_venv: Path, environment: di
     assert Path(found['package']).is_relative_to(clean_copy if editable else fresh_venv)
     installed = {path.name for path in Path(found['messages']).parent.glob('*.msg')}
     assert installed == {path.name for path in (REPOSITORY / 'msg').glob('*.msg')}
+    sources = clean_copy / 'semanom_ros'
+    for path in (path.relative_to(sources) for path in sources.rglob('*') if path.is_file()):
+        assert (Path(found['package']).parent / path).exists(), f'semanom_ros/{path} is not installed'
 
 
 @pytest.mark.parametrize('symlink', [False, True], ids=['install', 'symlink-install'])

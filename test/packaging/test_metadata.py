@@ -21,6 +21,7 @@ DISTRIBUTIONS = {
     'cv2': 'opencv-python-headless',
     'faiss': 'faiss-gpu',
     'open_clip': 'open-clip-torch',
+    'sklearn': 'scikit-learn',
     'yaml': 'pyyaml',
 }
 
