@@ -13,20 +13,18 @@ from tqdm import tqdm
 from semanom_ros.core.encoders import catalogue, load_encoder
 from semanom_ros.core.encoders.base import TextAlignedEncoder
 from semanom_ros.core.encoders.weights import LOCAL_FOLDER, STORE_VARIABLE
+from semanom_ros.core.segmenters import catalogue as segmenters
 from semanom_ros.parameters import METHOD, table
 
 CHECKED_FRAMES = 20
-
-# Each lists its models with `cards()`.
-CATALOGUES = (catalogue,)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     actions = parser.add_subparsers(dest='action', metavar='ACTION', required=True)
     actions.add_parser('list', help='encoders and segmenters, and whether their weights are here')
-    fetch = actions.add_parser('fetch', help='fetch weights once, from the Hugging Face hub, with their checksum')
-    fetch.add_argument('model', help='as in the parameter encoder, e.g. open_clip:ViT-B-16')
+    fetch = actions.add_parser('fetch', help='fetch weights once, and check them')
+    fetch.add_argument('model', help='as in the parameter encoder, e.g. open_clip:ViT-B-16, or a segmenter')
     fetch.add_argument('--weights', default='', metavar='TAG',
                        help='pretrained tag; default: the one in the name, or the usual one of the library')
     fetch.add_argument('--directory', type=Path, metavar='DIR',
@@ -47,11 +45,12 @@ def run(arguments: argparse.Namespace) -> int | None:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    rows = [('here', 'model', 'weights', 'dimension', 'input size', 'where, or how to get it')]
-    for card in (card for source in CATALOGUES for card in source.cards()):
+    rows = [('', 'here', 'name', 'weights', 'dimension', 'input size', 'where, or how to get it')]
+    for card in catalogue.cards() + segmenters.cards():
         size = 'x'.join(map(str, card.input_size)) if any(card.input_size) else ''
         dimension = str(card.dimension or '')
-        rows.append(('yes' if card.present else 'no', card.name, card.weights, dimension, size, card.note))
+        here = 'yes' if card.present else 'no'
+        rows.append((card.kind, here, card.name, card.weights, dimension, size, card.note))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -59,6 +58,10 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
+    if arguments.model == segmenters.TORCHVISION:
+        file = segmenters.fetch(arguments.directory)
+        print(f'segmenter: {arguments.model}\nsegmenter_weights: {file.resolve()}')
+        return
     folder = catalogue.fetch(arguments.model, arguments.weights, arguments.directory)
     print(f'encoder: {arguments.model}\nencoder_weights: {LOCAL_FOLDER}{folder.resolve()}')
 

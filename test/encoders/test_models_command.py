@@ -96,7 +96,7 @@ def test_fetch_list_and_load_a_timm_model(hub, vit, own_store, pictures, capsys)
 
     assert main(['models', 'list']) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if 'timm:test_vit.r160_in1k' in line)
-    assert line.split() == ['yes', 'timm:test_vit.r160_in1k', 'r160_in1k', '64', '160x160',
+    assert line.split() == ['encoder', 'yes', 'timm:test_vit.r160_in1k', 'r160_in1k', '64', '160x160',
                             f'{folder}/model.safetensors']
     assert hub.requests == []  # only fetch uses the network
 
@@ -163,3 +163,27 @@ def test_check_says_what_an_encoder_makes_of_a_picture(clip_folder, monkeypatch,
     assert facts['sha256'] == hashlib.sha256((clip_folder / 'open_clip_model.safetensors').read_bytes()).hexdigest()
     assert main(['models', 'check', 'timm:test_vit']) == 2
     assert '`semanom models fetch timm:test_vit --weights r160_in1k`' in capsys.readouterr().err
+
+
+def test_fetch_and_list_a_segmenter(hub, tmp_path, monkeypatch, capsys):
+    content = b'weights'
+    name = f'maskrcnn-{hashlib.sha256(content).hexdigest()[:8]}.pth'
+    hub.files[f'models/{name}'] = content
+    monkeypatch.setattr('semanom_ros.core.segmenters.catalogue._url', lambda: f'{hub.address}/models/{name}')
+    monkeypatch.setattr('torch.hub.get_dir', lambda: str(tmp_path / 'torch'))
+    file = tmp_path / 'torch' / 'checkpoints' / name
+
+    def listed() -> list[str]:
+        assert main(['models', 'list']) == 0
+        return next(line for line in capsys.readouterr().out.splitlines() if 'torchvision' in line).split()
+
+    assert listed() == ['segmenter', 'no', 'torchvision', 'COCO_V1', 'semanom', 'models', 'fetch', 'torchvision']
+    assert main(['models', 'fetch', 'torchvision']) == 0
+    assert capsys.readouterr().out == f'segmenter: torchvision\nsegmenter_weights: {file}\n'
+    assert file.read_bytes() == content
+    assert listed() == ['segmenter', 'yes', 'torchvision', 'COCO_V1', str(file)]
+
+    hub.files[f'models/{name}'] = b'others'
+    assert main(['models', 'fetch', 'torchvision', '--directory', str(tmp_path / 'stick')]) == 2
+    assert 'cannot be fetched' in capsys.readouterr().err
+    assert not list((tmp_path / 'stick').iterdir())

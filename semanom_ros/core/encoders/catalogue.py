@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from semanom_ros.core.catalogue import Card
 from semanom_ros.core.encoders import TINY, folder_of, library_module, split_name
 from semanom_ros.core.encoders.weights import RECEIPT, store
 from semanom_ros.errors import EncoderError
@@ -24,29 +24,6 @@ RECOMMENDED = (
     ('open_clip:ViT-L-14', 'openai'),
     ('open_clip:ViT-B-16-SigLIP', 'webli'),
 )
-
-
-@dataclass(frozen=True)
-class Card:
-    """One line of `semanom models list`.
-
-    Attributes:
-        kind: `encoder` or `segmenter`.
-        name: as in the parameter of that name.
-        weights: as in `encoder_weights`, or `segmenter_weights`.
-        present: whether it can be used here and now.
-        note: where its weights lie, or what is missing.
-        dimension: of a patch embedding; 0 where that is no question.
-        input_size: (height, width) in pixels when none is asked for.
-    """
-
-    kind: str
-    name: str
-    weights: str
-    present: bool
-    note: str
-    dimension: int = 0
-    input_size: tuple[int, int] = (0, 0)
 
 
 def cards() -> list[Card]:

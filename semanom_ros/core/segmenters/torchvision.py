@@ -66,7 +66,8 @@ class MaskRCNN(Segmenter):
 def _state(weights: str) -> dict[str, torch.Tensor]:
     published = MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1
     path = Path(weights) if weights else Path(torch.hub.get_dir()) / 'checkpoints' / Path(published.url).name
-    remedy = f'download {published.url} once and give its path as segmenter_weights'
+    remedy = ('fetch them once where there is internet: `semanom models fetch torchvision`, or give '
+              f'segmenter_weights a copy of {published.url}')
     if not path.is_file():
         raise SegmenterError(f'segmenter torchvision: {path} found no weights, expected a file; {remedy}')
     try:
