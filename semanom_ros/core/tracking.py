@@ -98,12 +98,14 @@ class Tracker:
     _tracks: list[Track] = field(default_factory=list)
     _next_id: int = 1
     _stamp_ns: int | None = None
+    _size: tuple[int, ...] = ()
     _motion: CameraMotion = field(default_factory=CameraMotion)
 
     def update(self, image: npt.NDArray[np.uint8], stamp_ns: int, boxes: npt.NDArray[np.float32]) -> list[Track]:
         """Takes the regions of the next picture.
 
-        Stamps that go backwards (a looped recording) or pause for more than two seconds forget all tracks.
+        Stamps that go backwards (a looped recording) or pause for more than two seconds, and pictures of another size,
+        forget all tracks.
 
         Args:
             image: (H, W, 3) uint8 RGB.
@@ -113,9 +115,10 @@ class Tracker:
         Returns:
             The track of each box.
         """
-        if self._stamp_ns is not None and not 0 <= stamp_ns - self._stamp_ns <= MAX_GAP_NS:
+        follows = self._stamp_ns is not None and 0 <= stamp_ns - self._stamp_ns <= MAX_GAP_NS
+        if not follows or image.shape[:2] != self._size:
             self._tracks, self._motion = [], CameraMotion()
-        self._stamp_ns = stamp_ns
+        self._stamp_ns, self._size = stamp_ns, image.shape[:2]
         predicted = self._motion.advance(image, np.array([t.box for t in self._tracks], np.float32).reshape(-1, 4))
         for track, box in zip(self._tracks, predicted, strict=True):
             track.box = box

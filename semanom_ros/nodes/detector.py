@@ -285,10 +285,9 @@ class Detector(LifecycleNode):
             return
         image, stamp, frame_id = messages.picture_of(received.serialized, settings['image_transport'] == 'compressed')
         frame = Frame(image, stamp, camera.name, f'live:{camera.topic}', camera.topic)
+        camera.note(frame)
         with self._lock:
             assert self._pipeline is not None
-            if camera.begins_anew(frame):
-                self._pipeline.reset(camera.name)
             result = self._pipeline.process(frame)
         camera.outputs.publish_score(result, frame_id)
         camera.monitor.processed(result, time.monotonic() - received.when, self._age(stamp))
@@ -463,20 +462,17 @@ class _Camera:
         self._node.destroy_subscription(self._infos)
         self.outputs.destroy()
 
-    def begins_anew(self, frame: Frame) -> bool:
-        """Whether a frame does not follow the one before: its stamp is earlier, or its size another."""
+    def note(self, frame: Frame) -> None:
+        """Says so where a frame does not follow the one before, whereupon the pipeline forgets what it tracked."""
         stamp, last_stamp, self._last_stamp_ns = frame.stamp_ns, self._last_stamp_ns, frame.stamp_ns
         size, last_size, self._last_size = frame.image.shape[:2], self._last_size, frame.image.shape[:2]
         if stamp < last_stamp:
             self.monitor.restarted()
             self.log.warning(f'stamps went back from {last_stamp / 1e9:.3f} to {stamp / 1e9:.3f}: what was tracked is '
                              'forgotten', throttle_duration_sec=LOG_PERIOD_S)
-            return True
         if last_size is not None and size != last_size:
             self.log.warning(f'images changed from {last_size[1]}x{last_size[0]} to {size[1]}x{size[0]}: what was '
                              'tracked is forgotten', throttle_duration_sec=LOG_PERIOD_S)
-            return True
-        return False
 
     def model_of(self, image_size: tuple[int, int]) -> CameraModel | None:
         """The camera of images of this (height, width); None, and diagnostics warn, where there is none."""

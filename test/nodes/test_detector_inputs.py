@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.serialization import serialize_message
@@ -160,13 +159,24 @@ def test_bad_images_are_logged_once_in_a_while(active: Callable[..., Any], capfd
 
 
 def test_the_resolution_may_change_in_mid_stream(active: Callable[..., Any]) -> None:
-    one = active(filter_temporal=True, filter_persistence=0.0)
-    scores, masks = one.listen(AnomalyScore, 'camera/score'), one.listen(Image, 'camera/mask')
-    for number, size in enumerate(((96, 128), (192, 256), (60, 200), (96, 128))):
-        image = np.ascontiguousarray(np.resize(one.street(number, (192, 256)), (*size, 3)))
-        one.send(image, (number + 1) * one.second)
-        one.spin_until(lambda count=number + 1: len(scores) == count and len(masks) == count)
-    assert [(mask.height, mask.width) for mask in masks] == [(96, 128), (192, 256), (60, 200), (96, 128)]
+    one = active(filter_temporal=True, filter_persistence=0.15, filter_min_area=0.004)
+    arrays, masks = one.listen(AnomalyArray, 'camera/anomalies'), one.listen(Image, 'camera/mask')
+    tenths = iter(range(1, 100))
+
+    def look(size: tuple[int, int]) -> int:
+        """How many anomalies there are with a box at the same pixels."""
+        image = one.street(number := next(tenths), size)
+        image[32:64, 40:72] = (230, 20, 30)
+        arrays.clear()
+        masks.clear()
+        one.send(image, number * one.second // 10)
+        one.spin_until(lambda: arrays and masks)
+        assert (masks[0].height, masks[0].width) == size
+        return len(arrays[0].anomalies)
+
+    assert [look((96, 128)) for _ in range(3)] == [0, 0, 1]
+    assert [look((192, 256)) for _ in range(3)] == [0, 0, 1], 'pixels elsewhere in the world: it must persist anew'
+    assert look((64, 200)) == 0
 
 
 def test_a_recording_that_starts_again_forgets_what_was_tracked(active: Callable[..., Any]) -> None:
