@@ -147,12 +147,15 @@ class PlausibilityModel:
     def __call__(self, relative: Floats, patches: Floats) -> Floats:
         """(rows, columns) float32, >= 0: log(1 + odds) that a patch is implausible.
 
+        It fades to 0 within the last standard deviation above what is usual: what the database holds, and so what a
+        person has accepted as nominal, raises no alarm, whatever surrounds it.
+
         Args:
             relative: (rows, columns) distance to the nominal database over what is usual there, >= 0.
             patches: (rows, columns, D) patch embeddings of length 1.
         """
         odds = self.trees(features(relative, self.projection(patches)))
-        return np.logaddexp(0, odds).astype(np.float32).reshape(relative.shape)
+        return np.logaddexp(0, odds).astype(np.float32).reshape(relative.shape) * np.minimum(relative, 1)
 
     def arrays(self) -> dict[str, npt.NDArray]:
         """To store beside the calibration; see `from_arrays`."""

@@ -40,6 +40,8 @@ def test_a_model_survives_storage():
     assert again is not None
     np.testing.assert_array_equal(model(relative, patches), again(relative, patches))
     assert model(relative, patches).min() >= 0
+    assert model(relative, patches).max() > 0
+    assert model(np.zeros_like(relative), patches).max() == 0  # the database holds it: accepted as nominal
     assert PlausibilityModel.from_arrays({}) is None
 
 
