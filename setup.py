@@ -84,13 +84,18 @@ class BuildMessages(build_ext):
         for message in (HERE / 'msg').glob('*.msg'):
             shutil.copy2(message, source / 'msg')
 
-        environment = dict(os.environ, AMENT_PREFIX_PATH=os.pathsep.join(prefixes))
         # Entries with a sitecustomize belong to the tool that runs this file (pip's build
-        # isolation, colcon's prefix override) and hide what the generators import.
-        environment['PYTHONPATH'] = os.pathsep.join(
-            entry
-            for entry in os.environ.get('PYTHONPATH', '').split(os.pathsep)
-            if entry and not Path(entry, 'sitecustomize.py').exists()
+        # isolation, colcon's prefix override) and hide what the generators import; pip also
+        # drops the entries that a sourced ROS 2 has made.
+        given = [Path(entry) for entry in os.environ.get('PYTHONPATH', '').split(os.pathsep) if entry]
+        python_path = [entry for entry in given if not (entry / 'sitecustomize.py').exists()]
+        version = f'python{sys.version_info.major}.{sys.version_info.minor}'
+        for layout in (f'lib/{version}/site-packages', f'local/lib/{version}/dist-packages'):
+            python_path += [Path(p, layout) for p in prefixes if Path(p, layout).is_dir()]
+        environment = dict(
+            os.environ,
+            AMENT_PREFIX_PATH=os.pathsep.join(prefixes),
+            PYTHONPATH=os.pathsep.join(map(str, python_path)),
         )
         options = {
             'CMAKE_BUILD_TYPE': 'Release',
