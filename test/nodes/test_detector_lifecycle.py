@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from diagnostic_msgs.msg import DiagnosticStatus
-from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.msg import Transition, TransitionEvent
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import Log, Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
@@ -156,7 +156,11 @@ def test_a_bad_parameter_fails_configure_until_it_is_set_right(
     good = {'database': str(recorded), **method}
     one = bench(**{**good, name: bad})
     logged = one.listen(Log, '/rosout')
+    events = one.listen(TransitionEvent, 'transition_event')
+    one.spin_until(lambda: one.node.count_publishers('/semanom_detector/transition_event'))
     assert not one.configure()
+    one.spin_until(lambda: [e for e in events if e.goal_state.label == 'unconfigured'], what='transition event')
+    assert 'errorprocessing' not in [event.goal_state.label for event in events]
     assert one.state == 'unconfigured'
     assert words in one.status('detector', lambda s: s.level == ERROR).message
     one.spin_until(lambda: [entry for entry in logged if words in entry.msg and entry.level == 40], what='log')

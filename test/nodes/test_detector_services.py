@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.parameter import Parameter
 from semanom_ros.msg import AnomalyScore, DatabaseInfo
 from std_srvs.srv import Trigger
 
@@ -108,10 +109,14 @@ def test_frames_are_scored_while_a_database_loads(
         assert verdict(one.street_with_box(1))
         assert one.status('detector')
         assert not answer.done()
+        set_while_loading = one.detector.set_parameters([Parameter('filter_min_area', value=0.9)])
+        assert set_while_loading[0].successful
     finally:
         gate.set()
     one.spin_until(answer.done)
     assert answer.result().success
+    assert not verdict(one.street_with_box(2)), 'what was set while it loaded holds'
+    one.detector.set_parameters([Parameter('filter_min_area', value=0.01)])
     assert verdict(one.street_with_box(2))
 
 
