@@ -40,7 +40,7 @@ class CameraMotion:
         last, self._last = self._last, grey
         if last is None or last.shape != grey.shape or not len(boxes):
             return boxes
-        flow = self._flow.calc(last, grey, None)
+        flow = np.asarray(self._flow.calc(last, grey, np.zeros((*grey.shape, 2), np.float32)), np.float32)
         ratio = np.array([width / size[0], height / size[1]], np.float32)
         return np.stack([self._moved(box, flow, ratio) for box in boxes])
 
