@@ -26,10 +26,10 @@ import yaml
 from lifecycle_msgs.msg import Transition, TransitionEvent
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.executors import SingleThreadedExecutor
-from semanom_ros.msg import AnomalyScore
 from sensor_msgs.msg import Image
 
 from semanom_ros import cli
+from semanom_ros.msg import AnomalyScore
 from semanom_ros.ros.bags import BagWriter
 from semanom_ros.ros.images import image_to_message
 

@@ -11,10 +11,10 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.serialization import serialize_message
 from rosgraph_msgs.msg import Clock
-from semanom_ros.msg import AnomalyArray, AnomalyScore
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from semanom_ros.core.pipeline import Pipeline
+from semanom_ros.msg import AnomalyArray, AnomalyScore
 from semanom_ros.ros import diagnostics
 from semanom_ros.ros.images import image_to_compressed, image_to_message
 

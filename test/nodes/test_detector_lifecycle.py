@@ -20,10 +20,10 @@ from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import Log, Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.parameter import parameter_value_to_python
-from semanom_ros.msg import AnomalyScore, DatabaseInfo
 
 from semanom_ros.core.pipeline import Pipeline
 from semanom_ros.errors import ParameterError
+from semanom_ros.msg import AnomalyScore, DatabaseInfo
 from semanom_ros.nodes.detector import main
 
 ERROR = DiagnosticStatus.ERROR

@@ -9,12 +9,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from semanom_ros.msg import AnomalyArray, AnomalyScore
 from sensor_msgs.msg import CompressedImage, Image
 from visualization_msgs.msg import Marker, MarkerArray
 
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.pipeline import Pipeline
+from semanom_ros.msg import AnomalyArray, AnomalyScore
 from semanom_ros.ros import messages, outputs
 
 BOX = (48, 40, 24, 16)

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.parameter import Parameter
-from semanom_ros.msg import AnomalyScore, DatabaseInfo
 from std_srvs.srv import Trigger
 
 from semanom_ros.core.database import DatabaseWriter, NominalDatabase, read_manifest
 from semanom_ros.core.embedding import Embedder
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.recording import NominalRecorder, describe
+from semanom_ros.msg import AnomalyScore, DatabaseInfo
 from semanom_ros.parameters import METHOD, resolve
 
 RELOAD, ACCEPT = '/semanom_detector/reload_database', '/semanom_detector/accept_as_nominal'
