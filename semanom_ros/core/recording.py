@@ -56,8 +56,8 @@ class Thinning:
         due = stamp_ns if backwards else self._due.get(camera, stamp_ns)
         if stamp_ns < due - self._period_ns // 10:  # a camera at that very rate keeps time to so much
             return False
-        # no burst after a gap, but no drift either
-        self._due[camera] = max(due, stamp_ns - self._period_ns // 2) + self._period_ns
+        gap = stamp_ns - due > self._period_ns  # what was missed is not caught up with
+        self._due[camera] = (stamp_ns if gap else due) + self._period_ns
         return True
 
 
@@ -172,7 +172,7 @@ class NominalRecorder:
             held_out: whether a stamp lies in a stretch that is kept aside.
 
         Yields:
-            How many frames were added, batch by batch.
+            How many frames were embedded, batch by batch.
 
         Raises:
             SemanomError: from `frames`, after all that came before it is recorded.
@@ -188,11 +188,14 @@ class NominalRecorder:
             record = FrameRecord(
                 source=frame.source, source_sha256=sha256, topic=frame.topic, stamp_ns=frame.stamp_ns,
                 image_size=frame.image.shape[:2], held_out=held_out(frame.stamp_ns))
-            self._writer.add(record, queries.vectors, queries.boxes, queries.positions,
-                             thumbnail(frame.image, self._thumbnail_size))
-            self.summary.frames += 1
-            self.summary.held_out += record.held_out
-            self.summary.vectors += len(queries.vectors)
+            added = self._writer.add(record, queries.vectors, queries.boxes, queries.positions,
+                                     thumbnail(frame.image, self._thumbnail_size))
+            if added:
+                self.summary.frames += 1
+                self.summary.held_out += record.held_out
+                self.summary.vectors += len(queries.vectors)
+            else:  # two frames of one stamp
+                self.summary.known += 1
 
 
 def describe(embedder: Embedder) -> DatabaseDescription:

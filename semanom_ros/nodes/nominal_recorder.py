@@ -59,6 +59,9 @@ class NominalRecorderNode(Node):
     The executor's thread receives frames, answers `~/stop` and publishes diagnostics; the
     thread that calls `run` embeds. In between is a queue of `queue_size` frames; what does
     not fit is dropped, counted, logged and reported.
+
+    Attributes:
+        counts: live frames `received`, `dropped` and `invalid`.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -77,7 +80,7 @@ class NominalRecorderNode(Node):
         self._state = 'starting'
         self._progress = _Progress(self.get_logger())
         self._summary = RecordingSummary()
-        self._counts = Counter[str]()
+        self.counts = Counter[str]()
         self._counted = Counter[str]()
         self._stopping = threading.Event()
         self._frames: queue.Queue[_Received] = queue.Queue(self._settings['queue_size'])
@@ -162,7 +165,7 @@ class NominalRecorderNode(Node):
         # a stamp may come again in another drive, in simulation: every live recording is a source of its own
         source = hashlib.sha256(f'live {time.time_ns()}'.encode()).hexdigest()
         for _ in recorder.record(self._received(compressed), source, held_out):
-            self.get_logger().info(f'{recorder.summary.frames} frames recorded, {self._counts["dropped"]} dropped',
+            self.get_logger().info(f'{recorder.summary.frames} frames recorded, {self.counts["dropped"]} dropped',
                                    throttle_duration_sec=LOG_PERIOD_S)
         if not recorder.summary.frames:
             raise BagError(f'{", ".join(self._topics)}: found no image, expected a camera; start it or remap the topic')
@@ -180,7 +183,7 @@ class NominalRecorderNode(Node):
             return
         if self._settings['duration'] and self._deadline is None:
             self._deadline = time.monotonic() + self._settings['duration']
-        self._counts['received'] += 1
+        self.counts['received'] += 1
         try:
             if not self._thinning(received.camera, stamp_of(received.serialized)):
                 return
@@ -188,9 +191,9 @@ class NominalRecorderNode(Node):
         except ImageError as error:
             self._refuse(error)
         except queue.Full:
-            self._counts['dropped'] += 1
+            self.counts['dropped'] += 1
             self.get_logger().warning(
-                f'{self._counts["dropped"]} frames dropped: the encoder is slower than the cameras; set rate or '
+                f'{self.counts["dropped"]} frames dropped: the encoder is slower than the cameras; set rate or '
                 'every_n, or choose a smaller encoder', throttle_duration_sec=LOG_PERIOD_S)
 
     def _received(self, compressed: bool) -> Iterator[Frame]:
@@ -204,7 +207,7 @@ class NominalRecorderNode(Node):
                     return
                 if self._deadline is not None and time.monotonic() >= self._deadline:
                     self._stopping.set()
-                if not self._counts['received'] and time.monotonic() - begun > LOG_PERIOD_S:
+                if not self.counts['received'] and time.monotonic() - begun > LOG_PERIOD_S:
                     self.get_logger().warning(f'waiting for images on {", ".join(self._topics)}',
                                               throttle_duration_sec=LOG_PERIOD_S)
                 continue
@@ -218,7 +221,7 @@ class NominalRecorderNode(Node):
             yield Frame(image, stamp, received.camera, f'live:{received.topic}', received.topic)
 
     def _refuse(self, error: ImageError) -> None:
-        self._counts['invalid'] += 1
+        self.counts['invalid'] += 1
         self.get_logger().warning(str(error), throttle_duration_sec=LOG_PERIOD_S)
 
     def _finished(self, database: Path) -> None:
@@ -235,7 +238,7 @@ class NominalRecorderNode(Node):
         return response
 
     def _publish_diagnostics(self) -> None:
-        new, self._counted = self._counts - self._counted, self._counts.copy()
+        new, self._counted = self.counts - self._counted, self.counts.copy()
         health = Health()
         if self._state.startswith('failed'):
             health.add(diagnostics.ERROR, self._state)
@@ -246,8 +249,8 @@ class NominalRecorderNode(Node):
         values = {'state': self._state, 'progress': self._progress.text, 'frames recorded': self._summary.frames,
                   'frames held out': self._summary.held_out, 'vectors': self._summary.vectors}
         if not self._bags:
-            values |= {'frames received': self._counts['received'], 'frames dropped': self._counts['dropped'],
-                       'images without picture': self._counts['invalid'], 'frames waiting': self._frames.qsize()}
+            values |= {'frames received': self.counts['received'], 'frames dropped': self.counts['dropped'],
+                       'images without picture': self.counts['invalid'], 'frames waiting': self._frames.qsize()}
         array = DiagnosticArray()
         array.header.stamp = self.get_clock().now().to_msg()
         name = self.get_fully_qualified_name().lstrip('/')

@@ -1,0 +1,283 @@
+"""The node, with real publishers over DDS and as a process."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rclpy
+import yaml
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
+from sensor_msgs.msg import CompressedImage, Image
+from std_srvs.srv import Trigger
+
+from semanom_ros.core.database import NominalDatabase
+from semanom_ros.core.embedding import Embedder
+from semanom_ros.nodes.nominal_recorder import NominalRecorderNode
+from semanom_ros.ros.images import image_to_compressed, image_to_message
+
+SECOND = 10**9
+PATIENCE_S = 60.0
+
+
+class Stage:
+    """The node, running, and a vehicle's node beside it."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.vehicle = Node('vehicle', context=context)
+        self.executor = SingleThreadedExecutor(context=context)
+        self.executor.add_node(self.vehicle)
+        self.status = 0
+        self.said: list[str] = []
+        self.values: dict[str, str] = {}
+        self.vehicle.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
+
+    def start(self, settings: dict[str, Any], **more: Any) -> None:
+        given = [Parameter(name, value=value) for name, value in {**settings, **more}.items()]
+        self.node = NominalRecorderNode(context=self.context, parameter_overrides=given)
+        self.executor.add_node(self.node)
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        self.status = self.node.run()
+
+    def _on_diagnostics(self, array: DiagnosticArray) -> None:
+        for status in array.status:
+            assert status.name == 'nominal_recorder: recorder'
+            self.said.append(status.message)
+            self.values = {item.key: item.value for item in status.values}
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = self.vehicle.get_clock().now().nanoseconds + PATIENCE_S * SECOND
+        while not condition():
+            assert self.vehicle.get_clock().now().nanoseconds < deadline, (self.said, self.values)
+            self.executor.spin_once(0.05)
+
+    def publish(self, topic: str, messages: Iterator[Any], qos: QoSProfile = qos_profile_sensor_data) -> None:
+        """Publishes messages, each after the one before has been received."""
+        first = next(messages)
+        publisher = self.vehicle.create_publisher(type(first), topic, qos)
+        self.until(lambda: publisher.get_subscription_count() > 0)
+        received = self.node.counts['received']
+        for number, message in enumerate([first, *messages], received + 1):
+            publisher.publish(message)
+            self.until(lambda number=number: self.node.counts['received'] >= number)  # type: ignore[misc]
+
+    def stop(self) -> None:
+        client = self.vehicle.create_client(Trigger, '/nominal_recorder/stop')
+        self.until(client.service_is_ready)
+        future = client.call_async(Trigger.Request())
+        self.until(future.done)
+        assert future.result().success
+
+    def finish(self) -> int:
+        self.until(lambda: not self.thread.is_alive())
+        self.thread.join()
+        return self.status
+
+    def close(self) -> None:
+        if hasattr(self, 'node'):
+            self.node.stop()
+            self.thread.join()
+            self.node.destroy_node()
+        self.executor.shutdown()
+        self.vehicle.destroy_node()
+
+
+@pytest.fixture
+def stage(ros_domain_id: int) -> Iterator[Stage]:
+    context = Context()
+    rclpy.init(context=context, domain_id=ros_domain_id)
+    built = Stage(context)
+    yield built
+    built.close()
+    context.try_shutdown()
+
+
+def images(drives: Any, count: int, hertz: float = 1.0) -> Iterator[Image]:
+    for number in range(count):
+        yield image_to_message(drives.picture(number), 'rgb8', round((1 + number / hertz) * SECOND), 'optical')
+
+
+def recorded(path: Path) -> list[Any]:
+    database = NominalDatabase.open(path)
+    return sorted((f.record for f in [*database.frames(), *database.held_out()]), key=lambda r: (r.topic, r.stamp_ns))
+
+
+def test_live_cameras_are_recorded_until_stopped(stage: Stage, tmp_path: Path, drives: Any,
+                                                 settings: dict[str, Any]) -> None:
+    stage.start(settings, database=str(tmp_path / 'database'), camera_names=['front', 'rear'], queue_size=100)
+    stage.publish('/nominal_recorder/input/front/image', images(drives, 40))
+    stage.publish('/nominal_recorder/input/rear/image', images(drives, 10))
+    stage.stop()
+    assert stage.finish() == 0
+    records = recorded(tmp_path / 'database')
+    assert [(r.topic, r.stamp_ns // SECOND) for r in records] == (
+        [('/nominal_recorder/input/front/image', n) for n in range(1, 41)]
+        + [('/nominal_recorder/input/rear/image', n) for n in range(1, 11)])
+    assert {r.source for r in records} == {f'live:{r.topic}' for r in records}
+    assert sum(r.held_out for r in records) == 10  # 5 s in the middle of 25 s
+    assert NominalDatabase.open(tmp_path / 'database').manifest.calibrated
+
+
+def test_compressed_images_are_thinned_by_rate(stage: Stage, tmp_path: Path, drives: Any,
+                                               settings: dict[str, Any]) -> None:
+    stage.start(settings, database=str(tmp_path / 'database'), image_transport='compressed', rate=2.0,
+                held_out_share=0.0)
+    stage.publish('/nominal_recorder/input/camera/image/compressed', (
+        image_to_compressed(drives.picture(n), SECOND + n * SECOND // 10, 'optical') for n in range(41)))
+    stage.stop()
+    assert stage.finish() == 0
+    assert [r.stamp_ns for r in recorded(tmp_path / 'database')] == [SECOND + n * SECOND // 2 for n in range(9)]
+
+
+def test_bad_images_are_counted_and_the_rest_is_recorded(stage: Stage, tmp_path: Path, drives: Any,
+                                                         settings: dict[str, Any]) -> None:
+    stage.start(settings, database=str(tmp_path / 'database'), held_out_share=0.0)
+    good, bad = list(images(drives, 3)), next(images(drives, 1))
+    bad.step = 1
+    bad.header.stamp.sec = 100
+    stage.publish('/nominal_recorder/input/camera/image', iter([good[0], bad, Image(), *good[1:]]))
+    stage.until(lambda: '2 images hold no picture' in stage.said)
+    stage.stop()
+    assert stage.finish() == 0
+    assert [r.stamp_ns // SECOND for r in recorded(tmp_path / 'database')] == [1, 2, 3]
+
+
+def test_frames_that_do_not_fit_the_queue_are_counted(stage: Stage, tmp_path: Path, drives: Any,
+                                                      settings: dict[str, Any],
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = threading.Event()
+    embed = Embedder.embed
+    monkeypatch.setattr(Embedder, 'embed', lambda self, frames: busy.wait(PATIENCE_S) and embed(self, frames))
+    stage.start(settings, database=str(tmp_path / 'database'), queue_size=2, held_out_share=0.0)
+    stage.publish('/nominal_recorder/input/camera/image', images(drives, 12))
+    stage.until(lambda: any('frames dropped' in message for message in stage.said))
+    busy.set()
+    stage.stop()
+    assert stage.finish() == 0
+    stored, dropped = len(recorded(tmp_path / 'database')), stage.node.counts['dropped']
+    assert dropped > 0
+    assert stored + dropped == 12
+
+
+def test_recording_ends_by_itself(stage: Stage, tmp_path: Path, drives: Any, settings: dict[str, Any]) -> None:
+    stage.start(settings, database=str(tmp_path / 'database'), duration=0.5, held_out_share=0.0)
+    stage.publish('/nominal_recorder/input/camera/image', images(drives, 1))
+    assert stage.finish() == 0
+    assert len(recorded(tmp_path / 'database')) == 1
+
+
+def test_live_recordings_are_appended_even_with_the_same_stamps(stage: Stage, tmp_path: Path, drives: Any,
+                                                                settings: dict[str, Any]) -> None:
+    settings |= {'database': str(tmp_path / 'database'), 'held_out_share': 0.0}
+    for append in (False, True):
+        stage.start(settings, append=append)
+        stage.publish('/nominal_recorder/input/camera/image', images(drives, 2))
+        stage.stop()
+        assert stage.finish() == 0
+        stage.executor.remove_node(stage.node)
+        stage.node.destroy_node()
+    assert [r.stamp_ns // SECOND for r in recorded(tmp_path / 'database')] == [1, 1, 2, 2]
+
+
+def test_no_image_is_an_error(stage: Stage, tmp_path: Path, settings: dict[str, Any]) -> None:
+    stage.start(settings, database=str(tmp_path / 'database'))
+    stage.stop()
+    assert stage.finish() == 2
+    stage.until(lambda: any('/nominal_recorder/input/camera/image: found no image' in said for said in stage.said))
+
+
+def test_wrong_encoder_is_an_error_in_the_diagnostics(stage: Stage, tmp_path: Path, settings: dict[str, Any]) -> None:
+    stage.start({**settings, 'encoder': 'torchscript:/missing.ts'}, database=str(tmp_path / 'database'))
+    assert stage.finish() == 2
+    stage.until(lambda: any('/missing.ts' in said for said in stage.said))
+
+
+def test_a_corrupt_compressed_image_costs_one_frame(stage: Stage, tmp_path: Path, drives: Any,
+                                                                settings: dict[str, Any]) -> None:
+    stage.start(settings, database=str(tmp_path / 'database'), image_transport='compressed', held_out_share=0.0)
+    junk = CompressedImage(format='jpeg', data=[1, 2, 3])
+    good = image_to_compressed(drives.picture(1), SECOND, 'optical', 'png')
+    stage.publish('/nominal_recorder/input/camera/image/compressed', iter([junk, good]))
+    stage.stop()
+    assert stage.finish() == 0
+    assert len(recorded(tmp_path / 'database')) == 1
+
+
+# -- as a process
+
+
+@pytest.fixture
+def parameter_file(tmp_path: Path, settings: dict[str, Any]) -> Callable[..., Path]:
+    def write(**more: Any) -> Path:
+        path = tmp_path / 'recorder.yaml'
+        path.write_text(yaml.safe_dump({'nominal_recorder': {'ros__parameters': {**settings, **more}}}))
+        return path
+    return write
+
+
+def command(parameter_file: Path) -> list[str]:
+    module = 'semanom_ros.nodes.nominal_recorder'
+    return [sys.executable, '-m', module, '--ros-args', '--params-file', str(parameter_file)]
+
+
+def test_recordings_are_read_and_the_process_ends(ros_domain_id: int, tmp_path: Path, drives: Any,
+                                                  parameter_file: Callable[..., Path]) -> None:
+    file = parameter_file(bags=[str(drives('one')), str(drives('two', first=50))], database=str(tmp_path / 'database'),
+                          every_n=10)
+    done = subprocess.run(command(file), check=False, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 0, done.stderr
+    assert '8 frames added' in done.stderr
+    assert len(recorded(tmp_path / 'database')) == 8
+    again = subprocess.run(command(file), check=False, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert again.returncode == 2
+    assert 'found a finished database' in again.stderr
+
+
+def test_a_bad_parameter_ends_the_process_with_one_line(ros_domain_id: int,
+                                                        parameter_file: Callable[..., Path]) -> None:
+    done = subprocess.run(command(parameter_file(every_n=0)), check=False, capture_output=True, text=True,
+                          timeout=PATIENCE_S)
+    assert done.returncode == 2
+    assert 'parameter every_n: found 0' in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_brings_a_live_recording_into_the_database(stage: Stage, tmp_path: Path, drives: Any,
+                                                          parameter_file: Callable[..., Path], number: int) -> None:
+    file = parameter_file(database=str(tmp_path / 'database'), held_out_share=0.0)
+    publisher = stage.vehicle.create_publisher(Image, '/nominal_recorder/input/camera/image', qos_profile_sensor_data)
+    process = subprocess.Popen(command(file), stderr=subprocess.PIPE, text=True)
+    try:
+        for message in images(drives, 3):
+            expected = str(message.header.stamp.sec)
+
+            def arrived(message: Image = message, expected: str = expected) -> bool:
+                publisher.publish(message)  # again and again: nobody tells when the other side is ready to receive
+                return stage.values.get('frames recorded') == expected
+
+            stage.until(arrived)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, said
+    assert '3 frames added' in said
+    assert 'Traceback' not in said
+    assert len(recorded(tmp_path / 'database')) == 3

@@ -1,0 +1,301 @@
+"""`semanom record`: recordings of every kind into a database, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from semanom_ros.cli import main
+from semanom_ros.core.database import NominalDatabase
+from semanom_ros.core.embedding import Embedder
+from semanom_ros.core.frames import Frame
+from semanom_ros.errors import BagError
+from semanom_ros.parameters import METHOD, resolve
+from semanom_ros.ros.bag_recording import BagRecording, record_bags
+from semanom_ros.ros.bags import BagReader
+
+SECOND = 10**9
+
+
+class Silent:
+    def begin(self, what: str, total: int, unit: str) -> None: ...
+    def advance(self, amount: int) -> None: ...
+    def end(self) -> None: ...
+
+
+class Counted(Silent):
+    """Remembers (stage, total, done)."""
+
+    def __init__(self) -> None:
+        self.stages: list[list[Any]] = []
+
+    def begin(self, what: str, total: int, unit: str) -> None:
+        self.stages.append([what, total, 0])
+
+    def advance(self, amount: int) -> None:
+        self.stages[-1][2] += amount
+
+
+def record(bags: list[Path], database: Path, parameters: dict[str, Any], **changes: Any) -> BagRecording:
+    return record_bags(bags, database, {**parameters, **changes}, Silent())
+
+
+def content(path: Path) -> dict[tuple[str, int, bool], np.ndarray]:
+    """Embeddings by topic, stamp and whether they are held out; fails on a frame that is there twice."""
+    database = NominalDatabase.open(path)
+    frames = [*database.frames(), *database.held_out()]
+    result = {(f.record.topic, f.record.stamp_ns, f.record.held_out): np.array(f.vectors) for f in frames}
+    assert len(result) == len(frames)
+    return result
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    ours, theirs = content(one), content(other)
+    assert ours.keys() == theirs.keys()
+    for key, vectors in ours.items():
+        assert (vectors == theirs[key]).all()
+    for name, array in NominalDatabase.open(one).calibration.items():
+        np.testing.assert_array_equal(array, NominalDatabase.open(other).calibration[name])
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+@pytest.mark.parametrize('compress', [False, True])
+def test_the_database_holds_what_the_detector_will_compute(
+        tmp_path: Path, drives: Any, parameters: dict[str, Any], embedder: Embedder, storage: str,
+        compress: bool) -> None:
+    bag = drives('drive', storage=storage, compress=compress)
+    recording = record([bag], tmp_path / 'database', parameters)
+    database = NominalDatabase.open(tmp_path / 'database')
+    stored = {frame.record.stamp_ns: frame for frame in [*database.frames(), *database.held_out()]}
+    with BagReader(bag) as reader:
+        read = list(reader.images())
+        digest = reader.sha256()
+    assert len(stored) == len(read) == 40
+    for frame in read:
+        queries = embedder.queries(embedder.embed([frame])[0])
+        found = stored[frame.stamp_ns]
+        assert (found.vectors == queries.vectors.numpy()).all()
+        assert (found.boxes == queries.boxes).all()
+        assert (found.positions == queries.positions).all()
+        assert (found.record.source, found.record.source_sha256) == (str(bag), digest)
+        assert (found.record.topic, found.record.image_size) == (frame.topic, (48, 64))
+    assert recording.summary.frames == 40
+    assert recording.summary.held_out == len(list(database.held_out())) == 8
+    assert recording.summary.vectors == 40 * 12
+    assert sorted(database.calibration) == ['frame_scores', 'region_deviation', 'region_mean', 'settings']
+    assert len(database.calibration['frame_scores']) == 8
+
+
+def test_evidence_is_the_picture_that_was_recorded(tmp_path: Path, drives: Any, parameters: dict[str, Any],
+                                                   embedder: Embedder) -> None:
+    record([drives('drive')], tmp_path / 'database', parameters, thumbnail_size=32)
+    database = NominalDatabase.open(tmp_path / 'database')
+    queries = embedder.queries(embedder.embed([Frame(drives.picture(3), 0)])[0])
+    distances, indices = database.search(queries.vectors, 1)
+    assert distances.max() < 1e-5
+    example = database.example(int(indices[5, 0]), float(distances[5, 0]))
+    assert (example.stamp_ns, example.topic, example.box) == (4 * SECOND, '/camera0/image_raw', (16, 16, 16, 16))
+    assert example.thumbnail is not None
+    small = cv2.resize(drives.picture(3), (32, 24), interpolation=cv2.INTER_AREA)
+    assert np.abs(example.thumbnail.astype(int) - small).mean() < 6  # JPEG; another frame would differ by 60
+
+
+def test_several_recordings_and_topics(tmp_path: Path, drives: Any, parameters: dict[str, Any]) -> None:
+    bags = [drives('one', cameras=3), drives('two', cameras=3, first=100, storage='sqlite3')]
+    progress = Counted()
+    topics = ['/camera0/image_raw', '/camera2/image_raw']
+    record_bags(bags, tmp_path / 'database', {**parameters, 'image_topics': topics, 'every_n': 2}, progress)
+    found = content(tmp_path / 'database')
+    assert {(topic, stamp) for topic, stamp, _ in found} == {
+        (topic, (n + 1) * SECOND) for topic in topics for n in [*range(0, 40, 2), *range(100, 140, 2)]}
+    first, second = ({stamp for topic, stamp, held_out in found if held_out and topic == name} for name in topics)
+    assert first == second
+    assert {stamp > 50 * SECOND for stamp in first} == {True, False}
+    assert all(total == done for _, total, done in progress.stages)
+    assert [what for what, _, _ in progress.stages] == [
+        'hash one', 'record one', 'hash two', 'record two', 'calibrate']
+
+
+def test_append_adds_what_is_new(tmp_path: Path, drives: Any, parameters: dict[str, Any]) -> None:
+    one, two = drives('one'), drives('two', first=100)
+    record([one], tmp_path / 'database', parameters, every_n=4)
+    again = record([one, two], tmp_path / 'database', parameters, append=True)
+    assert again.database is not None
+    assert again.database.manifest.version == 2
+    assert (again.summary.frames, again.summary.known) == (70, 10)
+    assert len(content(tmp_path / 'database')) == 80
+    nothing = record([one, two], tmp_path / 'database', parameters, append=True)
+    assert nothing.database is not None
+    assert nothing.database.manifest.version == 2
+    assert (nothing.summary.frames, nothing.summary.known) == (0, 80)
+
+
+def test_a_copy_of_a_recording_is_the_same_recording(tmp_path: Path, drives: Any, parameters: dict[str, Any]) -> None:
+    bag = drives('drive')
+    record([bag], tmp_path / 'database', parameters)
+    moved = bag.rename(tmp_path / 'moved')
+    assert record([moved], tmp_path / 'database', parameters, append=True).summary.known == 40
+
+
+def test_what_a_damaged_recording_still_holds_is_recorded(tmp_path: Path, drives: Any,
+                                                          parameters: dict[str, Any]) -> None:
+    bag, whole = drives('cut', frames=400), drives('whole', first=1000)
+    file = bag / 'cut.mcap'
+    os.truncate(file, file.stat().st_size - 500_000)
+    recording = record([bag, whole], tmp_path / 'database', parameters)
+    assert len(recording.damaged) == 1
+    assert 'cut.mcap breaks off after' in recording.damaged[0]
+    stamps = [stamp for _, stamp, _ in content(tmp_path / 'database')]
+    assert len(stamps) > 100 + 40
+    assert set(range(1001, 1041)) <= {stamp // SECOND for stamp in stamps}
+
+
+def test_a_recording_that_will_not_do_is_refused_before_the_encoder_is_loaded(
+        tmp_path: Path, drives: Any, parameters: dict[str, Any]) -> None:
+    parameters |= {'encoder': 'torchscript:/does/not/exist'}
+    with pytest.raises(BagError, match='no topic /front'):
+        record([drives('one')], tmp_path / 'database', parameters, image_topics=['/front'])
+    with pytest.raises(BagError, match='no such recording'):
+        record([drives('two'), tmp_path / 'three'], tmp_path / 'database', parameters)
+    assert not (tmp_path / 'database').exists()
+
+
+# -- the command
+
+
+@pytest.fixture
+def config(tmp_path: Path, settings: dict[str, Any]) -> Path:
+    path = tmp_path / 'recorder.yaml'
+    path.write_text(yaml.safe_dump({'semanom_detector': {'ros__parameters': settings}}))
+    return path
+
+
+def test_command(tmp_path: Path, drives: Any, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bag = drives('drive', cameras=2)
+    arguments = ['record', str(bag), '--database', str(tmp_path / 'database'), '--config', str(config)]
+    assert main(arguments) == 2
+    assert 'found image topics /camera0/image_raw (Image), /camera1/image_raw (Image)' in capsys.readouterr().err
+    assert main([*arguments, '--image-topic', '/camera0/image_raw', '/camera1/image_raw', '--rate', '0.5',
+                 '--set', 'held_out_share=0.5']) == 0
+    said = capsys.readouterr().out
+    assert '40 frames in' in said
+    assert '18 of them held out' in said
+    assert f'{bag} (22 frames, 18 held out)' in said
+    assert main([*arguments, '--image-topic', '/camera0/image_raw']) == 2
+    assert '--append' in capsys.readouterr().err
+    assert main([*arguments, '--image-topic', '/camera0/image_raw', '--append']) == 0
+    assert '20 frames were recorded already' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('arguments', 'said'), [
+    (['nowhere', '--database', 'database'], 'nowhere: no such recording'),
+    (['drive'], 'parameter database'),
+    (['drive', '--database', 'database', '--set', 'encoder=torchscript:/missing.ts'], '/missing.ts does not exist'),
+    (['drive', '--database', 'database', '--set', 'no_such_name=3'], 'no_such_name'),
+    (['drive', '--database', 'database', '--every', '0'], 'every_n'),
+    (['drive', '--database', 'database', '--config', 'missing.yaml'], 'missing.yaml'),
+    (['drive', '--database', 'drive'], 'expected a nominal database'),
+    (['drive', '--database', 'database', '--every', '2', '--rate', '3'], 'not allowed with'),
+    (['empty', '--database', 'database'], 'found image topics none'),
+])
+def test_bad_use_gets_one_line(tmp_path: Path, drives: Any, config: Path, monkeypatch: pytest.MonkeyPatch,
+                               capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    drives('drive')
+    drives('empty', frames=0)
+    monkeypatch.chdir(tmp_path)
+    given = ['record', *arguments] + ([] if '--config' in arguments else ['--config', str(config)])
+    try:
+        status = main(given)
+    except SystemExit as exit:
+        status = exit.code
+    error = capsys.readouterr().err
+    assert status == 2
+    assert said in error
+    assert error.count('\n') == 1
+
+
+KILL_AT = '''
+import os, signal, sys
+from semanom_ros.core.database import DatabaseWriter
+from semanom_ros.cli import main
+
+step, number = sys.argv.pop(1), int(sys.argv.pop(1))
+method, calls = getattr(DatabaseWriter, step), 0
+
+def dying(*arguments, **named):
+    global calls
+    calls += 1
+    result = method(*arguments, **named) if number > 0 else None
+    if calls == abs(number):
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    return result
+
+setattr(DatabaseWriter, step, dying)
+sys.exit(main(sys.argv[2:]))
+'''
+
+
+@pytest.fixture
+def interrupted(config: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `semanom record` until the n-th call of a method of DatabaseWriter (n < 0: until just before it)."""
+
+    def run(bag: Path, database: Path, step: str, n: int, name: str = 'SIGKILL') -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, '-c', KILL_AT, step, str(n), name, 'record', bag, '--database', database,
+                   '--config', config]
+        return subprocess.run(command, check=False, text=True, capture_output=True)
+
+    return run
+
+
+@pytest.mark.parametrize(('step', 'number'), [('add', 25), ('commit', -1)])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, drives: Any, config: Path, parameters: dict[str, Any],
+                                                 interrupted: Any, capsys: pytest.CaptureFixture[str],
+                                                 step: str, number: int) -> None:
+    bag = drives('drive')
+    killed = interrupted(bag, tmp_path / 'resumed', step, number)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / 'resumed' / 'manifest.json').exists()
+    assert main(['record', str(bag), '--database', str(tmp_path / 'resumed'), '--config', str(config)]) == 0
+    assert f'{25 if step == "add" else 40} frames were recorded already' in capsys.readouterr().out
+    record([bag], tmp_path / 'uninterrupted', parameters)
+    assert_equal(tmp_path / 'resumed', tmp_path / 'uninterrupted')
+    manifests = [json.loads((tmp_path / name / 'manifest.json').read_text()) for name in ('resumed', 'uninterrupted')]
+    assert manifests[0]['sources'] == manifests[1]['sources']
+
+
+def test_ctrl_c_leaves_a_recording_that_goes_on(tmp_path: Path, drives: Any, parameters: dict[str, Any],
+                                                interrupted: Any) -> None:
+    bag = drives('drive')
+    stopped = interrupted(bag, tmp_path / 'database', 'add', 10, 'SIGINT')
+    assert stopped.returncode == 130
+    assert stopped.stderr.splitlines()[-1] == 'semanom record: interrupted'
+    assert 'Traceback' not in stopped.stderr
+    assert record([bag], tmp_path / 'database', parameters).summary.known in (10, 11)
+
+
+def test_a_real_drive(tmp_path: Path, driving_data: Path) -> None:
+    encoder = driving_data / 'models' / 'deeplab_edgetpu_cityscapes_features.pt'
+    settings = resolve({'encoder': f'torchscript:{encoder}', 'input_size': [180, 240]}, METHOD)
+    embedder = Embedder.load(settings)
+    parameters = {**settings, 'image_topics': [''], 'append': False, 'every_n': 55, 'rate': 0.0, 'held_out_share': 0.2,
+                  'thumbnail_size': 160}
+    for name in ('camvid_nominal', 'camvid_nominal_raw'):
+        recording = record_bags([driving_data / 'bags' / name], tmp_path / name, parameters, Silent(), embedder)
+        assert recording.damaged == []
+        database = NominalDatabase.open(tmp_path / name)
+        distances, _ = database.search(next(iter(database.frames())).vectors, 1)
+        assert distances.max() < 1e-5
+        example = database.example(0, 0.0)
+        assert example.thumbnail is not None
+        assert example.thumbnail.shape == (120, 160, 3)
