@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from semanom_ros.errors import BagError
 from semanom_ros.evaluation.measurement import Measurement
 from semanom_ros.evaluation.metrics import ANOMALOUS, IGNORE
 from semanom_ros.evaluation.replay import Recording, Replay
@@ -29,6 +31,7 @@ _WIDTH = 560  # pixels of a picture in the report
 _TRUTH_COLOUR = (255, 196, 0)
 _EPOCH_STAMPS = 100_000_000 * 10**9  # earlier stamps are no dates
 Image = npt.NDArray[np.uint8]
+T = TypeVar('T')
 
 
 @dataclass
@@ -125,14 +128,14 @@ def _illustrate_one(moments: dict[int, Moment], recording: Recording, results: P
     sizes: dict[int, tuple[int, int]] = {}
     with BagReader(recording.path) as reader:
         truths = _by_stamp(reader, recording.truth_topic, moments) if recording.truth_topic else {}
-        for frame in reader.images(recording.topic, wanted=lambda _, stamp: stamp in moments):
+        for frame in _readable(reader.images(recording.topic, wanted=lambda _, stamp: stamp in moments)):
             sizes[frame.stamp_ns] = frame.image.shape[:2]  # type: ignore[assignment]
             message = truths.get(frame.stamp_ns)
             mask = np.zeros(frame.image.shape[:2], np.uint8) if message is None else (
                 image_from_compressed(message) if is_compressed(message) else image_from_message(message))[..., 0]
             moments[frame.stamp_ns].truth = data_uri(truth_picture(frame.image, mask))
         if reader.topics.get(SCENARIO_TOPIC) == 'std_msgs/msg/String':
-            for _, time_ns, message in reader.messages([SCENARIO_TOPIC]):
+            for _, time_ns, message in _readable(reader.messages([SCENARIO_TOPIC])):
                 if time_ns in moments:
                     moments[time_ns].staged = _staged(json.loads(message.data))
     with BagReader(results) as reader:
@@ -149,9 +152,16 @@ def _illustrate_one(moments: dict[int, Moment], recording: Recording, results: P
                 moment.evidence_caption = 'anomaly map; white is the threshold'
 
 
+def _readable(items: Iterator[T]) -> Iterator[T]:
+    """What comes before a recording breaks off; that it does was said when it was replayed."""
+    with suppress(BagError):
+        yield from items
+
+
 def _by_stamp(reader: BagReader, topic: str, stamps: Iterable[int]) -> dict[int, Any]:
     wanted = set(stamps)
-    return {stamp: message for _, _, message in reader.messages([topic]) if (stamp := stamp_ns(message)) in wanted}
+    messages = _readable(reader.messages([topic]))
+    return {stamp: message for _, _, message in messages if (stamp := stamp_ns(message)) in wanted}
 
 
 def _staged(scenario: dict[str, Any]) -> str:

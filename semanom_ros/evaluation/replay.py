@@ -89,16 +89,16 @@ def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: 
     Raises:
         SemanomError: a recording or topic will not do.
     """
-    _resume_or_begin(folder, bags, [str(image_topic), str(truth_topic), repr(shown), dict(settings or {})])
+    _resume_or_begin(folder, [str(image_topic), str(truth_topic), repr(shown), dict(settings or {})])
     rows = [row for method in methods for row in method.rows]
     found = Replay(folder, measurements={row: Measurement() for row in rows})
     sequences = 0
     for index, (path, name) in enumerate(zip(bags, _names(bags), strict=True)):
-        stored = folder / 'measured' / f'{name}.npz'
+        stored = folder / 'measured' / f'{index}-{name}-{_state(path)}.npz'
         if stored.is_file():
             log.info('%s: measured already', path)
         else:
-            _replay_one(index, path, name, methods, rows, shown, folder, image_topic, truth_topic)
+            _replay_one(index, path, name, methods, rows, shown, folder, image_topic, truth_topic, stored)
         recording, measurements = _load(stored, rows)
         for row, measurement in zip(rows, measurements, strict=True):
             found.measurements[row].merge(measurement, sequences)
@@ -110,7 +110,7 @@ def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: 
 
 
 def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], rows: Sequence[Row], shown: Row,
-                folder: Path, image_topic: str, truth_topic: str) -> None:
+                folder: Path, image_topic: str, truth_topic: str, stored: Path) -> None:
     measurements = {row: Measurement() for row in rows}
     count = SequenceCounter(index * _STRETCHES_PER_BAG)
     target = folder / 'bags' / name
@@ -148,7 +148,7 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
                         truths.topic, topic)
         recording = Recording(name, path, topic, truths.topic if truths.topic in reader.topics else '', frames,
                               reader.bad_images, damage)
-    _store(folder / 'measured' / f'{name}.npz', recording, [measurements[row] for row in rows])
+    _store(stored, recording, [measurements[row] for row in rows])
 
 
 def _frame_id(reader: BagReader, topic: str) -> str:
@@ -178,16 +178,25 @@ def _names(bags: Sequence[Path]) -> list[str]:
     return names
 
 
-def _resume_or_begin(folder: Path, bags: Sequence[Path], settings: list[object]) -> None:
-    """Empties the folder unless it holds an interrupted replay of the same recordings with the same settings."""
-    files = [file for path in bags for file in (sorted(path.rglob('*')) if path.is_dir() else [path])]
-    state = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.exists()]
-    fingerprint = hashlib.sha256(json.dumps([state, settings], sort_keys=True, default=str).encode()).hexdigest()
+def _resume_or_begin(folder: Path, settings: list[object]) -> None:
+    """Empties the folder unless it holds an interrupted replay with the same settings."""
+    fingerprint = _digest(settings)
     mark = folder / 'fingerprint'
     if folder.exists() and (not mark.is_file() or mark.read_text() != fingerprint):
         shutil.rmtree(folder)
     (folder / 'measured').mkdir(parents=True, exist_ok=True)
     mark.write_text(fingerprint)
+
+
+def _state(recording: Path) -> str:
+    """Changes when the recording does."""
+    files = sorted(recording.rglob('*')) if recording.is_dir() else [recording]
+    return _digest([[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files
+                    if file.exists()])[:16]
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _store(path: Path, recording: Recording, measurements: Sequence[Measurement]) -> None:
