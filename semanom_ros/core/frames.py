@@ -127,7 +127,8 @@ class FrameResult:
         if self.pixel_map is not None:
             return self.pixel_map
         height, width = self.image_size
-        return cv2.resize(self.patch_map, (width, height), interpolation=cv2.INTER_LINEAR)
+        enlarged = cv2.resize(self.patch_map, (width, height), interpolation=cv2.INTER_LINEAR)
+        return np.asarray(enlarged, np.float32)
 
     @cached_property
     def mask(self) -> npt.NDArray[np.uint8]:

@@ -41,7 +41,7 @@ class PatchGrid:
         """(rows * columns, 2) patch centres (x, y), each in (0, 1) of the image, row by row."""
         x = (np.arange(self.columns, dtype=np.float32) + 0.5) / self.columns
         y = (np.arange(self.rows, dtype=np.float32) + 0.5) / self.rows
-        return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+        return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)
