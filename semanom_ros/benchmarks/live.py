@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -95,7 +96,9 @@ class LiveDetector:
         self._publisher = node.create_publisher(Image, TOPIC, OUTPUT)
         self._changed = threading.Condition()
         self._scored = -1
+        self._scored_at: dict[int, float] = {}
         self._counts: list[tuple[float, int]] = []
+        self._status: dict[str, str] = {}
         self._stamp_ns = 0
         node.create_subscription(AnomalyScore, PREFIX + SCORE, self._on_score, OUTPUT)
         node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, OUTPUT)
@@ -149,16 +152,49 @@ class LiveDetector:
         self._process.check_alive()
         return (time.perf_counter() - begin) * 1e3 if scored else None
 
+    def overload(self, plan: Plan) -> dict[str, Any]:
+        """A camera that sends three times as fast as images are scored one by one: what becomes of them.
+
+        The latency of the last third of the scores over that of the first third tells whether anything queues.
+        """
+        messages = [self._message(image) for image in drive(_BURST_FRAMES)]
+        alone = [time for time in map(self._score_one, messages) if time is not None]
+        if not alone:
+            raise self._process.failure('scored no image')
+        period = statistics.median(alone) / 1e3 / 3
+        before = self._drops_after(time.monotonic())
+        sent: dict[int, float] = {}
+        begin = time.perf_counter()
+        for number in tqdm(range(max(30, round(plan.burst_s / period))), desc='overload', leave=False, disable=None):
+            time.sleep(max(0.0, begin + number * period - time.perf_counter()))
+            message = self._stamped(messages[number % len(messages)])
+            sent[self._stamp_ns] = time.perf_counter()
+            self._publisher.publish(message)
+        with self._changed:  # the last one is scored, whatever was dropped, unless the middleware has lost it
+            self._changed.wait_for(lambda: self._scored >= self._stamp_ns, _LOST_S)
+            latencies = [(self._scored_at[stamp] - sent[stamp]) * 1e3 for stamp in sent if stamp in self._scored_at]
+        after = self._drops_after(time.monotonic())
+        third = max(1, len(latencies) // 3)
+        return {'dropped_at_three_times_the_rate': round(1 - len(latencies) / len(sent), 3), 'details': {'overload': {
+            'sent': len(sent), 'sent_fps': round(1 / period, 1), 'scored': len(latencies),
+            'dropped': {reason: after[reason] - before.get(reason, 0) for reason in after},
+            'latency': summary(latencies), 'last_over_first_latency': ratio(latencies[-third:], latencies[:third])}}}
+
+    def _drops_after(self, when: float) -> dict[str, int]:
+        """Dropped frames by reason, as the next diagnostics count them."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._counts and self._counts[-1][0] > when, _LOST_S):
+                raise self._process.failure('publishes no diagnostics')
+            return {key.removeprefix('dropped: '): int(value) for key, value in self._status.items()
+                    if key.startswith('dropped: ')}
+
     def received(self, plan: Plan) -> dict[str, Any]:
         """720p images that the working detector receives in a second, from one publisher that makes no pause."""
         messages = [self._message(image) for image in drive(_BURST_FRAMES)]
         published, begin = 0, time.monotonic()
         with tqdm(desc='burst', leave=False, disable=None, unit='frame') as bar:
             while (spent := time.monotonic() - begin) < plan.burst_s:
-                message = messages[published % len(messages)]
-                self._stamp_ns += 1_000_000
-                message.header.stamp.sec, message.header.stamp.nanosec = divmod(self._stamp_ns, 1_000_000_000)
-                self._publisher.publish(message)
+                self._publisher.publish(self._stamped(messages[published % len(messages)]))
                 published += 1
                 bar.update()
         with self._changed:
@@ -174,9 +210,17 @@ class LiveDetector:
         self._stamp_ns += FRAME_PERIOD_NS
         return image_to_message(image, 'bgr8', self._stamp_ns, 'camera_optical')
 
+    def _stamped(self, message: Image) -> Image:
+        """The message with the next stamp."""
+        self._stamp_ns += 1_000_000
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(self._stamp_ns, 1_000_000_000)
+        return message
+
     def _on_score(self, message: AnomalyScore) -> None:
+        now = time.perf_counter()
         with self._changed:
             self._scored = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+            self._scored_at[self._scored] = now
             self._changed.notify_all()
 
     def _on_diagnostics(self, array: DiagnosticArray) -> None:
@@ -185,6 +229,8 @@ class LiveDetector:
             if status.hardware_id == CAMERA and 'frames received' in values:
                 with self._changed:
                     self._counts.append((time.monotonic(), int(values['frames received'])))
+                    self._status = values
+                    self._changed.notify_all()
 
 
 def _large_images() -> Path:

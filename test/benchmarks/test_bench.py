@@ -25,6 +25,9 @@ def test_quick_run_measures_everything(tmp_path: Path) -> None:
     for name in ('end_to_end_over_forward', 'record_over_forward', 'received_fps_720p'):
         assert result[name] > 0
         assert f'{result[name]:g}' in done.stdout
+    overload = result['details']['overload']
+    assert 0 < result['dropped_at_three_times_the_rate'] < 1
+    assert overload['sent'] - overload['scored'] == sum(overload['dropped'].values())
     assert result['search_over_forward']['1e4'] > 0
     for name in ('search_over_forward', 'anomalib_over_ours'):
         assert (result[name]['1e5'], result[name]['1e6']) == (None, None)
