@@ -12,6 +12,7 @@ from semanom_ros.errors import CameraError
 
 PINHOLE_MODELS = ('plumb_bob', 'rational_polynomial')
 FISHEYE_MODELS = ('equidistant', 'fisheye')
+_COEFFICIENTS = (4, 5, 8, 12, 14)  # that OpenCV's pinhole models have
 _PRECISE = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-9)
 
 
@@ -55,6 +56,10 @@ class CameraModel:
         if self.distortion.any() and self.distortion_model not in PINHOLE_MODELS + FISHEYE_MODELS:
             raise CameraError(f'CameraInfo: found distortion model {self.distortion_model!r}, expected one of '
                               f'{", ".join(PINHOLE_MODELS + FISHEYE_MODELS)}; calibrate the camera with one of them')
+        most = 4 if self._fisheye else _COEFFICIENTS[-1]
+        if self.distortion.size > most:
+            raise CameraError(f'CameraInfo: found {self.distortion.size} distortion coefficients, expected at most '
+                              f'{most} for {self.distortion_model!r}; calibrate the camera')
 
     def scale(self, image_size: tuple[int, int]) -> npt.NDArray[np.float64]:
         """(2,) factors (x, y) from an image of this (height, width) to the one that was calibrated.
@@ -92,8 +97,10 @@ class CameraModel:
         if self._fisheye:
             return _fisheye_rays(normalized, self.distortion)
         if self.distortion.any():
+            known = next(count for count in _COEFFICIENTS if count >= self.distortion.size)
+            coefficients = np.concatenate([self.distortion, np.zeros(known - self.distortion.size)])
             undistorted = cv2.undistortPoints(
-                pixels[:, None], self.intrinsics, self.distortion, criteria=_PRECISE)  # type: ignore[call-overload]
+                pixels[:, None], self.intrinsics, coefficients, criteria=_PRECISE)  # type: ignore[call-overload]
             normalized = np.asarray(undistorted, np.float64)[:, 0]
         rays = np.column_stack([normalized, np.ones(len(normalized))])
         return rays / np.linalg.norm(rays, axis=1, keepdims=True)
@@ -105,7 +112,7 @@ def _fisheye_rays(points: npt.NDArray[np.float64], distortion: npt.NDArray[np.fl
     radius = theta (1 + k1 theta^2 + k2 theta^4 + k3 theta^6 + k4 theta^8) is solved for theta by
     Newton's method. `cv2.fisheye.undistortPoints` is no choice: it holds wide lenses at about 80 degrees.
     """
-    coefficients = np.concatenate([[1.0], distortion[:4], np.zeros(4 - len(distortion[:4]))])
+    coefficients = np.concatenate([[1.0], distortion, np.zeros(4 - len(distortion))])
     powers = np.arange(5) * 2
     radius = np.linalg.norm(points, axis=1)
     theta = np.minimum(radius, np.pi / 2)

@@ -42,6 +42,7 @@ class NominalExample:
         box: (x, y, width, height) in pixels of the nominal source image.
         distance: cosine distance to the query, 0 (same) to 2 (opposite).
         thumbnail: (h, w, 3) uint8 RGB of the nominal frame, or None where none was kept.
+        image_size: (height, width) of the nominal source image in pixels, which `box` refers to.
     """
 
     source: str
@@ -50,6 +51,7 @@ class NominalExample:
     box: tuple[int, int, int, int]
     distance: float
     thumbnail: npt.NDArray[np.uint8] | None = None
+    image_size: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)

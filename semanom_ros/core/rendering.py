@@ -280,14 +280,14 @@ def _draw_evidence(canvas: Image, anomalies: Sequence[Anomaly], boxes: Sequence[
 
     Nothing where no example has a thumbnail, or the picture is too small for it.
     """
-    thumbnails = [a.nearest.thumbnail for a in anomalies if a.nearest is not None and a.nearest.thumbnail is not None]
-    if not thumbnails:
+    found = ((anomaly.nearest, anomaly.nearest.thumbnail) for anomaly in anomalies if anomaly.nearest is not None)
+    example, thumbnail = next(((example, picture) for example, picture in found if picture is not None), (None, None))
+    if example is None or thumbnail is None:
         return []
-    thumbnail = thumbnails[0]
     height, width = canvas.shape[:2]
     thumbnail_height, thumbnail_width = thumbnail.shape[:2]
-    caption = 'nearest nominal'
-    inner = max(round(width * 0.2), style.measure(caption) + style.pad)
+    title = 'nearest nominal'
+    inner = max(round(width * 0.2), style.measure(title) + style.pad)
     size = inner, max(1, round(inner * thumbnail_height / thumbnail_width))
     frame = Rect(0, 0, size[0] + 2, size[1] + style.row + style.pad + 2)
     if frame.width > width // 2 or frame.height > height // 2:
@@ -301,7 +301,14 @@ def _draw_evidence(canvas: Image, anomalies: Sequence[Anomaly], boxes: Sequence[
     interpolation = cv2.INTER_AREA if size[0] < thumbnail_width else cv2.INTER_LINEAR
     x, y = frame.x + 1, frame.y + 1
     canvas[y:y + size[1], x:x + size[0]] = cv2.resize(thumbnail, size, interpolation=interpolation)
-    style.write(canvas, caption, x + style.pad // 2, frame.y + frame.height - (style.row + style.pad) // 2, GREY)
+    if all(example.image_size):  # where in it
+        left, top, across, down = _scaled(example.box, np.array(size) / example.image_size[::-1])
+        wider = max(0, style.pad - min(across, down) // 2)  # a patch alone would be a dot
+        first = max(x, x + left - wider), max(y, y + top - wider)
+        last = min(x + size[0], x + left + across + wider) - 1, min(y + size[1], y + top + down + wider) - 1
+        cv2.rectangle(canvas, first, last, INK, 3)
+        cv2.rectangle(canvas, first, last, WHITE, 1)
+    style.write(canvas, title, x + style.pad // 2, frame.y + frame.height - (style.row + style.pad) // 2, GREY)
     cv2.rectangle(canvas, (frame.x, frame.y), (frame.x + frame.width - 1, frame.y + frame.height - 1), GREY, 1)
     return [frame]
 

@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -19,7 +19,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.publisher import Publisher
-from rclpy.subscription import MessageInfo, Subscription
+from rclpy.subscription import Subscription
 from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
@@ -36,6 +36,9 @@ from semanom_ros.ros.diagnostics import CameraMonitor, Health
 from semanom_ros.ros.outputs import CameraOutputs
 from semanom_ros.ros.parameters import NodeParameters
 from semanom_ros.ros.qos import INPUT, LATCHED, OUTPUT
+
+if TYPE_CHECKING:
+    from rclpy.subscription import MessageInfo
 
 DIAGNOSTICS_PERIOD_S = 1.0
 
@@ -118,6 +121,8 @@ class Detector(LifecycleNode):
             TransitionCallbackReturn.ERROR or any uncaught exceptions to "errorprocessing".
         """
         self._fault = self._reload_fault = ''
+        self._state = 'configuring'
+        self._publish_diagnostics()  # loading may take long, and the executor waits for it
         try:
             self._settings = self._declared.values()
             names = _camera_names(self._settings['camera_names'])

@@ -58,6 +58,14 @@ def test_a_fisheye_sees_behind_itself(coefficients: list[float]) -> None:
     assert rays == pytest.approx(np.column_stack([0.6 * np.sin(theta), 0.8 * np.sin(theta), np.cos(theta)]), abs=1e-9)
 
 
+@pytest.mark.parametrize('model', ['plumb_bob', 'rational_polynomial', 'equidistant'])
+@pytest.mark.parametrize('count', [1, 2, 3, 4])
+def test_coefficients_that_are_left_out_are_zero(model: str, count: int) -> None:
+    short, pixels = DISTORTIONS[model][:count], [(10, 20), (600, 100)]
+    whole = short + [0.0] * (4 - count)
+    assert camera(short, model).bearings(pixels, SIZE) == pytest.approx(camera(whole, model).bearings(pixels, SIZE))
+
+
 def test_a_binned_image_looks_in_the_same_directions() -> None:
     pixels = np.array([(100.0, 50.0), (600.0, 400.0)])
     binned = (pixels + 0.5) / 2 - 0.5  # two by two pixels became one
@@ -75,6 +83,8 @@ def test_a_region_of_interest_is_shifted() -> None:
     ({'intrinsics': np.full((3, 3), np.nan)}, 'calibrate'),
     ({'distortion': np.array([0.1, 0, 0, 0, 0]), 'distortion_model': 'division'}, 'division'),
     ({'distortion': np.array([np.nan] * 5)}, 'calibrate'),
+    ({'distortion': np.full(15, 0.1)}, 'found 15 distortion coefficients, expected at most 14'),
+    ({'distortion': np.full(5, 0.1), 'distortion_model': 'equidistant'}, 'expected at most 4'),
 ])
 def test_an_unusable_calibration_is_refused_in_one_line(changes: dict[str, object], word: str) -> None:
     with pytest.raises(CameraError, match=word) as caught:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from diagnostic_msgs.msg import DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition, TransitionEvent
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import Log, Parameter, ParameterType, ParameterValue
@@ -41,8 +41,12 @@ def set_text(bench: Any, name: str, text: str) -> Any:
 def test_configure_activate_deactivate_cleanup_and_again(bench: Callable[..., Any], recorded: Path) -> None:
     one = bench(database=str(recorded))
     assert one.state == 'unconfigured'
+    assert one.status('detector').message == 'unconfigured'
+    reports = one.listen(DiagnosticArray, '/diagnostics')
     for seconds in (1, 10):
         assert one.configure(), one.detector._fault
+        assert one.status('detector', lambda s: s.message == 'inactive')
+        assert 'configuring' in [report.status[0].message for report in reports]
         assert one.state == 'inactive'
         scores = one.listen(AnomalyScore, 'camera/score')
         for later in (0, 1):

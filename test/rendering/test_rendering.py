@@ -152,6 +152,25 @@ def test_pictures_too_small_for_text_are_drawn_all_the_same(size: tuple[int, int
     assert overlay.shape == (*size, 3)
 
 
+def test_the_evidence_says_where_in_the_nominal_picture() -> None:
+    size = (360, 480)
+    image = np.zeros((*size, 3), np.uint8)
+    thumbnail = np.full((120, 160, 3), (10, 250, 20), np.uint8)
+    result = result_with([(10, 60, 90, 90)], size)
+    example = NominalExample('drive', '/camera', 1, (640, 480, 320, 240), 0.4, thumbnail, (960, 1280))
+    (anomaly,) = result.anomalies
+    marked = FrameResult(**{**vars(result), 'anomalies': (Anomaly(**{**vars(anomaly), 'nearest': example}),)})
+    overlay = render_overlay(image, marked)
+    rows, columns = np.nonzero((overlay == (10, 250, 20)).all(axis=2))
+    left, top, width, height = columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1
+    inset = overlay[top:top + height, left:left + width]
+    white_rows, white_columns = np.nonzero((inset == 255).all(axis=2))
+    assert white_columns.min() / width == pytest.approx(0.5, abs=0.03)
+    assert white_columns.max() / width == pytest.approx(0.75, abs=0.03)
+    assert white_rows.min() / height == pytest.approx(0.5, abs=0.03)
+    assert white_rows.max() / height == pytest.approx(0.75, abs=0.03)
+
+
 def test_labels_with_letters_outside_ascii_are_drawn() -> None:
     size = (360, 480)
     plain = render_overlay(street(size), result_with([(200, 200, 60, 60)], size, label='?lge'))

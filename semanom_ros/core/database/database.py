@@ -380,7 +380,7 @@ class NominalDatabase:
         box = part.boxes[int(row['first']) + int(index) - int(contents.firsts[frame])]
         return NominalExample(record.source, record.topic, record.stamp_ns,
                               (int(box[0]), int(box[1]), int(box[2]), int(box[3])), float(distance),
-                              decode_thumbnail(part.thumbnail(local)))
+                              decode_thumbnail(part.thumbnail(local)), record.image_size)
 
     def accept(self, additions: Iterable[NominalAddition]) -> int:
         """Adds what a person reviewed and found nominal, as a new version; the one before is kept.
