@@ -18,8 +18,6 @@ from semanom_ros.commands.progress import Bars
 from semanom_ros.core import calibration
 from semanom_ros.core.database import Manifest, NominalDatabase, operations, read_manifest
 from semanom_ros.core.database.publishing import Calibrate, IndexSettings, suggested_factory
-from semanom_ros.core.device import resolve_device
-from semanom_ros.core.plausibility import PlausibilityModel
 from semanom_ros.errors import ParameterError, SemanomError
 from semanom_ros.parameters import METHOD, resolve
 
@@ -216,18 +214,7 @@ def _parameters(arguments: argparse.Namespace, path: Path) -> Mapping[str, Any]:
 
 
 def _calibrator(parameters: Mapping[str, Any], path: Path) -> Calibrate:
-    """Makes calibrations anew, and keeps what the database at the path has learned."""
-    model = None
-    if _manifest(path) is not None:
-        stored = NominalDatabase(path, read_manifest(path))
-        model = PlausibilityModel.from_arrays(stored.calibration)
-        stored.close()
-
-    def calibrate(database: NominalDatabase) -> Mapping[str, Any]:
-        device = resolve_device(parameters['device'])
-        view = database.view(device=device, **calibration.view_settings(parameters))
-        return calibration.calibrate(view, parameters, model)
-    return calibrate
+    return calibration.calibrator(path, parameters, Bars())
 
 
 def _count(text: str) -> int:

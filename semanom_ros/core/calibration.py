@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from semanom_ros.core.database import NominalDatabase, read_manifest
+from semanom_ros.core.device import resolve_device
 from semanom_ros.core.plausibility import PlausibilityModel
+from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.parameters import Value
-
-if TYPE_CHECKING:
-    from semanom_ros.core.database import NominalDatabase
 
 log = logging.getLogger(__name__)
 
@@ -170,8 +171,33 @@ def stored_parameters(arrays: Mapping[str, npt.NDArray]) -> dict[str, Value]:
     return json.loads(bytes(arrays['settings'])) if 'settings' in arrays else {}
 
 
-def calibrate(database: NominalDatabase, parameters: Mapping[str, Value], model: PlausibilityModel | None = None
-              ) -> dict[str, npt.NDArray]:
+def calibrator(path: Path, parameters: Mapping[str, Value], progress: Progress = SILENT
+               ) -> Callable[[NominalDatabase], dict[str, npt.NDArray]]:
+    """What the next version of a database is calibrated with; it keeps what the current one has learned.
+
+    Args:
+        path: of the database, which need not exist yet.
+        parameters: resolved, of the group `method`.
+        progress: is told.
+    """
+    model = None
+    if (path / 'manifest.json').exists():
+        current = NominalDatabase(path, read_manifest(path))
+        model = PlausibilityModel.from_arrays(current.calibration)
+        current.close()
+
+    def calibrated(database: NominalDatabase) -> dict[str, npt.NDArray]:
+        view = database.view(device=resolve_device(str(parameters['device'])), **view_settings(parameters))
+        try:
+            return calibrate(view, parameters, model, progress)
+        finally:
+            view.close()
+
+    return calibrated
+
+
+def calibrate(database: NominalDatabase, parameters: Mapping[str, Value], model: PlausibilityModel | None = None,
+              progress: Progress = SILENT) -> dict[str, npt.NDArray]:
     """Calibration arrays of a database from nominal frames alone.
 
     Region statistics come from recorded frames, each compared with what is not close to it in time; frame scores from
@@ -183,6 +209,7 @@ def calibrate(database: NominalDatabase, parameters: Mapping[str, Value], model:
         database: opened with `view_settings(parameters)`.
         parameters: resolved, of the group `method`.
         model: plausibility model to store with it; None: the one that the database holds already.
+        progress: is told.
 
     Returns:
         `frame_scores` (n,), `settings`, `region_mean`, `region_deviation` where calibrate_by_region is on, and the
@@ -191,17 +218,20 @@ def calibrate(database: NominalDatabase, parameters: Mapping[str, Value], model:
     neighbours, fraction = int(parameters['neighbours']), float(parameters['frame_score_fraction'])  # type: ignore[arg-type]
     model = model or PlausibilityModel.from_arrays(database.calibration)
     distances, positions = [], []
+    progress.begin('calibrate', len(database.held_out()), 'frame')
     for _, vectors, _, places in database.held_out():
         found, _ = database.search(vectors, min(neighbours, len(database)), places)
         distances.append(found.mean(axis=1))
         positions.append(np.asarray(places, np.float32))
+        progress.advance(1)
+    progress.end()
     if not distances:
         log.warning('%s holds no held-out nominal frames: the database stays uncalibrated', database.path)
         return {}
     arrays: dict[str, npt.NDArray] = {'settings': settings_of(parameters)}
     relative = distances
     if parameters['calibrate_by_region']:
-        regions = recorded_regions(database, neighbours)
+        regions = recorded_regions(database, neighbours, progress)
         if regions is not None:
             relative = [regions.relative(d, p) for d, p in zip(distances, positions, strict=True)]
         else:
@@ -218,11 +248,13 @@ def calibrate(database: NominalDatabase, parameters: Mapping[str, Value], model:
     return arrays
 
 
-def recorded_regions(database: NominalDatabase, neighbours: int) -> RegionStatistics | None:
+def recorded_regions(database: NominalDatabase, neighbours: int, progress: Progress = SILENT
+                     ) -> RegionStatistics | None:
     """Region statistics from a sample of the recorded embeddings; None when nothing is left to compare them with."""
     frames, rng = database.frames(), np.random.default_rng(0)
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), REGION_QUERIES // 200)).astype(np.int64))
     distances, positions = [], []
+    progress.begin('learn places', len(chosen), 'frame')
     for index in chosen:
         _, vectors, _, places = frames[index]
         sample = rng.permutation(len(vectors))[:REGION_QUERIES // len(chosen)]
@@ -231,6 +263,8 @@ def recorded_regions(database: NominalDatabase, neighbours: int) -> RegionStatis
         usable = np.isfinite(found).all(axis=1)
         distances.append(found[usable].mean(axis=1))
         positions.append(np.asarray(places[sample][usable], np.float32))
+        progress.advance(1)
+    progress.end()
     together = np.concatenate(distances)
     return RegionStatistics.gather(together, np.concatenate(positions)) if len(together) else None
 

@@ -147,7 +147,7 @@ class NominalRecorderNode(Node):
             self._summary = recorder.summary
             self._record_frames(recorder, settings['image_transport'] == 'compressed')
             self._state = 'writing the database'
-            commit(writer, settings)
+            commit(writer, settings, embedder.encoder.device, self._progress)
         self._finished(database)
         return True
 

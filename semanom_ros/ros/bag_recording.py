@@ -10,17 +10,22 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
+import torch
 
-from semanom_ros.core.calibration import calibrate, view_settings
+from semanom_ros.core.calibration import calibrator, view_settings
 from semanom_ros.core.database import DatabaseWriter, NominalDatabase
+from semanom_ros.core.database.publishing import IndexSettings, suggested_factory
 from semanom_ros.core.embedding import Embedder
-from semanom_ros.core.progress import Progress
+from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.core.recording import HeldOut, NominalRecorder, RecordingSummary, Thinning, describe
 from semanom_ros.errors import BagError, ParameterError
 from semanom_ros.ros.bags import BagReader
 
 logger = logging.getLogger(__name__)
+
+
+INDEXED_FROM = 100_000
+"""Embeddings from which on a CPU takes longer to search them all than to encode a frame."""
 
 
 @dataclass
@@ -83,10 +88,7 @@ def record_bags(bags: Sequence[Path], database: Path, parameters: Mapping[str, A
             if not recorder.summary.frames and not recorder.summary.known:
                 raise BagError(f'{", ".join(map(str, bags))}: found no frame that can be recorded, expected images; '
                                'see the messages above')
-            progress.begin('calibrate', recorder.summary.held_out, 'frame')
-            result.database = commit(writer, parameters)
-            progress.advance(recorder.summary.held_out)
-            progress.end()
+            result.database = commit(writer, parameters, embedder.encoder.device, progress)
     result.seconds = time.monotonic() - begun
     return result
 
@@ -121,13 +123,25 @@ def _record_bag(reader: BagReader, topics: Sequence[str], recorder: NominalRecor
     result.bad_images += reader.bad_images
 
 
-def commit(writer: DatabaseWriter, parameters: Mapping[str, Any]) -> NominalDatabase:
-    """Calibrates on what was held out, and puts the database in its place."""
+def commit(writer: DatabaseWriter, parameters: Mapping[str, Any], device: torch.device, progress: Progress = SILENT
+           ) -> NominalDatabase:
+    """Calibrates on what was held out, and puts the database in its place.
 
-    def calibrated(database: NominalDatabase) -> dict[str, npt.NDArray[Any]]:
-        return calibrate(database.view(**view_settings(parameters)), parameters)
+    Where a CPU will search many embeddings, they get an approximate index first.
 
-    return writer.commit(calibrated)
+    Args:
+        writer: with all frames.
+        parameters: resolved, of the groups `method` and `recorder`.
+        device: that will search.
+        progress: is told.
+
+    Raises:
+        DatabaseError: every frame is held out.
+    """
+    index = None
+    if parameters['index'] == 'auto' and device.type == 'cpu' and writer.exact_vectors >= INDEXED_FROM:
+        index = IndexSettings(suggested_factory(writer.vectors), **view_settings(parameters))
+    return writer.commit(calibrator(writer.path, parameters, progress), progress, index)
 
 
 class _Drive:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from semanom_ros.core.database.database import NominalDatabase
 from semanom_ros.core.database.manifest import HELD_OUT, RECORDED, DatabaseDescription, PartEntry, parse_description
-from semanom_ros.core.database.publishing import Calibrate, publish
+from semanom_ros.core.database.publishing import Calibrate, IndexSettings, publish
 from semanom_ros.core.database.storage import (
     Array,
     FrameRecord,
@@ -146,6 +146,18 @@ class DatabaseWriter:
     def held_out_frames(self) -> int:
         return self._parts[True].frames if True in self._parts else 0
 
+    @property
+    def vectors(self) -> int:
+        """Nominal embeddings that the next version will hold."""
+        current = self._transaction.current
+        return (current.vectors if current else 0) + (self._parts[False].vectors if False in self._parts else 0)
+
+    @property
+    def exact_vectors(self) -> int:
+        """Those of them that no approximate index covers yet."""
+        current = self._transaction.current
+        return self.vectors - (current.index.vectors if current and current.index else 0)
+
     def has(self, source_sha256: str, topic: str, stamp_ns: int) -> bool:
         """Whether this frame is in the database or in this recording already."""
         return (source_sha256, topic, int(stamp_ns)) in self._keys
@@ -183,12 +195,14 @@ class DatabaseWriter:
         self._keys.add(frame.key)
         return True
 
-    def commit(self, calibrate: Calibrate | None = None, progress: Progress = SILENT) -> NominalDatabase:
+    def commit(self, calibrate: Calibrate | None = None, progress: Progress = SILENT,
+               index: IndexSettings | None = None) -> NominalDatabase:
         """Publishes what was added as a new version, and ends the recording.
 
         Args:
             calibrate: makes the calibration arrays from the database as it will be.
             progress: is told how far the checksums are.
+            index: approximate index to be built; None: as the database has it.
 
         Returns:
             The database, opened; the current version unchanged when nothing was added.
@@ -213,7 +227,8 @@ class DatabaseWriter:
                     entries.append(PartEntry(f'{transaction.folder.name}/{kind}', kind, part.vectors, part.frames))
             self._staging.rename(transaction.folder)
             change = f'recorded {self.frames} frames, {self.held_out_frames} held out'
-            return publish(transaction, self.description, entries, change, calibrate=calibrate, progress=progress)
+            return publish(transaction, self.description, entries, change, calibrate=calibrate, index=index,
+                           progress=progress)
         except OSError as error:
             raise transaction.not_written(error) from error
         finally:
