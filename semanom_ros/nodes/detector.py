@@ -34,7 +34,7 @@ from semanom_ros.parameters import DETECTOR, METHOD, NODE, Value, table
 from semanom_ros.ros import diagnostics, messages
 from semanom_ros.ros.diagnostics import CameraMonitor, Health
 from semanom_ros.ros.outputs import CameraOutputs
-from semanom_ros.ros.parameters import NodeParameters
+from semanom_ros.ros.parameters import NodeParameters, typed_parameters
 from semanom_ros.ros.qos import INPUT, LATCHED, OUTPUT
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ class Detector(LifecycleNode):
         Raises:
             ParameterError: a parameter that the node was started with is bad.
         """
-        super().__init__('semanom_detector', automatically_declare_parameters_from_overrides=True, **kwargs)
+        with typed_parameters():
+            super().__init__('semanom_detector', automatically_declare_parameters_from_overrides=True, **kwargs)
         self._lock = threading.Lock()  # of the pipeline
         self._pipeline: Pipeline | None = None
         self._cameras: list[_Camera] = []

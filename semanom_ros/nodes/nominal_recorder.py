@@ -37,7 +37,7 @@ from semanom_ros.ros import diagnostics
 from semanom_ros.ros.bag_recording import commit, database_path, record_bags
 from semanom_ros.ros.diagnostics import Health
 from semanom_ros.ros.messages import picture_of, stamp_of
-from semanom_ros.ros.parameters import NodeParameters
+from semanom_ros.ros.parameters import NodeParameters, typed_parameters
 from semanom_ros.ros.qos import OUTPUT
 
 LOG_PERIOD_S = 10.0
@@ -73,7 +73,8 @@ class NominalRecorderNode(Node):
         Raises:
             ParameterError: a parameter that the node was started with is bad.
         """
-        super().__init__('nominal_recorder', automatically_declare_parameters_from_overrides=True, **kwargs)
+        with typed_parameters():
+            super().__init__('nominal_recorder', automatically_declare_parameters_from_overrides=True, **kwargs)
         values = NodeParameters(self, METHOD, NODE, RECORDER, locked=lambda: True).values()
         self._settings: dict[str, Any] = dict(values)
         self._bags = [Path(bag).expanduser() for bag in self._settings['bags'] if bag]

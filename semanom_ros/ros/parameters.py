@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -20,8 +21,8 @@ _LOWEST_INTEGER, _HIGHEST_INTEGER = -2**63, 2**63 - 1
 class NodeParameters:
     """Declares groups of the table on a node and keeps their values valid.
 
-    The node must be created with `automatically_declare_parameters_from_overrides=True`;
-    only so a misspelt name in a parameter file can be seen.
+    The node must be created with `automatically_declare_parameters_from_overrides=True`,
+    within `typed_parameters`; only so a misspelt name in a parameter file can be seen.
     """
 
     def __init__(self, node: Node, *groups: str, locked: Callable[[], bool] = lambda: False,
@@ -95,6 +96,20 @@ class NodeParameters:
         except ParameterError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
+
+
+@contextmanager
+def typed_parameters() -> Iterator[None]:
+    """Goes round the constructor of a node that declares its parameters from overrides.
+
+    Raises:
+        ParameterError: one of them is an empty list, which rclpy cannot type.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ParameterError(f'parameters: found an empty list, expected none, because it has no type in ROS; leave it '
+                             f'out or fill it ({error})') from error
 
 
 def describe(parameter: Parameter) -> ParameterDescriptor:

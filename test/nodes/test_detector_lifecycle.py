@@ -306,8 +306,13 @@ def test_a_signal_ends_the_process_with_status_0(
     assert 'ERROR' not in output
 
 
+@pytest.mark.parametrize(('given', 'words'), [
+    ('image_transport:=theora', "parameter image_transport: found 'theora', expected one of raw, compressed; correct"),
+    ('camera_names:=front', "parameter camera_names: found 'front', expected a list; correct it"),
+    ('camera_names:=[]', 'parameters: found an empty list, expected none'),
+])
 def test_a_bad_parameter_ends_the_process_with_status_2(
-        ros_domain_id: int, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(['--ros-args', '-p', 'image_transport:=theora']) == 2
-    assert capfd.readouterr().err == ("semanom_detector: parameter image_transport: found 'theora', expected one of "
-                                      'raw, compressed; correct it\n')
+        ros_domain_id: int, capfd: pytest.CaptureFixture[str], given: str, words: str) -> None:
+    assert main(['--ros-args', '-p', given]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f'semanom_detector: {words}')
