@@ -130,6 +130,16 @@ def test_several_recordings_and_topics(tmp_path: Path, drives: Any, parameters: 
     assert 'calibrate' in [what for what, _, _ in progress.stages]
 
 
+def test_what_is_known_is_not_embedded_again(tmp_path: Path, drives: Any, parameters: dict[str, Any],
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    bag = drives('drive')
+    record([bag], tmp_path / 'database', parameters, every_n=2)
+    embed, embedded = Embedder.embed, []
+    monkeypatch.setattr(Embedder, 'embed', lambda self, frames: embedded.extend(frames) or embed(self, frames))
+    record([bag], tmp_path / 'database', parameters, append=True)
+    assert [frame.stamp_ns // SECOND for frame in embedded] == list(range(2, 41, 2))
+
+
 def test_append_adds_what_is_new(tmp_path: Path, drives: Any, parameters: dict[str, Any]) -> None:
     one, two = drives('one'), drives('two', first=100)
     record([one], tmp_path / 'database', parameters, every_n=4)
