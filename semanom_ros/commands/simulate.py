@@ -19,13 +19,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
     parser.add_argument('bag', type=Path, metavar='OUT_BAG', help='folder of the recording to be made')
     parser.add_argument('--anomalies', action='store_true', help='let anomalies happen; else a nominal drive')
-    parser.add_argument('--seed', type=_count, default=0, metavar='N', help='town, route and traffic; the same seed gives the same bytes (default 0)')
-    parser.add_argument('--frames', type=_count, default=600, metavar='N', help=f'length, {RATE:g} frames for a second (default 600)')
+    parser.add_argument(
+        '--seed',
+        type=_count,
+        default=0,
+        metavar='N',
+        help='town, route and traffic; the same seed gives the same bytes (default 0)',
+    )
+    parser.add_argument(
+        '--frames', type=_count, default=600, metavar='N', help=f'length, {RATE:g} frames for a second (default 600)'
+    )
     parser.add_argument('--weather', choices=CHOICES, default='mixed', help='default: all of them in turn')
-    parser.add_argument('--scenario', action='append', choices=[s.name for s in CATALOGUE], metavar='NAME', dest='scenarios',
-                        help='stage only this one (may be given again); default: all, in an order of the seed')
-    parser.add_argument('--storage', choices=('mcap', 'sqlite3'), default='mcap', help='storage plugin of rosbag2 (default mcap)')
-    parser.add_argument('--raw', action='store_true', help=f'bgr8 pictures on {IMAGE_TOPIC} instead of JPEG on {IMAGE_TOPIC}/compressed; 0.7 MB for each')
+    parser.add_argument(
+        '--scenario',
+        action='append',
+        choices=[s.name for s in CATALOGUE],
+        metavar='NAME',
+        dest='scenarios',
+        help='stage only this one (may be given again); default: all, in an order of the seed',
+    )
+    parser.add_argument(
+        '--storage', choices=('mcap', 'sqlite3'), default='mcap', help='storage plugin of rosbag2 (default mcap)'
+    )
+    parser.add_argument(
+        '--raw',
+        action='store_true',
+        help=f'bgr8 pictures on {IMAGE_TOPIC} instead of JPEG on {IMAGE_TOPIC}/compressed; 0.7 MB for each',
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

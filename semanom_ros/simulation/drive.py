@@ -147,8 +147,12 @@ class Drive:
                     self._identities.pop(id(thing), None)
         return self._blocks[index]
 
+    def time_at(self, s: float) -> float:
+        """Seconds from the start at which the camera is s metres along its route."""
+        return self._motion.time_at(s)
+
     def frame(self, number: int) -> SimulatedFrame:
-        """Draws a frame; call with 0, 1, 2, ..."""
+        """Draws a frame; numbers must not decrease."""
         time = number / RATE
         s = self._motion.position(time)
         first = math.floor((s - 20) / BLOCK)

@@ -28,7 +28,7 @@ def digest(frames: list[SimulatedFrame]) -> str:
 
 def before(drive: Drive, metres: float) -> SimulatedFrame:
     """The frame so many metres before the drive's first scenario."""
-    return drive.frame(int(drive._motion.time_at(FIRST_SCENARIO - metres) * RATE))
+    return drive.frame(int(drive.time_at(FIRST_SCENARIO - metres) * RATE))
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not():
