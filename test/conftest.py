@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+# Before anything imports torch or FAISS: a forked process (the tests that kill writers fork) would wait for OpenMP's
+# threads for ever, since only the forking thread lives on in it; a single thread needs none.
+os.environ['OMP_NUM_THREADS'] = '1'
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
