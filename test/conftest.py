@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 # Before anything imports torch or FAISS: a forked process (the tests that kill writers fork) would wait for OpenMP's
 # threads for ever, since only the forking thread lives on in it; a single thread needs none.
 os.environ['OMP_NUM_THREADS'] = '1'
+# A shell's background jobs ignore SIGINT, and so would every process that a test starts and then interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
