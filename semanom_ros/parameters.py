@@ -117,6 +117,8 @@ TABLE: tuple[Parameter, ...] = (
               'holds it; false: by the distance alone', METHOD),
     Parameter('false_alarm_rate', 0.01, 'share of nominal frames that may raise an alarm; sets the threshold', METHOD,
               minimum=0.0001, maximum=0.5, live=True),
+    Parameter('pixel_threshold', 0.5, 'how far an anomaly reaches round its core, which is above the alarm level 1.0: '
+              'the anomaly map\'s value above which pixels belong to it', METHOD, minimum=0.05, maximum=1.0, live=True),
     # -- filter
     Parameter('filter_spatial', True, 'drop regions that are too small or at the image border', METHOD, live=True),
     Parameter('filter_min_area', 0.0005, 'smallest region, as a share of the image', METHOD, minimum=0.0, maximum=1.0,

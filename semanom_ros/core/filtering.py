@@ -16,7 +16,7 @@ from semanom_ros.parameters import Value
 
 @dataclass(frozen=True)
 class Region:
-    """A connected part of an image above the pixel threshold.
+    """A connected part of an image above the pixel threshold that reaches the alarm level.
 
     Attributes:
         box: (x, y, width, height), pixels.
@@ -37,14 +37,18 @@ class Region:
         return np.concatenate([o[:, 0] for o in sorted(outlines, key=cv2.contourArea, reverse=True)]).astype(np.int32)
 
 
-def regions(anomaly_map: npt.NDArray[np.float32], threshold: float) -> list[Region]:
-    """8-connected regions of a map (H, W) above the threshold."""
-    above = anomaly_map > threshold
-    if not above.any():
+def regions(anomaly_map: npt.NDArray[np.float32], alarm: float, reach: float) -> list[Region]:
+    """8-connected regions of a map (H, W) above `reach` that hold a pixel above `alarm`.
+
+    Hysteresis thresholding (J. Canny, TPAMI 1986): what raises the alarm is the core of a thing, which reaches farther.
+    """
+    cores = anomaly_map > alarm
+    if not cores.any():
         return []
-    count, labels, statistics, _ = cv2.connectedComponentsWithStats(above.astype(np.uint8), connectivity=8)
+    above = (anomaly_map > min(alarm, reach)).astype(np.uint8)
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
     found = []
-    for number in range(1, count):
+    for number in np.unique(labels[cores]):
         x, y, w, h, area = (int(v) for v in statistics[number])
         mask = labels[y:y + h, x:x + w] == number
         peak = int(np.where(mask, anomaly_map[y:y + h, x:x + w], -np.inf).argmax())

@@ -99,7 +99,8 @@ class FrameResult:
         threshold: frame score above which the frame is anomalous.
         anomalous: the verdict, after the filter where it is on.
         patch_map: (h, w) float32, calibrated score of each patch, >= 0.
-        pixel_threshold: value of the anomaly map above which a pixel is anomalous.
+        pixel_threshold: value of the anomaly map above which a pixel belongs to an anomaly whose core is above
+            `threshold`.
         anomalies: what is left after the filter, the highest score first.
         region_mask: (H, W) bool, the pixels of `anomalies`; None stands for all False.
         pixel_map: (H, W) float32 where the variant computes one finer than the patches;

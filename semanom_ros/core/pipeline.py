@@ -28,7 +28,6 @@ from semanom_ros.parameters import METHOD, Value, resolve, table
 log = logging.getLogger(__name__)
 
 EVIDENCE_SIZE = 160  # longer side of the picture kept with what was accepted, pixels
-PIXEL_THRESHOLD = 1.0  # frame scores and patch scores share one scale, see scoring.FrameScores
 
 
 class Pipeline:
@@ -125,8 +124,9 @@ class Pipeline:
     def filter(self, scores: FrameScores) -> FrameResult:
         """The verdict on scored frames, taken in the order of each camera's frames.
 
-        A frame whose score is at or below the threshold holds no anomaly. Above it, the anomalies are the regions above
-        the pixel threshold that the filter leaves; the frame is anomalous when there is one. With the filter off, the
+        A frame whose score is at or below the threshold holds no anomaly. Above it, the anomalies are the regions of
+        pixels above the pixel threshold round those above the alarm level (frame and patch scores share one scale)
+        that the filter leaves; the frame is anomalous when there is one. With the filter off, the
         frame score alone decides.
         """
         start = time.perf_counter()
@@ -134,10 +134,11 @@ class Pipeline:
         size = (grid.height, grid.width)
         result = FrameResult(
             frame.stamp_ns, frame.camera, size, scores.score, scores.raw_score, scores.p_value, scores.threshold,
-            scores.score > scores.threshold, scores.patch_map, PIXEL_THRESHOLD, pixel_map=scores.pixel_map)
+            scores.score > scores.threshold, scores.patch_map,
+            float(self.parameters['pixel_threshold']), pixel_map=scores.pixel_map)
         found: list[Region] = []
         if result.anomalous:
-            found = [region for region in regions(result.anomaly_map, PIXEL_THRESHOLD)
+            found = [region for region in regions(result.anomaly_map, result.threshold, result.pixel_threshold)
                      if self._filter.keeps(region, size, scores.embedding.segments)]
         tracked: list[tuple[Region, Track | None]] = [(region, None) for region in found]
         if self._filter.temporal:

@@ -89,7 +89,7 @@ def render_overlay(image: Image, result: FrameResult, *, max_width: int = 0, evi
     boxes = [_scaled(anomaly.box, zoom) for anomaly in shown]
     if evidence:
         taken += _draw_evidence(canvas, shown, boxes, taken, style)
-    _draw_labels(canvas, shown, boxes, taken, result.pixel_threshold, style)
+    _draw_labels(canvas, shown, boxes, taken, result.threshold, style)
     return canvas
 
 
@@ -179,10 +179,10 @@ def _shade(canvas: Image, rect: Rect, colour: Colour, opacity: float) -> None:
 
 
 def _draw_heat(canvas: Image, result: FrameResult) -> None:
-    """Blends the anomaly map where it is above the threshold, and nowhere else."""
+    """Blends the anomaly map where it is above the alarm level, and nowhere else."""
     height, width = canvas.shape[:2]
     scores = result.patch_map if result.pixel_map is None else result.pixel_map
-    steps = cv2.convertScaleAbs(scores, alpha=_HEAT_STEP / max(result.pixel_threshold, 1e-9))
+    steps = cv2.convertScaleAbs(scores, alpha=_HEAT_STEP / max(result.threshold, 1e-9))
     # enlarged first and coloured then, so that the edge lies where the outline of the mask does
     interpolation = cv2.INTER_AREA if scores.shape[0] > height else cv2.INTER_LINEAR
     steps = cv2.resize(steps, (width, height), interpolation=interpolation)

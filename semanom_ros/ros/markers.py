@@ -39,7 +39,7 @@ def marker_array(result: FrameResult, header: Header, camera: CameraModel | None
         return array
     stay = duration(round(lifetime * 1e9))
     for number, anomaly in enumerate(result.anomalies):
-        red, green, blue = heat_colour(anomaly.score / max(result.pixel_threshold, 1e-9))
+        red, green, blue = heat_colour(anomaly.score / max(result.threshold, 1e-9))
         colour = ColorRGBA(r=red / 255, g=green / 255, b=blue / 255, a=1.0)
         for name, marker in (('frusta', _frustum(anomaly, camera, result.image_size, distance)),
                              ('outlines', _outline(anomaly, camera, result.image_size, distance)),

@@ -38,7 +38,7 @@ def follow(temporal, boxes_of, steps, image_of=lambda step: STILL, start=0, **gi
     """What the temporal filter reports at each step, as lists of (track id, box)."""
     reported = []
     for step in range(steps):
-        found = regions(hot(*boxes_of(step)), 1.0)
+        found = regions(hot(*boxes_of(step)), 1.0, 1.0)
         kept = temporal.update(image_of(step), start + step * TENTH, found, settings(**given))
         reported.append([(track.track_id, region.box) for region, track in kept])
     return reported
@@ -47,20 +47,29 @@ def follow(temporal, boxes_of, steps, image_of=lambda step: STILL, start=0, **gi
 def test_regions_are_connected_parts_above_the_threshold():
     anomaly_map = hot((10, 20, 30, 10), (100, 50, 8, 8))
     anomaly_map[25, 33] = 5
-    found = sorted(regions(anomaly_map, 1.0), key=lambda region: region.box)
+    found = sorted(regions(anomaly_map, 1.0, 1.0), key=lambda region: region.box)
     assert [region.box for region in found] == [(10, 20, 30, 10), (100, 50, 8, 8)]
     assert [region.area for region in found] == [300, 64]
     assert found[0].peak == (33, 25)
     assert found[0].contour().min(axis=0).tolist() == [10, 20]
     assert found[0].contour().max(axis=0).tolist() == [39, 29]
-    assert regions(anomaly_map, 6.0) == []
+    assert regions(anomaly_map, 6.0, 6.0) == []
+
+
+def test_a_region_reaches_beyond_its_core_but_not_without_one():
+    anomaly_map = hot((20, 20, 6, 6), (100, 20, 6, 6)) / 2.5  # 0.8: no core
+    anomaly_map[16:30, 10:40] = np.maximum(anomaly_map[16:30, 10:40], 0.6)
+    anomaly_map[22, 24] = 1.2
+    assert [region.box for region in regions(anomaly_map, 1.0, 0.5)] == [(10, 16, 30, 14)]
+    assert [region.box for region in regions(anomaly_map, 1.0, 0.7)] == [(20, 20, 6, 6)]
+    assert [region.box for region in regions(anomaly_map, 1.0, 1.0)] == [(24, 22, 1, 1)]
 
 
 @pytest.mark.parametrize(('given', 'kept'), [
     ({}, [0, 1, 2]), ({'min_area': 0.01}, [1]), ({'border': 0.1}, [0, 1]),
     ({'min_area': 0.01, 'border': 0.1, 'spatial': False}, [0, 1, 2])])
 def test_small_and_border_regions_are_dropped(given, kept):
-    found = sorted(regions(hot((20, 20, 6, 6), (60, 50, 20, 20), (152, 40, 6, 6)), 1.0), key=lambda region: region.box)
+    found = sorted(regions(hot((20, 20, 6, 6), (60, 50, 20, 20), (152, 40, 6, 6)), 1.0, 1.0), key=lambda region: region.box)
     assert [i for i, region in enumerate(found) if settings(**given).keeps(region, (HEIGHT, WIDTH), None)] == kept
 
 
@@ -68,7 +77,7 @@ def test_a_region_must_fill_its_segment():
     labels = np.zeros((HEIGHT, WIDTH), np.int32)
     labels[40:80, 40:80] = 1
     segments = Segments(labels, np.ones(1, np.float32), ('',))
-    speck, most, outside = (regions(hot(box), 1.0)[0] for box in ((50, 50, 8, 8), (42, 42, 36, 36), (100, 100, 8, 8)))
+    speck, most, outside = (regions(hot(box), 1.0, 1.0)[0] for box in ((50, 50, 8, 8), (42, 42, 36, 36), (100, 100, 8, 8)))
     strict = settings(agreement=0.5)
     assert [strict.keeps(r, (HEIGHT, WIDTH), segments) for r in (speck, most, outside)] == [False, True, True]
     assert strict.keeps(speck, (HEIGHT, WIDTH), None)
