@@ -1,8 +1,5 @@
 """Watches cameras for semantic anomalies: the detector, configured and activated, and RViz where wanted."""
 
-from pathlib import Path
-
-from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -17,77 +14,48 @@ from launch.events import Shutdown, matches_action
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState, StateTransition
-from launch_ros.parameter_descriptions import ParameterValue
 from lifecycle_msgs.msg import Transition
 
-from semanom_ros.parameters import DETECTOR, METHOD, NODE, RECORDER, read_yaml, resolve
+from semanom_ros.ros.launching import BOOLEAN, SHARE, NodeSettings, config, image_topic, rviz, shared
 from semanom_ros.ros.remapping import camera_remappings, words
 
-SHARE = Path(get_package_share_directory('semanom_ros'))
 NODE_NAME = 'semanom_detector'
-BOOLEAN = ['true', 'false']
 # After Ctrl-C the detector finishes its frame and frees the GPU; launch's 5 seconds can be too few.
 SECONDS_TO_FINISH = '20'
 
 
 def generate_launch_description() -> LaunchDescription:
     return LaunchDescription([
-        DeclareLaunchArgument(
-            'database', default_value='', description='Folder of the nominal database; empty: as in config.'),
-        DeclareLaunchArgument(
-            'image_topic', default_value='',
-            description='Image topic, or one for each camera: [/front/image_raw,/rear/image_raw]; empty: the '
-                        'detector\'s own, ~/input/NAME/image.'),
-        DeclareLaunchArgument(
-            'camera_info_topic', default_value='',
-            description='CameraInfo topic, or one for each camera; empty: camera_info beside the image topic.'),
-        DeclareLaunchArgument(
-            'camera_names', default_value='',
-            description='Name of the camera, or of each: [front,rear]; empty: as in config.'),
-        DeclareLaunchArgument(
-            'image_transport', default_value='', choices=['', 'raw', 'compressed'],
-            description='What the cameras send; empty: as in config.'),
-        DeclareLaunchArgument(
-            'config', default_value=str(SHARE / 'config' / 'detector.yaml'),
-            description='ROS parameter file; what it leaves out has its default.'),
+        shared('database'),
+        image_topic('the detector\'s own, ~/input/NAME/image'),
+        shared('camera_info_topic'),
+        shared('camera_names'),
+        shared('image_transport'),
+        config('detector.yaml'),
         DeclareLaunchArgument(
             'autostart', default_value='true', choices=BOOLEAN,
             description='Configure and activate the detector; false: somebody else does.'),
-        DeclareLaunchArgument('namespace', default_value='', description='Namespace of the detector.'),
-        DeclareLaunchArgument(
-            'use_sim_time', default_value='false', choices=BOOLEAN,
-            description='Take the time from /clock: with a simulator, or a bag played with --clock.'),
-        DeclareLaunchArgument(
-            'rviz', default_value='false', choices=BOOLEAN, description='Show the detections in RViz.'),
-        DeclareLaunchArgument(
-            'fixed_frame', default_value='base_link',
-            description='What RViz shows stands still in this frame; without /tf, give the images\' own.'),
-        DeclareLaunchArgument(
-            'log_level', default_value='info', choices=['debug', 'info', 'warn', 'error', 'fatal'],
-            description='Least severity that the detector logs.'),
+        shared('namespace'),
+        shared('use_sim_time'),
+        rviz('false'),
+        shared('fixed_frame'),
+        shared('log_level'),
         OpaqueFunction(function=launch_setup),
     ])  # fmt: skip
 
 
 def launch_setup(context: LaunchContext) -> list:
     argument = context.launch_configurations
-    config = Path(argument['config']).expanduser()
-    settings = resolve(read_yaml(config), METHOD, NODE, DETECTOR, RECORDER)
-    cameras = words(argument['camera_names']) or settings['camera_names']
-    transport = argument['image_transport'] or settings['image_transport']
-    image_topics = words(argument['image_topic'])
-
-    overrides = {'use_sim_time': argument['use_sim_time'] == 'true', 'camera_names': cameras}
-    for name in ('database', 'image_transport'):
-        if argument[name]:
-            overrides[name] = ParameterValue(argument[name], value_type=str)
+    settings = NodeSettings.of(context)
     detector = LifecycleNode(
         package='semanom_ros',
         executable='detector',
         name=NODE_NAME,
         namespace=argument['namespace'],
-        parameters=[str(config), overrides],
-        remappings=camera_remappings(cameras, image_topics, words(argument['camera_info_topic']), transport),
+        parameters=[str(settings.config), settings.overrides],
+        remappings=camera_remappings(
+            settings.cameras, settings.image_topics, words(argument['camera_info_topic']), settings.transport
+        ),
         ros_arguments=['--log-level', argument['log_level']],
         sigterm_timeout=SECONDS_TO_FINISH,
         output='screen',
@@ -95,7 +63,7 @@ def launch_setup(context: LaunchContext) -> list:
     full_name = '/'.join(['', *filter(None, argument['namespace'].split('/')), NODE_NAME])
     actions = []
     if argument['rviz'] == 'true':  # the first: where RViz is missing, launch gives up and forgets what it has started
-        actions.append(rviz(argument, f'{full_name}/{cameras[0]}', image_topics))
+        actions.append(rviz_node(argument, f'{full_name}/{settings.cameras[0]}', settings.image_topics))
     if argument['autostart'] == 'true':  # its handlers come before what they wait for
         actions += autostart(detector, full_name)
     return [*actions, detector]
@@ -155,7 +123,7 @@ def autostart(detector: LifecycleNode, full_name: str) -> list:
     ]
 
 
-def rviz(argument: dict[str, str], camera: str, image_topics: list[str]) -> Node:
+def rviz_node(argument: dict[str, str], camera: str, image_topics: list[str]) -> Node:
     """RViz with one camera's outputs, those below `camera`; its configuration names /semanom_detector/camera."""
     outputs = ('overlay', 'anomaly_map', 'markers')
     remappings = [(f'/{NODE_NAME}/camera/{output}', f'{camera}/{output}') for output in outputs]

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -20,40 +19,24 @@ from launch_ros.event_handlers import OnStateTransition
 
 from semanom_ros.errors import BagError
 from semanom_ros.ros.bags import COMPRESSED_IMAGE, BagReader
+from semanom_ros.ros.launching import SHARE, config, image_topic, rviz, shared
+from semanom_ros.ros.middleware import large_image_settings
 from semanom_ros.ros.remapping import words
-
-SHARE = Path(get_package_share_directory('semanom_ros'))
-BOOLEAN = ['true', 'false']
 
 
 def generate_launch_description() -> LaunchDescription:
     return LaunchDescription([
         DeclareLaunchArgument('bag', description='Recording to play: folder of a rosbag2.'),
-        DeclareLaunchArgument(
-            'database', default_value='', description='Folder of the nominal database; empty: as in config.'),
-        DeclareLaunchArgument(
-            'image_topic', default_value='',
-            description='Image topic, or one for each camera: [/front/image_raw,/rear/image_raw]; empty: the only '
-                        'one in the recording.'),
-        DeclareLaunchArgument(
-            'camera_info_topic', default_value='',
-            description='CameraInfo topic, or one for each camera; empty: camera_info beside the image topic.'),
-        DeclareLaunchArgument(
-            'camera_names', default_value='',
-            description='Name of the camera, or of each: [front,rear]; empty: as in config.'),
-        DeclareLaunchArgument(
-            'config', default_value=str(SHARE / 'config' / 'detector.yaml'),
-            description='ROS parameter file; what it leaves out has its default.'),
-        DeclareLaunchArgument('namespace', default_value='', description='Namespace of the detector.'),
+        shared('database'),
+        image_topic('the only one in the recording'),
+        shared('camera_info_topic'),
+        shared('camera_names'),
+        config('detector.yaml'),
+        shared('namespace'),
         DeclareLaunchArgument('rate', default_value='1.0', description='How many times as fast as recorded.'),
-        DeclareLaunchArgument(
-            'rviz', default_value='true', choices=BOOLEAN, description='Show the detections in RViz.'),
-        DeclareLaunchArgument(
-            'fixed_frame', default_value='base_link',
-            description='What RViz shows stands still in this frame; without /tf, give the images\' own.'),
-        DeclareLaunchArgument(
-            'log_level', default_value='info', choices=['debug', 'info', 'warn', 'error', 'fatal'],
-            description='Least severity that the detector logs.'),
+        rviz('true'),
+        shared('fixed_frame'),
+        shared('log_level'),
         OpaqueFunction(function=launch_setup),
     ])  # fmt: skip
 
@@ -80,7 +63,10 @@ def launch_setup(context: LaunchContext) -> list:
         }.items(),
     )
     player = ExecuteProcess(
-        cmd=['ros2', 'bag', 'play', str(bag), *clock, '--rate', argument['rate']], name='player', output='screen'
+        cmd=['ros2', 'bag', 'play', str(bag), *clock, '--rate', argument['rate']],
+        additional_env=large_image_settings(),
+        name='player',
+        output='screen',
     )
     # No frame is played past a detector that still loads.
     play = OnStateTransition(goal_state='active', entities=[player], handle_once=True)

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
-from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 from tqdm import tqdm
@@ -27,10 +23,11 @@ from semanom_ros.benchmarks.plan import Plan, drive, forward_pass, in_turn, rati
 from semanom_ros.core.embedding import Embedder
 from semanom_ros.core.progress import Progress
 from semanom_ros.errors import SemanomError
-from semanom_ros.evaluation.live import DetectorProcess, private_domain
+from semanom_ros.evaluation.live import DetectorProcess
 from semanom_ros.evaluation.results import CAMERA, PREFIX, SCORE
 from semanom_ros.msg import AnomalyScore
 from semanom_ros.parameters import DETECTOR, METHOD, NODE, table
+from semanom_ros.ros.background import background_node, private_domain
 from semanom_ros.ros.bag_recording import record_bags
 from semanom_ros.ros.bags import BagWriter
 from semanom_ros.ros.images import image_to_message
@@ -75,8 +72,7 @@ def detector(plan: Plan, embedder: Embedder, progress: Progress) -> Iterator[Liv
     names = {parameter.name for parameter in table(METHOD, NODE, DETECTOR)}
     parameters = {name: value for name, value in plan.parameters.items() if name in names}
     parameters['database'] = str(_database(plan))
-    os.environ.setdefault('FASTDDS_DEFAULT_PROFILES_FILE', str(_large_images()))
-    with private_domain() as domain, _node(domain) as node:
+    with private_domain() as domain, background_node('semanom_bench', domain) as node:
         process = DetectorProcess(domain, plan.scratch, TOPIC, parameters, _bag(plan))
         try:
             process.change_state(node, Transition.TRANSITION_CONFIGURE, _CONFIGURE_S)
@@ -233,16 +229,6 @@ class LiveDetector:
                     self._changed.notify_all()
 
 
-def _large_images() -> Path:
-    """`config/fastdds_large_images.xml`, of the source tree or the installation."""
-    name = Path('config', 'fastdds_large_images.xml')
-    for folder in Path(__file__).resolve().parents:
-        for file in (folder / name, folder / 'share' / 'semanom_ros' / name):
-            if file.is_file():
-                return file
-    raise SemanomError(f'{Path(__file__).parent}: found no {name} in a folder above it; install the package again')
-
-
 def _database(plan: Plan) -> Path:
     return plan.scratch / 'nominal'
 
@@ -256,27 +242,3 @@ def _bag(plan: Plan) -> Path:
             for number, image in enumerate(frames):
                 writer.write_image(TOPIC, image, 'bgr8', (number + 1) * FRAME_PERIOD_NS, 'camera_optical')
     return path
-
-
-@contextmanager
-def _node(domain: int) -> Iterator[Node]:
-    """A node that is spun in the background, in a context of its own."""
-    context = Context()
-    context.init(domain_id=domain)
-    node = rclpy.create_node('semanom_bench', context=context)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-
-    def spin() -> None:
-        with suppress(ExternalShutdownException):
-            executor.spin()
-
-    thread = threading.Thread(target=spin, name='semanom_bench', daemon=True)
-    thread.start()
-    try:
-        yield node
-    finally:
-        executor.shutdown()
-        thread.join()
-        node.destroy_node()
-        context.try_shutdown()

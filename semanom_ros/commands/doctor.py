@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from semanom_ros.errors import SemanomError
+from semanom_ros.ros.middleware import large_image_settings
 
 PATIENCE_S = 10.0
 """For a message between two nodes of this machine."""
@@ -138,6 +139,20 @@ def _middleware() -> str:
             f'unset RMW_IMPLEMENTATION, or {_install(wanted)}',
         )
     return wanted
+
+
+def _large_images() -> str:
+    """Fast DDS, the default, has half a megabyte of shared memory: less than a raw picture."""
+    import rclpy
+
+    settings = large_image_settings()
+    if settings and 'fastrtps' in rclpy.get_rmw_implementation_identifier():
+        raise _ProblemError(
+            'Fast DDS has its default shared memory: raw images may get lost between processes',
+            'for the cameras\' processes: export ' + ' '.join(f'{name}={value}' for name, value in settings.items()),
+            missing=True,
+        )
+    return 'the middleware is set up for them' if not settings else 'not Fast DDS: nothing to set up here'
 
 
 def _ros() -> str:
@@ -395,6 +410,7 @@ CHECKS: tuple[tuple[str, bool, Callable[[], str]], ...] = (
     ('Python', True, _python),
     ('ROS middleware', True, _middleware),
     ('ROS 2', True, _ros),
+    ('large images', False, _large_images),
     ('messages', True, _messages),
     ('ament index', False, _share),
     ('NumPy', True, _numpy),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -10,31 +9,28 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import rclpy
 import yaml
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.client import Client
-from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
 from semanom_ros.errors import SemanomError
 from semanom_ros.evaluation.results import ANOMALIES, CAMERA, MASK, OVERLAY, PREFIX, SCORE
+from semanom_ros.ros.background import background_node, domain_environment, private_domain
 from semanom_ros.ros.bags import BagReader, BagWriter, camera_info_topic
 from semanom_ros.ros.messages import stamp_of
 from semanom_ros.ros.player import Capture, Player
 
 NODE = 'semanom_detector'
-_DOMAINS = range(101, 0, -1)  # ids that are free of the system's own ports everywhere
 _CAPTURED = {
     PREFIX + ANOMALIES: 'semanom_ros/msg/AnomalyArray', PREFIX + SCORE: 'semanom_ros/msg/AnomalyScore',
     PREFIX + MASK: 'sensor_msgs/msg/Image', PREFIX + OVERLAY: 'sensor_msgs/msg/CompressedImage',
@@ -98,7 +94,7 @@ def run_live(bag: Path, image_topic: str, database: Path, parameters: Mapping[st
     with private_domain() as domain, tempfile.TemporaryDirectory(prefix='semanom_live_') as scratch:
         process = DetectorProcess(domain, Path(scratch), image_topic, {**parameters, 'database': str(database)}, bag)
         try:
-            with _ros_node(domain) as node, BagWriter(target) as writer:
+            with background_node('semanom_player', domain) as node, BagWriter(target) as writer:
                 return _run(process, node, writer, bag, image_topic, on_progress)
         finally:
             process.stop()
@@ -174,7 +170,7 @@ class DetectorProcess:
         with open(self._log, 'wb') as log:
             self._process = subprocess.Popen(  # a group of its own: Ctrl-C is for us, we tell it
                 command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
-                env={**os.environ, **_environment(domain)})
+                env={**os.environ, **domain_environment(domain)})
         self._client: Client[ChangeState.Request, ChangeState.Response] | None = None
 
     def change_state(self, node: Node, transition: int, timeout_s: float) -> None:
@@ -227,60 +223,3 @@ class DetectorProcess:
                 os.killpg(self._process.pid, sign)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_STOP_S)
-
-
-def _environment(domain: int) -> dict[str, str]:
-    return {'ROS_DOMAIN_ID': str(domain), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', 'ROS_STATIC_PEERS': '',
-            'PYTHONUNBUFFERED': '1'}
-
-
-@contextmanager
-def private_domain() -> Iterator[int]:
-    """A ROS domain id that no other replay on this machine uses; discovery stays on this machine.
-
-    Raises:
-        SemanomError: all are in use.
-    """
-    folder = Path(tempfile.gettempdir()) / 'semanom_ros_domains'
-    folder.mkdir(exist_ok=True)
-    before = {name: os.environ.get(name) for name in _environment(0)}
-    for domain in _DOMAINS:
-        with open(folder / str(domain), 'a') as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                continue
-            os.environ.update(_environment(domain))
-            try:
-                yield domain
-            finally:
-                for name, value in before.items():
-                    os.environ.pop(name, None)
-                    if value is not None:
-                        os.environ[name] = value
-            return
-    raise SemanomError(f'{folder}: all ROS domain ids are in use; wait until another replay has ended')
-
-
-@contextmanager
-def _ros_node(domain: int) -> Iterator[Node]:
-    """A node that is spun in the background, in a context of its own that leaves signals alone."""
-    context = Context()
-    context.init(domain_id=domain)
-    node = rclpy.create_node('semanom_player', context=context)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-
-    def spin() -> None:
-        with suppress(ExternalShutdownException):
-            executor.spin()
-
-    thread = threading.Thread(target=spin, name='semanom_player', daemon=True)
-    thread.start()
-    try:
-        yield node
-    finally:
-        executor.shutdown()
-        thread.join()
-        node.destroy_node()
-        context.try_shutdown()

@@ -13,6 +13,7 @@ import torch
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from semanom_ros.core.frames import FrameResult
+from semanom_ros.ros.middleware import PROFILES
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -24,6 +25,7 @@ FAILED = 'failed in the pipeline'
 DROPS = (LOST, SUPERSEDED, STALE, INVALID, FAILED)
 
 _WINDOW_S = 10.0
+_LOST_SHARE = 0.1  # of the images that came; more is worth a warning
 
 
 @dataclass
@@ -145,6 +147,10 @@ class CameraMonitor:
                                   'use_sim_time, or raise max_age')
             if new['restarted']:
                 health.add(WARN, 'stamps went back: the recording has started again, or two cameras send on one topic')
+            if new[LOST] > _LOST_SHARE * new['received']:
+                health.add(WARN, f'{new[LOST]} images were lost on their way, {new["received"]} came; '
+                                 f'give the camera\'s process {PROFILES}, see config/fastdds_large_images.xml, or set '
+                                 'image_transport to compressed')
             if latencies is not None and (median := np.median(latencies)) > latency_limit:
                 health.add(WARN, f'latency {median:.2f} s, expected at most {latency_limit:g} s; choose a smaller '
                                  'encoder or input_size')

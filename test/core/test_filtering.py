@@ -69,7 +69,8 @@ def test_a_region_reaches_beyond_its_core_but_not_without_one():
     ({}, [0, 1, 2]), ({'min_area': 0.01}, [1]), ({'border': 0.1}, [0, 1]),
     ({'min_area': 0.01, 'border': 0.1, 'spatial': False}, [0, 1, 2])])
 def test_small_and_border_regions_are_dropped(given, kept):
-    found = sorted(regions(hot((20, 20, 6, 6), (60, 50, 20, 20), (152, 40, 6, 6)), 1.0, 1.0), key=lambda region: region.box)
+    anomaly_map = hot((20, 20, 6, 6), (60, 50, 20, 20), (152, 40, 6, 6))
+    found = sorted(regions(anomaly_map, 1.0, 1.0), key=lambda region: region.box)
     assert [i for i, region in enumerate(found) if settings(**given).keeps(region, (HEIGHT, WIDTH), None)] == kept
 
 
@@ -77,7 +78,8 @@ def test_a_region_must_fill_its_segment():
     labels = np.zeros((HEIGHT, WIDTH), np.int32)
     labels[40:80, 40:80] = 1
     segments = Segments(labels, np.ones(1, np.float32), ('',))
-    speck, most, outside = (regions(hot(box), 1.0, 1.0)[0] for box in ((50, 50, 8, 8), (42, 42, 36, 36), (100, 100, 8, 8)))
+    boxes = (50, 50, 8, 8), (42, 42, 36, 36), (100, 100, 8, 8)
+    speck, most, outside = (regions(hot(box), 1.0, 1.0)[0] for box in boxes)
     strict = settings(agreement=0.5)
     assert [strict.keeps(r, (HEIGHT, WIDTH), segments) for r in (speck, most, outside)] == [False, True, True]
     assert strict.keeps(speck, (HEIGHT, WIDTH), None)

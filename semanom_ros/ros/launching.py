@@ -1,0 +1,105 @@
+"""What the launch files share: arguments, and what they come to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext
+from launch.actions import DeclareLaunchArgument
+from launch_ros.parameter_descriptions import ParameterValue
+
+from semanom_ros.parameters import DETECTOR, METHOD, NODE, RECORDER, read_yaml, resolve
+from semanom_ros.ros.remapping import words
+
+SHARE = Path(get_package_share_directory('semanom_ros'))
+BOOLEAN = ['true', 'false']
+LEVELS = ['debug', 'info', 'warn', 'error', 'fatal']
+
+_ARGUMENTS: dict[str, dict[str, Any]] = {
+    'database': {'default_value': '', 'description': 'Folder of the nominal database; empty: as in config.'},
+    'camera_info_topic': {
+        'default_value': '',
+        'description': 'CameraInfo topic, or one for each camera; empty: camera_info beside the image topic.'},
+    'camera_names': {
+        'default_value': '', 'description': 'Name of the camera, or of each: [front,rear]; empty: as in config.'},
+    'image_transport': {
+        'default_value': '', 'choices': ['', 'raw', 'compressed'],
+        'description': 'What the cameras send; empty: as in config.'},
+    'namespace': {'default_value': '', 'description': 'Namespace of the node.'},
+    'use_sim_time': {
+        'default_value': 'false', 'choices': BOOLEAN,
+        'description': 'Take the time from /clock: with a simulator, or a bag played with --clock.'},
+    'fixed_frame': {
+        'default_value': 'base_link',
+        'description': 'What RViz shows stands still in this frame; without /tf, give the images\' own.'},
+    'log_level': {'default_value': 'info', 'choices': LEVELS, 'description': 'Least severity that the node logs.'},
+}
+
+
+def shared(name: str) -> DeclareLaunchArgument:
+    """The declaration of an argument that several launch files have."""
+    return DeclareLaunchArgument(name, **_ARGUMENTS[name])
+
+
+def config(file: str) -> DeclareLaunchArgument:
+    """The declaration of `config`, with a file of the package's own as its default."""
+    return DeclareLaunchArgument(
+        'config', default_value=str(SHARE / 'config' / file),
+        description='ROS parameter file; what it leaves out has its default.')
+
+
+def image_topic(empty: str) -> DeclareLaunchArgument:
+    """The declaration of `image_topic`; `empty` says what is meant where none is given."""
+    return DeclareLaunchArgument(
+        'image_topic', default_value='',
+        description=f'Image topic, or one for each camera: [/front/image_raw,/rear/image_raw]; empty: {empty}.')
+
+
+def rviz(default: str) -> DeclareLaunchArgument:
+    """The declaration of `rviz`."""
+    return DeclareLaunchArgument(
+        'rviz', default_value=default, choices=BOOLEAN, description='Show the detections in RViz.')
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """What the arguments of a node's launch file come to.
+
+    Attributes:
+        config: parameter file.
+        values: its parameters, with the defaults of what it leaves out.
+        cameras: their names.
+        transport: `raw` or `compressed`.
+        image_topics: as given; [] for none.
+        overrides: parameters that the arguments set.
+    """
+
+    config: Path
+    values: dict[str, Any]
+    cameras: list[str]
+    transport: str
+    image_topics: list[str]
+    overrides: dict[str, Any]
+
+    @classmethod
+    def of(cls, context: LaunchContext) -> NodeSettings:
+        """From the arguments of a launch.
+
+        Raises:
+            ParameterError: the parameter file will not do.
+        """
+        argument = context.launch_configurations
+        file = Path(argument['config']).expanduser()
+        values = resolve(read_yaml(file), METHOD, NODE, DETECTOR, RECORDER)
+        cameras = words(argument['camera_names']) or values['camera_names']
+        assert isinstance(cameras, list)
+        names = [str(name) for name in cameras]
+        overrides: dict[str, Any] = {'use_sim_time': argument['use_sim_time'] == 'true', 'camera_names': names}
+        for name in ('database', 'image_transport'):
+            if argument[name]:
+                overrides[name] = ParameterValue(argument[name], value_type=str)
+        return cls(file, values, names, argument['image_transport'] or str(values['image_transport']),
+                   words(argument['image_topic']), overrides)
