@@ -135,7 +135,8 @@ class Pipeline:
         result = FrameResult(
             frame.stamp_ns, frame.camera, size, scores.score, scores.raw_score, scores.p_value, scores.threshold,
             scores.score > scores.threshold, scores.patch_map,
-            float(self.parameters['pixel_threshold']), pixel_map=scores.pixel_map)
+            float(self.parameters['pixel_threshold']),  # type: ignore[arg-type]
+            pixel_map=scores.pixel_map)
         found: list[Region] = []
         if result.anomalous:
             found = [region for region in regions(result.anomaly_map, result.threshold, result.pixel_threshold)
