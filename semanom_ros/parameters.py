@@ -117,6 +117,9 @@ TABLE: tuple[Parameter, ...] = (
               'holds it; false: by the distance alone', METHOD),
     Parameter('false_alarm_rate', 0.01, 'share of nominal frames that may raise an alarm; sets the threshold', METHOD,
               minimum=0.0001, maximum=0.5, live=True),
+    Parameter('false_alarms_per_minute', 0.0, 'alarms, each a run of frames, that nominal driving may raise in a '
+              'minute before the filter; sets the threshold in place of false_alarm_rate unless 0', METHOD, minimum=0.0,
+              maximum=600.0, live=True),
     Parameter('pixel_threshold', 0.5, 'how far an anomaly reaches round its core, which is above the alarm level 1.0: '
               'the anomaly map\'s value above which pixels belong to it', METHOD, minimum=0.05, maximum=1.0, live=True),
     # -- filter

@@ -24,6 +24,7 @@ from semanom_ros.core.database import NominalDatabase, read_manifest
 from semanom_ros.core.device import resolve_device
 from semanom_ros.core.plausibility import PlausibilityModel
 from semanom_ros.core.progress import SILENT, Progress
+from semanom_ros.core.timeline import durations_s, runs
 from semanom_ros.parameters import Value
 
 log = logging.getLogger(__name__)
@@ -108,11 +109,13 @@ class Calibration:
     Attributes:
         frame_scores: (n,) sorted frame scores of held-out nominal frames, before division by the alarm level;
             empty when there are none.
+        drives: the same by camera and recording, in time: stamps (m,) in nanoseconds and scores (m,).
         regions: usual distances by place, None where that is switched off or unknown.
         plausibility: model of what belongs where, None where it is switched off or was not learned.
     """
 
     frame_scores: npt.NDArray[np.float32]
+    drives: tuple[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]], ...] = ()
     regions: RegionStatistics | None = None
     plausibility: PlausibilityModel | None = None
 
@@ -122,7 +125,14 @@ class Calibration:
         regions = None
         if 'region_mean' in arrays:
             regions = RegionStatistics(arrays['region_mean'], arrays['region_deviation'])
-        return cls(np.sort(np.asarray(arrays.get('frame_scores', np.zeros(0, np.float32)), np.float32)), regions,
+        scores = np.asarray(arrays.get('frame_scores', np.zeros(0, np.float32)), np.float32)
+        drives = []
+        if 'frame_streams' in arrays:
+            for stream in np.unique(arrays['frame_streams']):
+                own = np.flatnonzero(arrays['frame_streams'] == stream)
+                own = own[np.argsort(arrays['frame_stamps'][own], kind='stable')]
+                drives.append((arrays['frame_stamps'][own], scores[own]))
+        return cls(np.sort(scores), tuple(drives), regions,
                    PlausibilityModel.from_arrays(arrays) if plausibility and regions else None)
 
     def relative(self, distances: npt.NDArray[np.float32],
@@ -138,26 +148,61 @@ class Calibration:
         n = len(self.frame_scores)
         return float(1 + n - np.searchsorted(self.frame_scores, score, side='left')) / (n + 1)
 
-    def alarm_level(self, false_alarm_rate: float) -> tuple[float, str]:
+    def alarm_level(self, false_alarm_rate: float, alarms_per_minute: float = 0.0) -> tuple[float, str]:
         """Frame score above which a frame is anomalous, and what is doubtful about it ('' when nothing is).
 
         The smallest level whose conformal p-values stay at or below the rate. n held-out frames carry no rate below
         1 / (n + 1); beyond, an exponential tail is fitted to the highest quarter of their scores.
+
+        Args:
+            false_alarm_rate: share of nominal frames that may lie above it.
+            alarms_per_minute: alarms, each a run of frames, that nominal driving may raise; 0: the rate decides.
         """
         n = len(self.frame_scores)
         if n == 0:
             return UNCALIBRATED_SCALE, ('database is not calibrated: it holds no held-out nominal frames, so the '
                                         f'threshold is the cosine distance {UNCALIBRATED_SCALE:g}; record more')
+        if alarms_per_minute:
+            return self._level_per_minute(alarms_per_minute)
         allowed = int(np.floor(false_alarm_rate * (n + 1) + 1e-9)) - 1  # held-out scores that may lie at or above
         if allowed >= 0:
             return max(float(self.frame_scores[n - 1 - allowed]), SMALLEST_LEVEL), ''
-        tail = max(2, int(np.ceil(TAIL_SHARE * n)))
-        start = float(self.frame_scores[max(n - tail - 1, 0)])
-        excess = float(self.frame_scores[max(n - tail, 0):].mean()) - start
-        level = start + excess * float(np.log(min(tail, n) / (n * false_alarm_rate)))
+        tail, start, excess = self._tail()
+        level = start + excess * float(np.log(tail / (n * false_alarm_rate)))
         return max(level, float(self.frame_scores[-1]), SMALLEST_LEVEL), (
             f'threshold extrapolated: {n} held-out nominal frames carry no false alarm rate below {1 / (n + 1):.2g}, '
             f'asked is {false_alarm_rate:g}; record longer drives or ask for a higher rate')
+
+    def _tail(self) -> tuple[int, float, float]:
+        """How many held-out scores make the tail, where it begins, and the mean of what they exceed that by."""
+        n = len(self.frame_scores)
+        tail = min(n, max(2, int(np.ceil(TAIL_SHARE * n))))
+        start = float(self.frame_scores[max(n - tail - 1, 0)])
+        return tail, start, float(self.frame_scores[n - tail:].mean()) - start
+
+    def _level_per_minute(self, asked: float) -> tuple[float, str]:
+        """The smallest level above which held-out nominal driving raises no more alarms in a minute."""
+        minutes = sum(float(durations_s(stamps).sum()) for stamps, _ in self.drives) / 60
+        if not minutes:
+            return UNCALIBRATED_SCALE, ('database does not know how long its held-out nominal drives lasted, so the '
+                                        f'threshold is the score {UNCALIBRATED_SCALE:g}; record more')
+
+        def alarms(level: float) -> int:
+            return sum(len(runs(stamps, scores > level)) for stamps, scores in self.drives)
+
+        level = float(self.frame_scores[-1])
+        allowed = int(asked * minutes + 1e-9)
+        if allowed:
+            for lower in self.frame_scores[::-1]:
+                if alarms(float(lower)) > allowed:
+                    break
+                level = float(lower)
+            return max(level, SMALLEST_LEVEL), ''
+        _, start, excess = self._tail()
+        beyond = start + excess * float(np.log(max(alarms(start), 1) / (minutes * asked)))
+        return max(beyond, level, SMALLEST_LEVEL), (
+            f'threshold extrapolated: {minutes:.1f} held-out nominal minutes carry no fewer than {1 / minutes:.2g} '
+            f'alarms per minute, asked is {asked:g}; record longer drives or ask for more')
 
 
 def settings_of(parameters: Mapping[str, Value]) -> npt.NDArray[np.uint8]:
@@ -212,7 +257,8 @@ def calibrate(database: NominalDatabase, parameters: Mapping[str, Value], model:
         progress: is told.
 
     Returns:
-        `frame_scores` (n,), `settings`, `region_mean`, `region_deviation` where calibrate_by_region is on, and the
+        `frame_scores`, `frame_stamps` (nanoseconds) and `frame_streams` (a number for each camera of each recording),
+        all (n,), `settings`, `region_mean`, `region_deviation` where calibrate_by_region is on, and the
         arrays of the plausibility model where there is one; {} when the database holds no held-out frames.
     """
     neighbours, fraction = int(parameters['neighbours']), float(parameters['frame_score_fraction'])  # type: ignore[arg-type]
@@ -244,7 +290,11 @@ def calibrate(database: NominalDatabase, parameters: Mapping[str, Value], model:
             shape = database.manifest.description.grid_size
             relative = [model(scores.reshape(shape), np.asarray(frame.vectors).reshape(*shape, -1)).ravel()
                         for scores, frame in zip(relative, database.held_out(), strict=True)]
-    arrays['frame_scores'] = np.sort(np.array([frame_statistic(scores, fraction) for scores in relative], np.float32))
+    arrays['frame_scores'] = np.array([frame_statistic(scores, fraction) for scores in relative], np.float32)
+    records = [database.held_out().record(i) for i in range(len(relative))]
+    streams = {key: number for number, key in enumerate(dict.fromkeys((r.source_sha256, r.topic) for r in records))}
+    arrays['frame_stamps'] = np.array([r.stamp_ns for r in records], np.int64)
+    arrays['frame_streams'] = np.array([streams[r.source_sha256, r.topic] for r in records], np.int32)
     return arrays
 
 

@@ -53,7 +53,8 @@ class Pipeline:
     def _use(self, database: NominalDatabase) -> None:
         database.check_compatible(self.embedder.encoder, self.embedder.preprocessor.sha256, self.embedder.variant)
         arrays = database.calibration
-        if not np.array_equal(arrays.get('settings', np.zeros(0)), settings_of(self.parameters)):
+        same = np.array_equal(arrays.get('settings', np.zeros(0)), settings_of(self.parameters))
+        if not same or 'frame_streams' not in arrays:  # made before alarms were counted
             log.info('%s: calibrating for the present parameters', database.path)
             arrays = calibrate(database, self.parameters)
         self.database = database
@@ -195,7 +196,9 @@ class Pipeline:
                                      f'{", ".join(sorted(live))}')
         self.parameters = resolve({**self.parameters, **parameters}, METHOD)
         self._filter = Filter.of(self.parameters)
-        self._level, doubt = self._calibration.alarm_level(float(self.parameters['false_alarm_rate']))  # type: ignore[arg-type]
+        self._level, doubt = self._calibration.alarm_level(
+            float(self.parameters['false_alarm_rate']),  # type: ignore[arg-type]
+            float(self.parameters['false_alarms_per_minute']))  # type: ignore[arg-type]
         known, self.warnings = self.warnings, (doubt,) if doubt else ()
         for warning in self.warnings:
             if warning not in known:

@@ -49,6 +49,23 @@ def test_rates_beyond_the_held_out_frames_are_extrapolated():
     assert alike.alarm_level(0.01)[0] >= 1
 
 
+def test_alarms_per_minute_count_runs_of_frames():
+    """Ten minutes at 10 Hz with six bursts of different heights and lengths, in two recordings."""
+    scores = np.full(6000, 0.1, np.float32)
+    for number, begin in enumerate((300, 1200, 2500, 3300, 4400, 5500)):
+        scores[begin:begin + 5 + 20 * number] = 1 + number
+    stamps = np.arange(6000, dtype=np.int64) * 100_000_000
+    arrays = {'frame_scores': scores, 'frame_stamps': stamps, 'frame_streams': np.repeat([0, 1], 3000)}
+    shuffled = np.random.default_rng(0).permutation(6000)
+    calibration = Calibration.from_arrays({name: array[shuffled] for name, array in arrays.items()})
+    for asked, level in ((0.1, 5), (0.31, 3), (0.59, 1), (0.61, 0.1)):
+        assert calibration.alarm_level(0.01, asked) == (pytest.approx(level), '')
+    beyond, doubt = calibration.alarm_level(0.01, 0.05)
+    assert beyond > 6
+    assert '10.0 held-out nominal minutes' in doubt
+    assert 'does not know how long' in Calibration(np.ones(5, np.float32)).alarm_level(0.01, 1.0)[1]
+
+
 def test_an_empty_calibration_says_so():
     calibration = Calibration.from_arrays({})
     level, doubt = calibration.alarm_level(0.01)

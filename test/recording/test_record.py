@@ -96,7 +96,8 @@ def test_the_database_holds_what_the_detector_will_compute(
     assert recording.summary.frames == 40
     assert recording.summary.held_out == len(list(database.held_out())) == 8
     assert recording.summary.vectors == 40 * 12
-    assert sorted(database.calibration) == ['frame_scores', 'region_deviation', 'region_mean', 'settings']
+    assert sorted(database.calibration) == ['frame_scores', 'frame_stamps', 'frame_streams', 'region_deviation',
+                                            'region_mean', 'settings']
     assert len(database.calibration['frame_scores']) == 8
 
 
