@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from semanom_ros import __version__
+from semanom_ros.core import timeline
 from semanom_ros.errors import SemanomError
 from semanom_ros.evaluation import components, sequences
 from semanom_ros.evaluation.gallery import choose, illustrate
@@ -130,7 +131,7 @@ def _content(found: Replay, figures: Mapping[Row, Mapping[str, Any]], detectors:
             'aupro_fpr_limit': AUPRO_LIMIT, 'component_thresholds': components.THRESHOLDS.tolist(),
             'component_smallest_truth_px': components.SMALLEST_TRUTH,
             'component_smallest_prediction_px': components.SMALLEST_PREDICTION,
-            'alarm_join_s': sequences.JOIN_S, 'alarm_grace_s': sequences.GRACE_S,
+            'alarm_join_s': timeline.JOIN_S, 'alarm_grace_s': sequences.GRACE_S,
             'bootstrap_stretch_s': sequences.STRETCH_S, 'bootstrap_resamples': sequences.RESAMPLES},
         'versions': versions(),
     }

@@ -14,13 +14,14 @@ import numpy.typing as npt
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from semanom_ros import __version__
+from semanom_ros.core.timeline import JOIN_S
 from semanom_ros.evaluation.charts import Chart, rate_curve
 from semanom_ros.evaluation.gallery import Gallery
 from semanom_ros.evaluation.measurement import Measurement
 from semanom_ros.evaluation.methods import Row
 from semanom_ros.evaluation.metrics import AUPRO_LIMIT
 from semanom_ros.evaluation.replay import Replay
-from semanom_ros.evaluation.sequences import GRACE_S, JOIN_S, RESAMPLES, STRETCH_S, Timeline
+from semanom_ros.evaluation.sequences import GRACE_S, RESAMPLES, STRETCH_S, Timeline
 
 _LARGEST_VIDEO = 24_000_000  # bytes; a longer one stays beside the page
 _MOST_STRIPS = 12
