@@ -77,15 +77,16 @@ class Method(Protocol):
 def ranked(result: FrameResult, filtered: bool, latency_ms: float) -> Verdict:
     """The scores of a result that metrics rank.
 
-    A filter does not change scores, it takes alarms back. What it takes back is ranked
-    as just below an alarm: a frame without a verdict at its threshold at most, pixels
-    outside the reported regions at the pixel threshold at most.
+    A filter does not change scores, it takes alarms back. What it takes back is ranked as just below an alarm: a frame
+    without a verdict at its threshold at most, and pixels outside the reported regions at the alarm level at most, below
+    all that are reported.
     """
     score, pixels = result.score, result.anomaly_map
     if filtered:
         score = score if result.anomalous else min(score, result.threshold)
-        capped = np.minimum(pixels, np.float32(result.pixel_threshold))
-        pixels = capped if result.region_mask is None else np.where(result.region_mask, pixels, capped)
+        alarm = np.float32(result.threshold)
+        capped = np.minimum(pixels, alarm)
+        pixels = capped if result.region_mask is None else np.where(result.region_mask, pixels + alarm, capped)
     return Verdict(result, score, pixels, latency_ms)
 
 
