@@ -77,9 +77,9 @@ class Method(Protocol):
 def ranked(result: FrameResult, filtered: bool, latency_ms: float) -> Verdict:
     """The scores of a result that metrics rank.
 
-    A filter does not change scores, it takes alarms back. What it takes back is ranked as just below an alarm: a frame
-    without a verdict at its threshold at most, and pixels outside the reported regions at the alarm level at most, below
-    all that are reported.
+    A filter does not change scores, it takes alarms back. What it takes back is ranked as
+    just below an alarm: a frame without a verdict at its threshold at most, and pixels
+    outside the reported regions at the alarm level at most, below all that are reported.
     """
     score, pixels = result.score, result.anomaly_map
     if filtered:
