@@ -29,6 +29,7 @@ def generate_launch_description() -> LaunchDescription:
         shared('database'),
         image_topic('the detector\'s own, ~/input/NAME/image'),
         shared('camera_info_topic'),
+        shared('segments_topic'),
         shared('camera_names'),
         shared('image_transport'),
         config('detector.yaml'),
@@ -54,7 +55,11 @@ def launch_setup(context: LaunchContext) -> list:
         namespace=argument['namespace'],
         parameters=[str(settings.config), settings.overrides],
         remappings=camera_remappings(
-            settings.cameras, settings.image_topics, words(argument['camera_info_topic']), settings.transport
+            settings.cameras,
+            settings.image_topics,
+            words(argument['camera_info_topic']),
+            settings.transport,
+            words(argument['segments_topic']),
         ),
         ros_arguments=['--log-level', argument['log_level']],
         sigterm_timeout=SECONDS_TO_FINISH,

@@ -19,6 +19,7 @@ def generate_launch_description() -> LaunchDescription:
             description='Recording, or several: [/data/monday,/data/tuesday]; empty: as in config, and where there '
                         'is none either, the live cameras until Ctrl-C.'),
         image_topic('in recordings the only one, live the recorder\'s own, ~/input/NAME/image'),
+        shared('segments_topic'),
         shared('camera_names'),
         shared('image_transport'),
         DeclareLaunchArgument(
@@ -43,6 +44,8 @@ def launch_setup(context: LaunchContext) -> list:
         overrides['bags'] = bags
         if settings.image_topics:
             overrides['image_topics'] = settings.image_topics
+        if words(argument['segments_topic']):
+            overrides['segments_topics'] = words(argument['segments_topic'])
     return [
         Node(
             package='semanom_ros',
@@ -52,7 +55,9 @@ def launch_setup(context: LaunchContext) -> list:
             parameters=[str(settings.config), overrides],
             remappings=[]
             if bags
-            else camera_remappings(settings.cameras, settings.image_topics, [], settings.transport),
+            else camera_remappings(
+                settings.cameras, settings.image_topics, [], settings.transport, words(argument['segments_topic'])
+            ),
             ros_arguments=['--log-level', argument['log_level']],
             sigterm_timeout=SECONDS_TO_FINISH,
             output='screen',

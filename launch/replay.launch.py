@@ -30,6 +30,7 @@ def generate_launch_description() -> LaunchDescription:
         shared('database'),
         image_topic('the only one in the recording'),
         shared('camera_info_topic'),
+        shared('segments_topic'),
         shared('camera_names'),
         config('detector.yaml'),
         shared('namespace'),
@@ -50,8 +51,8 @@ def launch_setup(context: LaunchContext) -> list:
         clock = [] if '/clock' in reader.topics else ['--clock']
     if len(kinds) > 1:
         raise BagError(f'{bag}: found {", ".join(image_topics)} both raw and compressed, expected one kind; choose')
-    forwarded = ('database', 'camera_info_topic', 'camera_names', 'config', 'namespace', 'rviz', 'fixed_frame',
-                 'log_level')
+    forwarded = ('database', 'camera_info_topic', 'segments_topic', 'camera_names', 'config', 'namespace', 'rviz',
+                 'fixed_frame', 'log_level')
     detector = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(SHARE / 'launch' / 'detector.launch.py')),
         launch_arguments={

@@ -18,6 +18,8 @@ import yaml
 
 from semanom_ros.errors import ParameterError
 
+_OF_EVERY_NODE = ('use_sim_time', 'qos_overrides', 'start_type_description_service')
+
 METHOD, NODE, DETECTOR, RECORDER = 'method', 'node', 'detector', 'recorder'
 
 Value = bool | int | float | str | list[int] | list[float] | list[str]
@@ -96,10 +98,13 @@ TABLE: tuple[Parameter, ...] = (
     # -- queries
     Parameter('variant', 'grid', 'what is compared with the database: every patch, or segments with the grid where no '
               'segment is', METHOD, choices=('grid', 'instance')),
-    Parameter('segmenter', 'embedding', 'instance masks: `embedding` (training-free, from the patch embeddings), or '
-              '`torchvision` (Mask R-CNN)', METHOD, choices=('embedding', 'torchvision')),
+    Parameter('segmenter', 'embedding', 'instance masks: `embedding` (training-free, from the patch embeddings), '
+              '`torchvision` (Mask R-CNN), or `topic` (from another node or a simulator)', METHOD,
+              choices=('embedding', 'torchvision', 'topic')),
     Parameter('segmenter_weights', '', 'weights file of the segmenter; empty: what `semanom models fetch` fetched',
               METHOD),
+    Parameter('segments_topics', [''], 'in recordings, the topic of the masks of each image topic, for the segmenter '
+              '`topic`; live they come on `~/input/NAME/segments`', METHOD),
     Parameter('max_segments', 64, 'most segments that one image may have', METHOD, minimum=1, maximum=1000),
     Parameter('label_vocabulary', '', 'text file with one label a line, for zero-shot labels with a CLIP encoder; '
               'empty: no labels', METHOD),
@@ -138,6 +143,8 @@ TABLE: tuple[Parameter, ...] = (
     Parameter('camera_names', ['camera'], 'cameras; each has its topics `~/input/NAME/...`', NODE),
     Parameter('image_transport', 'raw', 'what the cameras send: `raw` (Image on `~/input/NAME/image`) or `compressed` '
               '(CompressedImage on `~/input/NAME/image/compressed`)', NODE, choices=('raw', 'compressed')),
+    Parameter('segments_wait', 0.2, 'seconds that a frame waits for its masks, for the segmenter `topic`; without them '
+              'it is compared patch by patch', NODE, minimum=0.0, maximum=10.0),
     # -- detector
     Parameter('max_age', 0.0, 'seconds; a frame that is older by its stamp is dropped before it costs anything; 0: no '
               'limit, as replayed recordings without /clock need', DETECTOR, minimum=0.0, maximum=3600.0, live=True),
@@ -198,6 +205,8 @@ def resolve(given: Mapping[str, Any], *groups: str) -> dict[str, Value]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Parameters of a ROS parameter file (`node: {ros__parameters: {...}}`), every node's merged.
 
+    What rclpy itself declares for every node, such as `use_sim_time`, is left out.
+
     Raises:
         ParameterError: unreadable, or not of that form.
     """
@@ -213,7 +222,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if not isinstance(body, dict) or not isinstance(body.get('ros__parameters'), dict):
             raise ParameterError(f'{path}: {node} has no ros__parameters; give a ROS parameter file')
         merged.update(body['ros__parameters'])
-    return merged
+    return {name: value for name, value in merged.items() if name.split('.')[0] not in _OF_EVERY_NODE}
 
 
 def parameter_file(node: str, *groups: str) -> str:

@@ -14,6 +14,7 @@ from semanom_ros.errors import SemanomError
 from semanom_ros.evaluation.baselines import DctBaseline
 from semanom_ros.evaluation.evaluate import REPORT, check_output, evaluate
 from semanom_ros.evaluation.methods import Detectors, Method
+from semanom_ros.evaluation.replay import Topics
 from semanom_ros.evaluation.vlm import VlmBaseline
 from semanom_ros.parameters import METHOD, Value
 
@@ -33,6 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--truth-topic', default='', metavar='T',
                         help='mono8 masks with the images\' stamps: 0 nominal, 128 ignore, 255 anomalous '
                              '(default: /ground_truth/anomaly_mask where there is one)')
+    parser.add_argument('--truth-instances', nargs='+', default=(), metavar='CLASS[:ACTOR]',
+                        help='the truth topic holds CARLA\'s instance segmentation, and these are anomalous: semantic '
+                             'classes, or single actors, in numbers (14:231)')
     add_parameter_options(parser)
     baselines = parser.add_argument_group('baselines, for the same table')
     baselines.add_argument('--baseline', choices=('dct', 'vlm'), action='append', default=[],
@@ -61,8 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
     detectors = Detectors(parameters, arguments.database, variants, filters)
     with tempfile.TemporaryDirectory(prefix='semanom_baselines_') as scratch:
         baselines = _baselines(arguments, parameters, Path(scratch))
-        content = evaluate(arguments.bags, detectors, arguments.output, baselines=baselines,
-                           image_topic=arguments.image_topic, truth_topic=arguments.truth_topic, parameters=parameters)
+        topics = Topics(arguments.image_topic, arguments.truth_topic, tuple(arguments.truth_instances))
+        content = evaluate(arguments.bags, detectors, arguments.output, topics, baselines=baselines,
+                           parameters=parameters)
     for row in (*content['results'], *content['baselines']):
         print(_line(row))
     print(arguments.output / REPORT)

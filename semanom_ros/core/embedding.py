@@ -14,10 +14,10 @@ from scipy import ndimage
 
 from semanom_ros.core.encoders import load_encoder
 from semanom_ros.core.encoders.base import Encoder
-from semanom_ros.core.frames import Frame
+from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.core.preprocessing import PatchGrid, Preprocessor
 from semanom_ros.core.segmenters import load_segmenter
-from semanom_ros.core.segmenters.base import Segmenter, Segments
+from semanom_ros.core.segmenters.base import Segmenter
 from semanom_ros.parameters import Value
 
 MIN_COVER = 0.5  # share of a patch that segments must cover for the patch to need no query of its own
@@ -97,6 +97,11 @@ class Embedder:
         """`grid` or `instance`."""
         return 'grid' if self.segmenter is None else 'instance'
 
+    @property
+    def segmenter_name(self) -> str:
+        """As in the parameter `segmenter`; '' for the grid variant."""
+        return '' if self.segmenter is None else self.segmenter.name
+
     @torch.inference_mode()
     def embed(self, frames: list[Frame]) -> list[FrameEmbedding]:
         """Patch embeddings of a batch of frames, which may differ in size.
@@ -114,7 +119,7 @@ class Embedder:
             timings = {'preprocess': preprocess / len(frames), 'encode': encode / len(frames)}
             segments = None
             if self.segmenter is not None:
-                segments = self.segmenter.segment(frame.image, one)
+                segments = self.segmenter.segment(frame, one)
                 timings['segment'] = clock.lap()
             grid = PatchGrid(one.shape[0], one.shape[1], frame.image.shape[0], frame.image.shape[1])
             embeddings.append(FrameEmbedding(frame, grid, one, segments, timings))

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from semanom_ros.core.segmenters.base import Segments
+from semanom_ros.core.frames import Segments
 from semanom_ros.core.tracking import Track, Tracker
 from semanom_ros.parameters import Value
 

@@ -11,6 +11,21 @@ import numpy.typing as npt
 
 
 @dataclass(frozen=True)
+class Segments:
+    """Instance masks of one image.
+
+    Attributes:
+        labels: (H, W) int32 at source resolution: 0 where no segment is, n for segment n - 1.
+        scores: (N,) float32, confidence of each segment, 0 to 1.
+        names: N names, '' where the segmenter knows none.
+    """
+
+    labels: npt.NDArray[np.int32]
+    scores: npt.NDArray[np.float32]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Frame:
     """One camera picture.
 
@@ -22,6 +37,7 @@ class Frame:
         source: where the frame came from, for provenance: the bag's path or
             `live:<topic>`.
         topic: the image topic.
+        segments: instance masks that came with it, for the segmenter `topic`; None: none did.
     """
 
     image: npt.NDArray[np.uint8]
@@ -29,6 +45,7 @@ class Frame:
     camera: str = 'camera'
     source: str = ''
     topic: str = ''
+    segments: Segments | None = None
 
 
 @dataclass(frozen=True)

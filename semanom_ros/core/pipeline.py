@@ -51,7 +51,8 @@ class Pipeline:
         self._use(database)
 
     def _use(self, database: NominalDatabase) -> None:
-        database.check_compatible(self.embedder.encoder, self.embedder.preprocessor.sha256, self.embedder.variant)
+        database.check_compatible(self.embedder.encoder, self.embedder.preprocessor.sha256, self.embedder.variant,
+                                  self.embedder.segmenter_name)
         arrays = database.calibration
         same = np.array_equal(arrays.get('settings', np.zeros(0)), settings_of(self.parameters))
         if not same or 'frame_streams' not in arrays:  # made before alarms were counted

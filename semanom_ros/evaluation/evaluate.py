@@ -7,6 +7,7 @@ import logging
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from semanom_ros.evaluation.gallery import choose, illustrate
 from semanom_ros.evaluation.measurement import rounded
 from semanom_ros.evaluation.methods import Detectors, Method, Row
 from semanom_ros.evaluation.metrics import AUPRO_LIMIT
-from semanom_ros.evaluation.replay import Replay, replay, write_scores
+from semanom_ros.evaluation.replay import Replay, Topics, replay, write_scores
 from semanom_ros.evaluation.report import write_report
+from semanom_ros.ros.segments import wanted_segments
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +31,8 @@ _LIBRARIES = ('torch', 'faiss-gpu', 'faiss-cpu', 'open_clip_torch', 'timm', 'num
               'rosbags')
 
 
-def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, *, baselines: Sequence[Method] = (),
-             image_topic: str = '', truth_topic: str = '', parameters: Mapping[str, Any] | None = None,
+def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: Topics | None = None, *,
+             baselines: Sequence[Method] = (), parameters: Mapping[str, Any] | None = None,
              video: Path | None = None, live: Mapping[str, Any] | None = None,
              notes: Sequence[str] = ()) -> dict[str, Any]:
     """Replays recordings and writes everything that is to be said about them.
@@ -42,8 +44,9 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, *, baseli
         bags: recordings, in order.
         detectors: our methods; the last row's results go into the result bags and the report's pictures.
         output: folder.
+        topics: what of the recordings is read, by default the only images and the usual truth; the masks of the
+            segmenter `topic` are those that the parameters name.
         baselines: other methods for the table.
-        image_topic, truth_topic: '' for the only and the default one.
         parameters: of the group `method`, for the record.
         video: MP4 for the report; moved into the folder.
         live: figures of a live run, for the report.
@@ -64,8 +67,9 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, *, baseli
                 'encoder': detectors.embedder.encoder.weights_sha256,
                 'databases': {variant: [str(detectors.databases[variant].path), manifest.version, manifest.vectors]
                               for variant, manifest in databases.items()}}
-    found = replay(bags, [detectors, *baselines], shown, staging, image_topic=image_topic, truth_topic=truth_topic,
-                   settings=settings)
+    masks = wanted_segments(detectors.embedder.segmenter_name, parameters or {})
+    found = replay(bags, [detectors, *baselines], shown, staging, replace(topics or Topics(), segments=tuple(masks)),
+                   settings)
     figures = {row: measurement.metrics() for row, measurement in found.measurements.items()}
     content = _content(found, figures, detectors, baselines, parameters or {})
     (staging / METRICS).write_text(json.dumps(content, indent=1, sort_keys=True) + '\n')
@@ -124,7 +128,8 @@ def _content(found: Replay, figures: Mapping[Row, Mapping[str, Any]], detectors:
         'encoder': f'{encoder.name} ({encoder.weights}) at {encoder.input_size[1]}x{encoder.input_size[0]}',
         'segmenter': segmenter.name if segmenter is not None else None,
         'database': databases[detectors.rows[-1].variant], 'databases': databases,
-        'recordings': [{'name': r.name, 'image_topic': r.topic, 'truth_topic': r.truth_topic, 'frames': r.frames,
+        'recordings': [{'name': r.name, 'image_topic': r.topic, 'truth_topic': r.truth_topic,
+                        'truth_instances': list(found.topics.truth_instances), 'frames': r.frames,
                         'unreadable_images': r.unreadable, 'damage': r.damage} for r in found.recordings],
         'parameters': dict(parameters),
         'definitions': {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -20,8 +20,9 @@ from semanom_ros.evaluation.measurement import Measurement
 from semanom_ros.evaluation.metrics import ANOMALOUS, IGNORE
 from semanom_ros.evaluation.replay import Recording, Replay
 from semanom_ros.evaluation.results import ANOMALIES, MAP, OVERLAY
+from semanom_ros.evaluation.truth import TruthReader
 from semanom_ros.ros.bags import BagReader
-from semanom_ros.ros.images import compress_pixels, image_from_compressed, image_from_message, is_compressed, stamp_ns
+from semanom_ros.ros.images import compress_pixels, image_from_compressed, stamp_ns
 from semanom_ros.simulation.recording import SCENARIO_TOPIC
 
 MOST = 6
@@ -121,18 +122,19 @@ def illustrate(gallery: Gallery, found: Replay) -> None:
     for index, recording in enumerate(found.recordings):
         wanted = {moment.stamp_ns: moment for moment in gallery.moments() if moment.recording == index}
         if wanted:
-            _illustrate_one(wanted, recording, found.folder / 'bags' / recording.name)
+            _illustrate_one(wanted, recording, found.folder / 'bags' / recording.name, found.topics.truth_instances)
 
 
-def _illustrate_one(moments: dict[int, Moment], recording: Recording, results: Path) -> None:
+def _illustrate_one(moments: dict[int, Moment], recording: Recording, results: Path,
+                    truth_instances: Sequence[str]) -> None:
     sizes: dict[int, tuple[int, int]] = {}
-    with BagReader(recording.path) as reader:
-        truths = _by_stamp(reader, recording.truth_topic, moments) if recording.truth_topic else {}
+    with BagReader(recording.path) as reader, \
+            TruthReader(BagReader(recording.path), recording.truth_topic, truth_instances) as truths:
         for frame in _readable(reader.images(recording.topic, wanted=lambda _, stamp: stamp in moments)):
-            sizes[frame.stamp_ns] = frame.image.shape[:2]  # type: ignore[assignment]
-            message = truths.get(frame.stamp_ns)
-            mask = np.zeros(frame.image.shape[:2], np.uint8) if message is None else (
-                image_from_compressed(message) if is_compressed(message) else image_from_message(message))[..., 0]
+            size = frame.image.shape[0], frame.image.shape[1]
+            sizes[frame.stamp_ns] = size
+            mask = truths.at(frame.stamp_ns, size)
+            mask = np.zeros(size, np.uint8) if mask is None else mask
             moments[frame.stamp_ns].truth = data_uri(truth_picture(frame.image, mask))
         if reader.topics.get(SCENARIO_TOPIC) == 'std_msgs/msg/String':
             for _, time_ns, message in _readable(reader.messages([SCENARIO_TOPIC])):

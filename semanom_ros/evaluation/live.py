@@ -167,6 +167,9 @@ class DetectorProcess:
         command = [sys.executable, '-m', 'semanom_ros.nodes.detector', '--ros-args', '--params-file', str(file),
                    '-r', f'{source}:={image_topic}',
                    '-r', f'~/input/{CAMERA}/camera_info:={camera_info_topic(image_topic)}']
+        masks = [topic for topic in parameters.get('segments_topics', ()) if topic]
+        if masks:
+            command += ['-r', f'~/input/{CAMERA}/segments:={masks[0]}']
         with open(self._log, 'wb') as log:
             self._process = subprocess.Popen(  # a group of its own: Ctrl-C is for us, we tell it
                 command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,

@@ -24,10 +24,28 @@ from semanom_ros.evaluation.sequences import SequenceCounter
 from semanom_ros.evaluation.truth import TruthReader
 from semanom_ros.ros.bags import BagReader
 from semanom_ros.ros.messages import camera_model
+from semanom_ros.ros.segments import BagSegments
 
 log = logging.getLogger(__name__)
 
 _STRETCHES_PER_BAG = 1 << 32
+
+
+@dataclass(frozen=True)
+class Topics:
+    """What of the recordings is read.
+
+    Attributes:
+        image: '' when each recording has only one.
+        truth: '' for the default one, where there is one.
+        truth_instances: what is anomalous where `truth` holds CARLA's instance segmentation, see TruthReader.
+        segments: masks for the segmenter `topic`, at most one.
+    """
+
+    image: str = ''
+    truth: str = ''
+    truth_instances: tuple[str, ...] = ()
+    segments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,16 +80,18 @@ class Replay:
         recordings: in the order given.
         measurements: of each row, over all recordings.
         recording_of: (N,) index of the recording of each frame.
+        topics: what was read.
     """
 
     folder: Path
+    topics: Topics
     recordings: list[Recording] = field(default_factory=list)
     measurements: dict[Row, Measurement] = field(default_factory=dict)
     recording_of: list[int] = field(default_factory=list)
 
 
-def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: Path, *, image_topic: str = '',
-           truth_topic: str = '', settings: Mapping[str, object] | None = None) -> Replay:
+def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: Path, topics: Topics,
+           settings: Mapping[str, object] | None = None) -> Replay:
     """Replays recordings and measures every row of every method.
 
     Recordings that an earlier, interrupted replay into the same folder finished are not
@@ -82,23 +102,22 @@ def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: 
         methods: what judges the frames.
         shown: the row whose results go into the result bags.
         folder: for the result bags (`bags/`) and what resuming needs.
-        image_topic: '' when each recording has only one.
-        truth_topic: '' for the default one, where there is one.
+        topics: what is read.
         settings: what else the results depend on.
 
     Raises:
         SemanomError: a recording or topic will not do.
     """
-    _resume_or_begin(folder, [str(image_topic), str(truth_topic), repr(shown), dict(settings or {})])
+    _resume_or_begin(folder, [repr(topics), repr(shown), dict(settings or {})])
     rows = [row for method in methods for row in method.rows]
-    found = Replay(folder, measurements={row: Measurement() for row in rows})
+    found = Replay(folder, topics, measurements={row: Measurement() for row in rows})
     sequences = 0
     for index, (path, name) in enumerate(zip(bags, _names(bags), strict=True)):
         stored = folder / 'measured' / f'{index}-{name}-{_state(path)}.npz'
         if stored.is_file():
             log.info('%s: measured already', path)
         else:
-            _replay_one(index, path, name, methods, rows, shown, folder, image_topic, truth_topic, stored)
+            _replay_one(index, path, name, methods, rows, shown, folder, topics, stored)
         recording, measurements = _load(stored, rows)
         for row, measurement in zip(rows, measurements, strict=True):
             found.measurements[row].merge(measurement, sequences)
@@ -110,17 +129,18 @@ def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: 
 
 
 def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], rows: Sequence[Row], shown: Row,
-                folder: Path, image_topic: str, truth_topic: str, stored: Path) -> None:
+                folder: Path, topics: Topics, stored: Path) -> None:
     measurements = {row: Measurement() for row in rows}
     count = SequenceCounter(index * _STRETCHES_PER_BAG)
     target = folder / 'bags' / name
     shutil.rmtree(target, ignore_errors=True)
     damage, frames, sequence, size = '', 0, -1, (0, 0, 0)
-    with BagReader(path) as reader, TruthReader(BagReader(path), truth_topic) as truths:
-        topic = reader.image_topic(image_topic)
-        with ResultBag(target, _frame_id(reader, topic), _camera(reader, topic)) as results, \
+    with BagReader(path) as reader, TruthReader(BagReader(path), topics.truth, topics.truth_instances) as truths:
+        topic = reader.image_topic(topics.image)
+        with BagSegments(path, [topic], topics.segments) as segments, \
+                ResultBag(target, _frame_id(reader, topic), _camera(reader, topic)) as results, \
                 tqdm(total=reader.counts[topic], desc=f'replay {name}', unit='frame', disable=None) as bar:
-            pictures = reader.images(topic)
+            pictures = reader.images(topic, segments=segments)
             while True:
                 try:
                     frame = next(pictures, None)

@@ -25,8 +25,9 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
 
 from semanom_ros.core.camera import CameraModel
-from semanom_ros.core.frames import Frame, FrameResult
+from semanom_ros.core.frames import Frame, FrameResult, Segments
 from semanom_ros.core.pipeline import Pipeline
+from semanom_ros.core.segmenters import segmenter_name
 from semanom_ros.errors import CameraError, ImageError, ParameterError, SemanomError
 from semanom_ros.msg import DatabaseInfo
 from semanom_ros.nodes.mailbox import Mailbox
@@ -36,6 +37,7 @@ from semanom_ros.ros.diagnostics import CameraMonitor, Health
 from semanom_ros.ros.outputs import CameraOutputs
 from semanom_ros.ros.parameters import NodeParameters, typed_parameters
 from semanom_ros.ros.qos import INPUT, LATCHED, OUTPUT
+from semanom_ros.ros.segments_subscription import SegmentsSubscription
 
 if TYPE_CHECKING:
     from rclpy.subscription import MessageInfo
@@ -290,7 +292,8 @@ class Detector(LifecycleNode):
                                'the clocks, set use_sim_time, or raise max_age', throttle_duration_sec=LOG_PERIOD_S)
             return
         image, stamp, frame_id = messages.picture_of(received.serialized, settings['image_transport'] == 'compressed')
-        frame = Frame(image, stamp, camera.name, f'live:{camera.topic}', camera.topic)
+        frame = Frame(image, stamp, camera.name, f'live:{camera.topic}', camera.topic,
+                      camera.segments_of(stamp, image.shape[:2]))
         camera.note(frame)
         with self._lock:
             assert self._pipeline is not None
@@ -435,6 +438,9 @@ class _Camera:
         suffix = '/compressed' if self._kind is CompressedImage else ''
         self.topic = node.resolve_topic_name(f'~/input/{name}/image{suffix}')
         self._images: Subscription[Any] | None = None
+        self._masks: SegmentsSubscription | None = None
+        if segmenter_name(settings) == 'topic':
+            self._masks = SegmentsSubscription(node, name, float(settings['segments_wait']))  # type: ignore[arg-type]
         # from configure on, so that the first frame after activate finds it
         self._infos = node.create_subscription(CameraInfo, f'~/input/{name}/camera_info', self._on_info, INPUT)
         self._model: CameraModel | CameraError = CameraError(
@@ -454,6 +460,8 @@ class _Camera:
             if mailbox.put(self.name, _Received(self, serialized, time.monotonic())):
                 self.monitor.dropped(diagnostics.SUPERSEDED)
 
+        if self._masks is not None:
+            self._masks.open()
         self._images = self._node.create_subscription(self._kind, self.topic, receive, INPUT, raw=True)
 
     def unsubscribe(self) -> None:
@@ -461,6 +469,8 @@ class _Camera:
         if self._images is not None:
             self._node.destroy_subscription(self._images)
             self._images = None
+        if self._masks is not None:
+            self._masks.close()
 
     def destroy(self) -> None:
         """Takes all topics away."""
@@ -497,6 +507,17 @@ class _Camera:
             return None
         assert isinstance(model, CameraModel)
         return model
+
+    def segments_of(self, stamp_ns: int, size: tuple[int, ...]) -> Segments | None:
+        """The masks of an image of this (height, width), for the segmenter `topic`; None, and diagnostics warn, where
+        there are none."""
+        if self._masks is None:
+            return None
+        segments, fault = self._masks.take(stamp_ns, size)
+        self.monitor.masks(fault)
+        if fault:
+            self.log.warning(fault, throttle_duration_sec=LOG_PERIOD_S)
+        return segments
 
     def status(self, name: str, settings: Mapping[str, Any]) -> DiagnosticStatus:
         """For `/diagnostics`."""

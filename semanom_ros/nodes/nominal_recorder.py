@@ -31,6 +31,7 @@ from semanom_ros.core.database import DatabaseWriter
 from semanom_ros.core.embedding import Embedder
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.recording import HeldOut, NominalRecorder, RecordingSummary, Thinning, describe
+from semanom_ros.core.segmenters import segmenter_name
 from semanom_ros.errors import BagError, ImageError, SemanomError
 from semanom_ros.parameters import METHOD, NODE, RECORDER
 from semanom_ros.ros import diagnostics
@@ -39,6 +40,7 @@ from semanom_ros.ros.diagnostics import Health
 from semanom_ros.ros.messages import picture_of, stamp_of
 from semanom_ros.ros.parameters import NodeParameters, typed_parameters
 from semanom_ros.ros.qos import OUTPUT
+from semanom_ros.ros.segments_subscription import SegmentsSubscription
 
 LOG_PERIOD_S = 10.0
 CAMERA = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -88,6 +90,7 @@ class NominalRecorderNode(Node):
         self._thinning = Thinning(self._settings['every_n'], self._settings['rate'])
         self._deadline: float | None = None
         self._topics: list[str] = []
+        self._masks: dict[str, SegmentsSubscription] = {}
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', OUTPUT)
         # real time, because a paused recording stops the ROS clock
         self._timer = self.create_timer(1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -176,6 +179,9 @@ class NominalRecorderNode(Node):
             Image, f'~/input/{camera}/image')
         resolved = self.resolve_topic_name(topic)
         self._topics.append(resolved)
+        if segmenter_name(self._settings) == 'topic':
+            self._masks[camera] = SegmentsSubscription(self, camera, self._settings['segments_wait'])
+            self._masks[camera].open()
         self.create_subscription(
             kind, topic, lambda serialized: self._receive(_Received(camera, resolved, serialized)), CAMERA, raw=True)
 
@@ -219,7 +225,13 @@ class NominalRecorderNode(Node):
             except ImageError as error:
                 self._refuse(error)
                 continue
-            yield Frame(image, stamp, received.camera, f'live:{received.topic}', received.topic)
+            segments = None
+            if received.camera in self._masks:
+                segments, fault = self._masks[received.camera].take(stamp, image.shape[:2])
+                if fault:
+                    self.counts['without masks'] += 1
+                    self.get_logger().warning(fault, throttle_duration_sec=LOG_PERIOD_S)
+            yield Frame(image, stamp, received.camera, f'live:{received.topic}', received.topic, segments)
 
     def _refuse(self, error: ImageError) -> None:
         self.counts['invalid'] += 1
@@ -245,6 +257,8 @@ class NominalRecorderNode(Node):
             health.add(diagnostics.ERROR, self._state)
         if new['dropped']:
             health.add(diagnostics.WARN, f'{new["dropped"]} frames dropped: the encoder is slower than the cameras')
+        if new['without masks']:
+            health.add(diagnostics.WARN, f'{new["without masks"]} images came without masks')
         if new['invalid']:
             health.add(diagnostics.WARN, f'{new["invalid"]} images hold no picture')
         values = {'state': self._state, 'progress': self._progress.text, 'frames recorded': self._summary.frames,

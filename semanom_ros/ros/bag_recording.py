@@ -18,8 +18,10 @@ from semanom_ros.core.database.publishing import IndexSettings, suggested_factor
 from semanom_ros.core.embedding import Embedder
 from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.core.recording import HeldOut, NominalRecorder, RecordingSummary, Thinning, describe
+from semanom_ros.core.segmenters import segmenter_name
 from semanom_ros.errors import BagError, ParameterError
 from semanom_ros.ros.bags import BagReader
+from semanom_ros.ros.segments import BagSegments, wanted_segments
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +71,12 @@ def record_bags(bags: Sequence[Path], database: Path, parameters: Mapping[str, A
         SemanomError: a recording, topic, encoder or database will not do, or there is no frame in any recording.
     """
     topics = [topic for topic in parameters['image_topics'] if topic] or ['']
+    masks = wanted_segments(segmenter_name(parameters), parameters)
     for bag in bags:  # before the encoder is loaded and hours are spent
         with BagReader(bag) as reader:
-            for topic in topics:
-                reader.image_topic(topic)
+            names = [reader.image_topic(topic) for topic in topics]
+        with BagSegments(bag, names, masks):
+            pass
     embedder = embedder or Embedder.load(parameters)
     begun = time.monotonic()
     result = BagRecording()
@@ -111,11 +115,13 @@ def _record_bag(reader: BagReader, topics: Sequence[str], recorder: NominalRecor
         return stop() or wanted(topic, stamp_ns)
 
     progress.begin(f'record {reader.path.name}', sum(reader.counts[topic] for topic in topics), 'frame')
-    frames = takewhile(lambda _: not stop(), reader.images(topics, choose))
     try:
-        for _ in recorder.record(frames, sha256, drive.held_out):
-            progress.advance(seen - told)
-            told = seen
+        masks = wanted_segments(segmenter_name(parameters), parameters)
+        with BagSegments(reader.path, topics, masks) as segments:
+            frames = takewhile(lambda _: not stop(), reader.images(topics, choose, segments))
+            for _ in recorder.record(frames, sha256, drive.held_out):
+                progress.advance(seen - told)
+                told = seen
     except BagError as error:  # what came before is recorded
         result.damaged.append(str(error))
     progress.advance(seen - told)

@@ -38,7 +38,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StorageP
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from semanom_ros.core.frames import Frame
+from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.errors import BagError, ImageError
 from semanom_ros.ros.images import (
     compress_pixels,
@@ -222,6 +222,7 @@ class BagReader:
         return ((topic, time_ns, self._deserialize(topic, type, cdr)) for topic, type, time_ns, cdr in rows)
 
     def images(self, topics: str | Sequence[str] = '', wanted: Callable[[str, int], bool] | None = None,
+               segments: Callable[[str, int, tuple[int, ...]], Segments | None] = lambda topic, stamp, size: None,
                ) -> Iterator[Frame]:
         """Pictures in the order of bag time, stamped as their headers say, or with bag time where they say nothing.
 
@@ -232,6 +233,7 @@ class BagReader:
             topics: image topics, as `image_topic` understands them; '': the only one.
             wanted: called with topic and stamp in nanoseconds; a picture that it refuses
                 is not decoded.
+            segments: called with topic, stamp and (height, width) for the instance masks of a picture.
 
         Yields:
             Frames whose `source` is `path`, and whose `camera` is the topic.
@@ -241,9 +243,10 @@ class BagReader:
                 when the recording is damaged.
         """
         names = [self.image_topic(topic) for topic in ([topics] if isinstance(topics, str) else topics)]
-        return self._images(names, wanted)
+        return self._images(names, wanted, segments)
 
-    def _images(self, topics: list[str], wanted: Callable[[str, int], bool] | None) -> Iterator[Frame]:
+    def _images(self, topics: list[str], wanted: Callable[[str, int], bool] | None,
+                segments: Callable[[str, int, tuple[int, ...]], Segments | None]) -> Iterator[Frame]:
         bad: dict[str, int] = {}
         try:
             for topic, time_ns, message in self.messages(topics):
@@ -258,7 +261,8 @@ class BagReader:
                     if bad[topic] == 1:
                         logger.warning('%s: %s at %d.%09d skipped: %s', self.path, topic, *divmod(stamp, 10**9), error)
                     continue
-                yield Frame(image, stamp, camera=topic, source=str(self.path), topic=topic)
+                yield Frame(image, stamp, camera=topic, source=str(self.path), topic=topic,
+                            segments=segments(topic, stamp, image.shape[:2]))
         finally:
             for topic, count in bad.items():
                 if count > 1:

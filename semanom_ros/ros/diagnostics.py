@@ -61,6 +61,7 @@ class CameraMonitor:
         self._age: float | None = None
         self._fault = ''
         self._bearing_fault = ''
+        self._masks_fault = ''
 
     def start(self) -> None:
         """Images are expected from now on."""
@@ -105,6 +106,11 @@ class CameraMonitor:
         """Why bearings cannot be computed; empty: they can."""
         with self._lock:
             self._bearing_fault = fault
+
+    def masks(self, fault: str) -> None:
+        """Why a frame has no masks; empty: it has some."""
+        with self._lock:
+            self._masks_fault = fault
 
     def count(self, what: str) -> int:
         """How many frames: `received`, `processed`, or one of DROPS."""
@@ -154,6 +160,8 @@ class CameraMonitor:
             if latencies is not None and (median := np.median(latencies)) > latency_limit:
                 health.add(WARN, f'latency {median:.2f} s, expected at most {latency_limit:g} s; choose a smaller '
                                  'encoder or input_size')
+            if self._masks_fault:
+                health.add(WARN, self._masks_fault)
             if self._bearing_fault:
                 health.add(WARN, self._bearing_fault)
             values: dict[str, object] = {

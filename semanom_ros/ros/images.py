@@ -98,6 +98,12 @@ _LAYOUTS = _layouts()
 ENCODINGS = tuple(sorted(_LAYOUTS))
 """Encodings of `sensor_msgs/Image` that `image_from_message` reads."""
 
+_LABEL_LAYOUTS = {
+    **{name: _LAYOUTS[name] for name in ('mono8', '8UC1', 'mono16', '16UC1')}, '32SC1': _Layout(4, 1, None)}
+
+LABEL_ENCODINGS = tuple(_LABEL_LAYOUTS)
+"""Encodings of `sensor_msgs/Image` that `labels_from_message` reads."""
+
 
 def image_from_message(message: ImageMessage) -> npt.NDArray[np.uint8]:
     """The picture of a `sensor_msgs/Image`.
@@ -118,11 +124,32 @@ def image_from_message(message: ImageMessage) -> npt.NDArray[np.uint8]:
         ImageError: without pixels, of an unknown encoding, or `step` or `data` does not
             fit the size.
     """
-    encoding, height, width = message.encoding, message.height, message.width
-    layout = _LAYOUTS.get(encoding)
+    layout = _LAYOUTS.get(message.encoding)
     if layout is None:
-        raise ImageError(f'image: found encoding {encoding!r}, expected one of {", ".join(ENCODINGS)}; '
+        raise ImageError(f'image: found encoding {message.encoding!r}, expected one of {", ".join(ENCODINGS)}; '
                          'set the camera driver to one of them')
+    return _to_rgb(_samples(message, layout), layout.to_rgb)
+
+
+def labels_from_message(message: ImageMessage) -> npt.NDArray[np.int64]:
+    """(height, width) numbers of a `sensor_msgs/Image` of one channel, such as a label image, as they are.
+
+    Args:
+        message: of an encoding in LABEL_ENCODINGS.
+
+    Raises:
+        ImageError: without pixels, of another encoding, or `step` or `data` does not fit the size.
+    """
+    layout = _LABEL_LAYOUTS.get(message.encoding)
+    if layout is None:
+        raise ImageError(f'labels: found encoding {message.encoding!r}, expected one of {", ".join(LABEL_ENCODINGS)}; '
+                         'correct the node that sends them')
+    return _samples(message, layout)[..., 0].astype(np.int64)
+
+
+def _samples(message: ImageMessage, layout: _Layout) -> npt.NDArray[Any]:
+    """(rows, width, channels) samples, sharing the message's memory."""
+    encoding, height, width = message.encoding, message.height, message.width
     if height <= 0 or width <= 0:
         raise ImageError(f'image: found {width}x{height} pixels, expected at least 1x1; check the camera driver')
     if height % layout.block[0] or width % layout.block[1]:
@@ -140,8 +167,8 @@ def image_from_message(message: ImageMessage) -> npt.NDArray[np.uint8]:
                          f'of {encoding} with step {message.step}; check the camera driver')
     big = layout.depth > 1 and bool(message.is_bigendian)
     shape, strides = (rows, width, layout.channels), (message.step, pixel, layout.depth)
-    samples = np.ndarray(shape, f'{">" if big else "<"}u{layout.depth}', data, strides=strides)  # type: ignore[call-overload]
-    return _to_rgb(samples, layout.to_rgb)
+    kind = f'{">" if big else "<"}{"i" if layout.depth == 4 else "u"}{layout.depth}'
+    return np.ndarray(shape, kind, data, strides=strides)  # type: ignore[call-overload]
 
 
 def image_from_compressed(message: CompressedImageMessage) -> npt.NDArray[np.uint8]:

@@ -23,6 +23,10 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
     'camera_info_topic': {
         'default_value': '',
         'description': 'CameraInfo topic, or one for each camera; empty: camera_info beside the image topic.'},
+    'segments_topic': {
+        'default_value': '',
+        'description': 'Topic of the masks, or one for each camera, for the segmenter `topic`; empty: the node\'s '
+                       'own, ~/input/NAME/segments.'},
     'camera_names': {
         'default_value': '', 'description': 'Name of the camera, or of each: [front,rear]; empty: as in config.'},
     'image_transport': {

@@ -14,7 +14,11 @@ def words(argument: str) -> list[str]:
 
 
 def camera_remappings(
-    cameras: Sequence[str], image_topics: Sequence[str], info_topics: Sequence[str], transport: str
+    cameras: Sequence[str],
+    image_topics: Sequence[str],
+    info_topics: Sequence[str],
+    transport: str,
+    segments_topics: Sequence[str] = (),
 ) -> list[tuple[str, str]]:
     """Remapping rules from the nodes' inputs to the cameras' topics.
 
@@ -23,12 +27,14 @@ def camera_remappings(
         image_topics: image topic of each camera, with or without `/compressed`; none: no rules.
         info_topics: CameraInfo topic of each camera; none: `camera_info` beside each image topic.
         transport: `raw` or `compressed`, as in the parameter `image_transport`.
+        segments_topics: topic of each camera's masks, for the segmenter `topic`; none: the nodes' own.
 
     Raises:
         ParameterError: there are more or fewer topics than cameras, or a topic of compressed
             images where raw ones are wanted.
     """
-    for name, topics in (('image_topic', image_topics), ('camera_info_topic', info_topics)):
+    given = {'image_topic': image_topics, 'camera_info_topic': info_topics, 'segments_topic': segments_topics}
+    for name, topics in given.items():
         if topics and len(topics) != len(cameras):
             raise ParameterError(
                 f'{name}: found {len(topics)} ({", ".join(topics)}), expected one for each of the {len(cameras)} '
@@ -49,4 +55,5 @@ def camera_remappings(
         if not info_topics:
             rules.append((f'~/input/{camera}/camera_info', '/'.join([*base.split('/')[:-1], 'camera_info'])))
     rules += [(f'~/input/{camera}/camera_info', topic) for camera, topic in zip(cameras, info_topics, strict=False)]
+    rules += [(f'~/input/{camera}/segments', topic) for camera, topic in zip(cameras, segments_topics, strict=False)]
     return rules

@@ -82,7 +82,8 @@ class World:
         settings = settings or self.parameters()
         embedder = self.embedder(settings)
         writer = DatabaseWriter.begin(
-            self.folder / name, DatabaseDescription.of(self.encoder, embedder.preprocessor.sha256, embedder.variant))
+            self.folder / name, DatabaseDescription.of(self.encoder, embedder.preprocessor.sha256, embedder.variant,
+                                                          embedder.segmenter_name))
         for i in range(recorded + held_out):
             queries = embedder.queries(embedder.embed([Frame((picture or self.street)(i), i * 10**9)])[0])
             record = FrameRecord('drive', 'f' * 64, '/camera', i * 10**9, (self.height, self.width), i >= recorded)

@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from semanom_ros.core.embedding import FrameEmbedding, patch_boxes, segment_cover
-from semanom_ros.core.frames import Frame
+from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.core.preprocessing import PatchGrid
 from semanom_ros.core.segmenters import load_segmenter
-from semanom_ros.core.segmenters.base import Segments
 
 
 def embedding_of(labels, count, rows=5, columns=7):
@@ -111,5 +110,5 @@ def test_embedding_segments_follow_things(world):
 def test_segmenters_are_bounded_by_the_patches(world):
     segmenter = load_segmenter(world.parameters(max_segments=500), torch.device('cpu'))
     patches = F.normalize(torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
-    segments = segmenter.segment(np.zeros((30, 40, 3), np.uint8), patches)
+    segments = segmenter.segment(Frame(np.zeros((30, 40, 3), np.uint8), 0), patches)
     assert len(segments.scores) <= 12

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from semanom_ros.core.filtering import Filter, TemporalFilter, regions
-from semanom_ros.core.segmenters.base import Segments
+from semanom_ros.core.frames import Segments
 from semanom_ros.core.tracking import Tracker, iou
 
 HEIGHT, WIDTH, TENTH = 120, 160, 100_000_000

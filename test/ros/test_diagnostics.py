@@ -52,8 +52,22 @@ def test_every_drop_is_counted_by_its_reason() -> None:
 
 def test_a_superseded_frame_is_no_fault() -> None:
     monitor = CameraMonitor()
-    monitor.received(lost=5)
+    monitor.received(lost=0)
     monitor.dropped(diagnostics.SUPERSEDED)
+    assert status(monitor).level == DiagnosticStatus.OK
+
+
+def test_images_that_get_lost_on_their_way_are_a_warning_that_says_what_to_do() -> None:
+    monitor = CameraMonitor()
+    for number in range(20):
+        monitor.received(lost=int(number == 7))
+    assert status(monitor).level == DiagnosticStatus.OK  # one in twenty
+    for _ in range(9):
+        monitor.received(lost=1)
+    found = status(monitor)
+    assert found.level == DiagnosticStatus.WARN
+    assert '9 images were lost' in found.message
+    assert 'FASTDDS_DEFAULT_PROFILES_FILE' in found.message
     assert status(monitor).level == DiagnosticStatus.OK
 
 

@@ -270,13 +270,13 @@ class NominalDatabase:
         return NominalDatabase(self.path, self.manifest, device=device, position_weight=position_weight,
                                standardize=standardize)
 
-    def check_compatible(self, encoder: Encoder, preprocessing_sha256: str, variant: str) -> None:
-        """Refuses an encoder, preprocessing or variant other than the one that made the database.
+    def check_compatible(self, encoder: Encoder, preprocessing_sha256: str, variant: str, segmenter: str = '') -> None:
+        """Refuses an encoder, preprocessing, variant or segmenter other than the one that made the database.
 
         Raises:
             DatabaseError: names the first field that differs.
         """
-        loaded = DatabaseDescription.of(encoder, preprocessing_sha256, variant)
+        loaded = DatabaseDescription.of(encoder, preprocessing_sha256, variant, segmenter)
         difference = self.manifest.description.difference(loaded)
         if difference:
             field, found, expected = difference

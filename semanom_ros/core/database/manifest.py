@@ -47,8 +47,8 @@ class DatabaseDescription:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, encoder: Encoder, preprocessing_sha256: str, variant: str) -> DatabaseDescription:
-        """The description of a database that this encoder makes."""
+    def of(cls, encoder: Encoder, preprocessing_sha256: str, variant: str, segmenter: str = '') -> DatabaseDescription:
+        """The description of a database that this encoder makes, with this segmenter for the variant `instance`."""
         return cls(
             encoder=encoder.name,
             weights=encoder.weights,
@@ -58,7 +58,7 @@ class DatabaseDescription:
             grid_size=(int(encoder.grid_size[0]), int(encoder.grid_size[1])),
             dimension=int(encoder.dimension),
             variant=variant,
-            settings=dict(encoder.settings),
+            settings={**encoder.settings, **({'segmenter': segmenter} if segmenter else {})},
         )
 
     def difference(self, other: DatabaseDescription) -> tuple[str, Any, Any] | None:

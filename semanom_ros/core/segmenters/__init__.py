@@ -11,6 +11,11 @@ from semanom_ros.errors import SegmenterError
 from semanom_ros.parameters import Value
 
 
+def segmenter_name(parameters: Mapping[str, Value]) -> str:
+    """The segmenter that the parameters ask for; '' for the grid variant."""
+    return str(parameters['segmenter']) if parameters['variant'] == 'instance' else ''
+
+
 def load_segmenter(parameters: Mapping[str, Value], device: torch.device) -> Segmenter:
     """The segmenter that the parameters (of the group `method`, resolved) name.
 
@@ -24,4 +29,7 @@ def load_segmenter(parameters: Mapping[str, Value], device: torch.device) -> Seg
     if name == 'torchvision':
         from semanom_ros.core.segmenters.torchvision import MaskRCNN  # seconds to import
         return MaskRCNN(limit, str(parameters['segmenter_weights']), device)
-    raise SegmenterError(f'segmenter: found {name}, expected embedding or torchvision; correct it')
+    if name == 'topic':
+        from semanom_ros.core.segmenters.topic import TopicSegmenter
+        return TopicSegmenter(limit)
+    raise SegmenterError(f'segmenter: found {name}, expected embedding, torchvision or topic; correct it')

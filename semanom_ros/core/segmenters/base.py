@@ -3,26 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-
-@dataclass(frozen=True)
-class Segments:
-    """Instance masks of one image.
-
-    Attributes:
-        labels: (H, W) int32 at source resolution: 0 where no segment is, n for segment n - 1.
-        scores: (N,) float32, confidence of each segment, 0 to 1.
-        names: N names, '' where the segmenter knows none.
-    """
-
-    labels: npt.NDArray[np.int32]
-    scores: npt.NDArray[np.float32]
-    names: tuple[str, ...]
+from semanom_ros.core.frames import Frame, Segments
 
 
 class Segmenter(ABC):
@@ -37,10 +21,10 @@ class Segmenter(ABC):
     max_segments: int
 
     @abstractmethod
-    def segment(self, image: npt.NDArray[np.uint8], patches: torch.Tensor) -> Segments:
-        """Segments of an image.
+    def segment(self, frame: Frame, patches: torch.Tensor) -> Segments:
+        """Segments of a frame.
 
         Args:
-            image: (H, W, 3) uint8 RGB.
+            frame: whose picture is segmented.
             patches: (rows, columns, D) float32 patch embeddings of length 1.
         """

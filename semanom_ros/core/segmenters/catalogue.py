@@ -21,6 +21,7 @@ def cards() -> list[Card]:
     here = file.is_file()
     note = str(file) if here else f'semanom models fetch {TORCHVISION}'
     return [Card('segmenter', 'embedding', '', True, 'needs no weights'),
+            Card('segmenter', 'topic', '', True, 'masks come with the images, from another node or a simulator'),
             Card('segmenter', TORCHVISION, 'COCO_V1', here, note)]
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from semanom_ros.core.segmenters.base import Segmenter, Segments
+from semanom_ros.core.frames import Frame, Segments
+from semanom_ros.core.segmenters.base import Segmenter
 
 ITERATIONS = 5
 COMPACTNESS = 1.0  # squared distance of one seed spacing counts as much as this cosine distance
@@ -27,7 +27,7 @@ class EmbeddingSegmenter(Segmenter):
         self.max_segments = max_segments
 
     @torch.inference_mode()
-    def segment(self, image: npt.NDArray[np.uint8], patches: torch.Tensor) -> Segments:
+    def segment(self, frame: Frame, patches: torch.Tensor) -> Segments:
         rows, columns, dimension = patches.shape
         vectors = patches.reshape(-1, dimension)
         down = max(1, min(rows, int((self.max_segments * rows / columns) ** 0.5)))
@@ -46,5 +46,6 @@ class EmbeddingSegmenter(Segmenter):
             owner = cost.masked_fill((size == 0).T, torch.inf).argmin(dim=1)
         owners = np.unique(owner.cpu().numpy(), return_inverse=True)[1].reshape(rows, columns)
         count = int(owners.max()) + 1
-        labels = cv2.resize(owners.astype(np.uint16), (image.shape[1], image.shape[0]), interpolation=cv2.INTER_NEAREST)
+        height, width = frame.image.shape[:2]
+        labels = cv2.resize(owners.astype(np.uint16), (width, height), interpolation=cv2.INTER_NEAREST)
         return Segments(labels.astype(np.int32) + 1, np.ones(count, np.float32), ('',) * count)

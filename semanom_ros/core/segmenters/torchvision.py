@@ -6,11 +6,11 @@ import pickle
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, maskrcnn_resnet50_fpn_v2
 
-from semanom_ros.core.segmenters.base import Segmenter, Segments
+from semanom_ros.core.frames import Frame, Segments
+from semanom_ros.core.segmenters.base import Segmenter
 from semanom_ros.errors import SegmenterError
 
 MIN_SCORE = 0.5  # below, torchvision's own examples draw no instance
@@ -48,7 +48,8 @@ class MaskRCNN(Segmenter):
         self._network = network.to(device).eval()
 
     @torch.inference_mode()
-    def segment(self, image: npt.NDArray[np.uint8], patches: torch.Tensor) -> Segments:
+    def segment(self, frame: Frame, patches: torch.Tensor) -> Segments:
+        image = frame.image
         pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self._device).permute(2, 0, 1).float() / 255
         found = self._network([pixels])[0]
         labels = np.zeros(image.shape[:2], np.int32)
