@@ -22,6 +22,8 @@ NAME = 'semanom_ros'
 HERE = Path(__file__).resolve().parent  # colcon --symlink-install runs a link to this file in its build folder
 VERSION = re.search(r"^__version__ = '(.+)'$", (HERE / NAME / '__init__.py').read_text(), re.M).group(1)
 
+SEGMENTATION = ['transformers>=4.56,<6', 'pillow>=10']
+
 COMMANDS = {
     'semanom': f'{NAME}.cli:main',
     'detector': f'{NAME}.nodes.detector:main',
@@ -196,7 +198,10 @@ setup(
     zip_safe=False,
     install_requires=requirements('requirements/python.txt'),
     extras_require={
+        # masks by OWLv2, SAM and SAM 2; SAM 2 came with 4.56
+        'segmentation': SEGMENTATION,
         'test': [
+            *SEGMENTATION,
             'colcon-common-extensions>=0.3',
             'setuptools>=70.1,<80',  # colcon --symlink-install needs `setup.py develop`
             'pytest>=8,<9',  # launch_testing's plugin breaks pytest 9

@@ -22,6 +22,8 @@ _OF_EVERY_NODE = ('use_sim_time', 'qos_overrides', 'start_type_description_servi
 
 METHOD, NODE, DETECTOR, RECORDER = 'method', 'node', 'detector', 'recorder'
 
+SEGMENTERS = ('embedding', 'torchvision', 'owlv2+sam2', 'sam2', 'sam', 'topic')
+
 Value = bool | int | float | str | list[int] | list[float] | list[str]
 
 
@@ -99,10 +101,14 @@ TABLE: tuple[Parameter, ...] = (
     Parameter('variant', 'grid', 'what is compared with the database: every patch, or segments with the grid where no '
               'segment is', METHOD, choices=('grid', 'instance')),
     Parameter('segmenter', 'embedding', 'instance masks: `embedding` (training-free, from the patch embeddings), '
-              '`torchvision` (Mask R-CNN), or `topic` (from another node or a simulator)', METHOD,
-              choices=('embedding', 'torchvision', 'topic')),
-    Parameter('segmenter_weights', '', 'weights file of the segmenter; empty: what `semanom models fetch` fetched',
-              METHOD),
+              '`torchvision` (Mask R-CNN), `owlv2+sam2` (as in the paper), `sam2` or `sam` (masks of everything), or '
+              '`topic` (from another node or a simulator)', METHOD, choices=SEGMENTERS),
+    Parameter('segmenter_weights', '', 'weights of the segmenter: a file for `torchvision`, a folder for `sam2` and '
+              '`sam`, two with a comma between for `owlv2+sam2`; empty: what `semanom models fetch` fetched', METHOD),
+    Parameter('segmenter_prompts', '', 'text file with one prompt a line, for `owlv2+sam2`; empty: the shipped ones, '
+              'for driving', METHOD),
+    Parameter('segmenter_every_n', 1, 'find masks in every n-th frame of a camera; between, the last ones move with '
+              'the picture', METHOD, minimum=1, maximum=1000),
     Parameter('segments_topics', [''], 'in recordings, the topic of the masks of each image topic, for the segmenter '
               '`topic`; live they come on `~/input/NAME/segments`', METHOD),
     Parameter('max_segments', 64, 'most segments that one image may have', METHOD, minimum=1, maximum=1000),

@@ -62,6 +62,10 @@ def _fetch(arguments: argparse.Namespace) -> None:
         file = segmenters.fetch(arguments.directory)
         print(f'segmenter: {arguments.model}\nsegmenter_weights: {file.resolve()}')
         return
+    if arguments.model in segmenters.REPOSITORIES:
+        folders = segmenters.fetch_from_hub(arguments.model, arguments.directory)
+        print(f'segmenter: {arguments.model}\nsegmenter_weights: {",".join(str(f.resolve()) for f in folders)}')
+        return
     folder = catalogue.fetch(arguments.model, arguments.weights, arguments.directory)
     print(f'encoder: {arguments.model}\nencoder_weights: {LOCAL_FOLDER}{folder.resolve()}')
 

@@ -102,6 +102,11 @@ class Embedder:
         """As in the parameter `segmenter`; '' for the grid variant."""
         return '' if self.segmenter is None else self.segmenter.name
 
+    def reset(self, camera: str | None = None) -> None:
+        """Forgets what the segmenter remembers of a camera's pictures, or of all cameras'."""
+        if self.segmenter is not None:
+            self.segmenter.reset(camera)
+
     @torch.inference_mode()
     def embed(self, frames: list[Frame]) -> list[FrameEmbedding]:
         """Patch embeddings of a batch of frames, which may differ in size.

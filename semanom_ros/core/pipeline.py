@@ -206,7 +206,8 @@ class Pipeline:
                 log.warning('%s: %s', self.database.path, warning)
 
     def reset(self, camera: str | None = None) -> None:
-        """Forgets tracks and persistence, of one camera or of all."""
+        """Forgets tracks, persistence and moved masks, of one camera or of all."""
+        self.embedder.reset(camera)
         if camera is None:
             self._cameras.clear()
         else:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-FLOW_WIDTH = 160  # pixels; the grey picture that motion is estimated on
+from semanom_ros.core.motion import Flow, Grey, small_grey
+
 MIN_IOU = 0.1  # overlap from which two boxes can be the same thing
 MAX_GAP_NS = 2_000_000_000  # after a longer pause nothing can be recognized by its place
 
@@ -17,13 +17,12 @@ MAX_GAP_NS = 2_000_000_000  # after a longer pause nothing can be recognized by 
 class CameraMotion:
     """Where what was at a place of the last picture is in the present one.
 
-    Dense optical flow (DIS: T. Kroeger et al., ECCV 2016) on a small grey picture. It covers the camera's motion and
-    that of the things themselves.
+    Dense optical flow covers the camera's motion and that of the things themselves.
     """
 
     def __init__(self) -> None:
-        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-        self._last: npt.NDArray[np.uint8] | None = None
+        self._flow = Flow()
+        self._last: Grey | None = None
 
     def advance(self, image: npt.NDArray[np.uint8], boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Takes the next picture; returns where boxes (N, 4) (x, y, width, height) of the last one are in it.
@@ -33,15 +32,12 @@ class CameraMotion:
             boxes: in pixels of the picture.
         """
         height, width = image.shape[:2]
-        scale = min(1.0, FLOW_WIDTH / width)
-        size = (max(16, round(width * scale)), max(16, round(height * scale)))
-        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8)
+        grey = small_grey(image)
         last, self._last = self._last, grey
         if last is None or last.shape != grey.shape or not len(boxes):
             return boxes
-        flow = np.asarray(self._flow.calc(last, grey, np.zeros((*grey.shape, 2), np.float32)), np.float32)
-        ratio = np.array([width / size[0], height / size[1]], np.float32)
+        flow = self._flow(last, grey)
+        ratio = np.array([width / grey.shape[1], height / grey.shape[0]], np.float32)
         return np.stack([self._moved(box, flow, ratio) for box in boxes])
 
     @staticmethod

@@ -28,3 +28,6 @@ class Segmenter(ABC):
             frame: whose picture is segmented.
             patches: (rows, columns, D) float32 patch embeddings of length 1.
         """
+
+    def reset(self, camera: str | None = None) -> None:  # noqa: B027 - most remember nothing
+        """Forgets what it remembers of a camera's pictures, or of all cameras'."""

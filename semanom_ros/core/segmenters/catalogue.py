@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import urllib.error
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights
 
 from semanom_ros.core.catalogue import Card
+from semanom_ros.core.segmenters.segment_anything import EXTRA, REPOSITORIES
 from semanom_ros.errors import SegmenterError
 
 TORCHVISION = 'torchvision'
+_HUB_FILES = ['*.json', '*.safetensors', '*.txt']
 
 
 def cards() -> list[Card]:
@@ -22,7 +26,20 @@ def cards() -> list[Card]:
     note = str(file) if here else f'semanom models fetch {TORCHVISION}'
     return [Card('segmenter', 'embedding', '', True, 'needs no weights'),
             Card('segmenter', 'topic', '', True, 'masks come with the images, from another node or a simulator'),
-            Card('segmenter', TORCHVISION, 'COCO_V1', here, note)]
+            Card('segmenter', TORCHVISION, 'COCO_V1', here, note),
+            *(_hub_card(name) for name in REPOSITORIES)]
+
+
+def _hub_card(name: str) -> Card:
+    """Of a segmenter whose models come from the Hugging Face hub."""
+    repositories = REPOSITORIES[name]
+    found = [try_to_load_from_cache(repository, 'config.json') for repository in repositories]
+    here = all(isinstance(file, str) for file in found)
+    if importlib.util.find_spec('transformers') is None:
+        here, note = False, EXTRA
+    else:
+        note = ', '.join(str(Path(str(file)).parent) for file in found) if here else f'semanom models fetch {name}'
+    return Card('segmenter', name, ','.join(repositories), here, note)
 
 
 def weights_file(folder: Path | None = None) -> Path:
@@ -48,6 +65,30 @@ def fetch(folder: Path | None = None) -> Path:
         raise SegmenterError(f'segmenter {TORCHVISION}: {url} cannot be fetched ({error}); try again, or fetch it '
                              'where there is internet and copy the file') from error
     return file
+
+
+def fetch_from_hub(name: str, folder: Path | None = None) -> list[Path]:
+    """Fetches the models of a segmenter of REPOSITORIES; returns their folders, for `segmenter_weights`.
+
+    Args:
+        name: of the segmenter.
+        folder: where to keep them; None: the hub's own cache, where they are found without being named.
+
+    Raises:
+        SegmenterError: not reachable.
+    """
+    folders = []
+    for repository in REPOSITORIES[name]:
+        target = None if folder is None else folder / repository.replace('/', '--')
+        try:
+            found = snapshot_download(repository, local_dir=target, allow_patterns=_HUB_FILES)
+        except Exception as error:  # which HTTP library's errors these are changes with the hub's version
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise SegmenterError(f'segmenter {name}: {repository} cannot be fetched from the Hugging Face hub '
+                                 f'({first}); try again, or fetch it where there is internet and copy the '
+                                 'folder') from error
+        folders.append(Path(found))
+    return folders
 
 
 def _url() -> str:
