@@ -117,6 +117,8 @@ TABLE: tuple[Parameter, ...] = (
     # -- score
     Parameter('neighbours', 1, 'nearest nominal embeddings that a distance is the mean of', METHOD, minimum=1,
               maximum=64),
+    Parameter('density_neighbours', 0, 'PatchCore\'s re-weighting: nearest neighbours of the nearest nominal embedding '
+              'that a distance is compared with, 9 in that paper; 0: none', METHOD, minimum=0, maximum=64),
     Parameter('standardize', True, 'bring each dimension of the embeddings to zero mean and unit variance over '
               'the nominal database before they are compared; false: the paper\'s method', METHOD),
     Parameter('position_weight', 0.0, 'weight of the image position in the comparison; 0: the paper\'s method', METHOD,

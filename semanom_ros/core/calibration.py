@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from semanom_ros.core.comparison import Comparison
 from semanom_ros.core.database import NominalDatabase, read_manifest
 from semanom_ros.core.device import resolve_device
 from semanom_ros.core.plausibility import PlausibilityModel
@@ -29,7 +30,7 @@ from semanom_ros.parameters import Value
 
 log = logging.getLogger(__name__)
 
-SETTINGS = ('neighbours', 'position_weight', 'standardize', 'frame_score_fraction', 'calibrate_by_region',
+SETTINGS = ('neighbours', 'density_neighbours', 'position_weight', 'standardize', 'frame_score_fraction', 'calibrate_by_region',
             'plausibility')
 """Parameters that scores before the alarm level depend on."""
 
@@ -261,13 +262,12 @@ def calibrate(database: NominalDatabase, parameters: Mapping[str, Value], model:
         all (n,), `settings`, `region_mean`, `region_deviation` where calibrate_by_region is on, and the
         arrays of the plausibility model where there is one; {} when the database holds no held-out frames.
     """
-    neighbours, fraction = int(parameters['neighbours']), float(parameters['frame_score_fraction'])  # type: ignore[arg-type]
+    compare, fraction = Comparison.of(parameters), float(parameters['frame_score_fraction'])  # type: ignore[arg-type]
     model = model or PlausibilityModel.from_arrays(database.calibration)
     distances, positions = [], []
     progress.begin('calibrate', len(database.held_out()), 'frame')
     for _, vectors, _, places in database.held_out():
-        found, _ = database.search(vectors, min(neighbours, len(database)), places)
-        distances.append(found.mean(axis=1))
+        distances.append(compare(database, vectors, places)[0])
         positions.append(np.asarray(places, np.float32))
         progress.advance(1)
     progress.end()
@@ -277,7 +277,7 @@ def calibrate(database: NominalDatabase, parameters: Mapping[str, Value], model:
     arrays: dict[str, npt.NDArray] = {'settings': settings_of(parameters)}
     relative = distances
     if parameters['calibrate_by_region']:
-        regions = recorded_regions(database, neighbours, progress)
+        regions = recorded_regions(database, compare, progress)
         if regions is not None:
             relative = [regions.relative(d, p) for d, p in zip(distances, positions, strict=True)]
         else:
@@ -298,7 +298,7 @@ def calibrate(database: NominalDatabase, parameters: Mapping[str, Value], model:
     return arrays
 
 
-def recorded_regions(database: NominalDatabase, neighbours: int, progress: Progress = SILENT
+def recorded_regions(database: NominalDatabase, compare: Comparison, progress: Progress = SILENT
                      ) -> RegionStatistics | None:
     """Region statistics from a sample of the recorded embeddings; None when nothing is left to compare them with."""
     frames, rng = database.frames(), np.random.default_rng(0)
@@ -308,10 +308,10 @@ def recorded_regions(database: NominalDatabase, neighbours: int, progress: Progr
     for index in chosen:
         _, vectors, _, places = frames[index]
         sample = rng.permutation(len(vectors))[:REGION_QUERIES // len(chosen)]
-        found, _ = database.search_excluding(vectors[sample], min(neighbours, len(database)),
-                                             database.neighbourhood(int(index), STRETCH_SECONDS), places[sample])
-        usable = np.isfinite(found).all(axis=1)
-        distances.append(found[usable].mean(axis=1))
+        found, _ = compare(database, vectors[sample], places[sample],
+                           database.neighbourhood(int(index), STRETCH_SECONDS))
+        usable = np.isfinite(found)
+        distances.append(found[usable])
         positions.append(np.asarray(places[sample][usable], np.float32))
         progress.advance(1)
     progress.end()

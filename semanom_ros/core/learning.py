@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from semanom_ros.core.calibration import STRETCH_SECONDS, RegionStatistics, recorded_regions
+from semanom_ros.core.comparison import Comparison
 from semanom_ros.core.database import NominalDatabase
 from semanom_ros.core.embedding import Embedder
 from semanom_ros.core.frames import Frame
@@ -66,8 +67,8 @@ def learn_plausibility(database: NominalDatabase, embedder: Embedder, frames: It
     if not kept:
         raise DatabaseError(f'{database.path}: found none of the frames in it, expected the recordings that it was '
                             'made from; give those')
-    neighbours = min(int(parameters['neighbours']), len(database))  # type: ignore[arg-type]
-    regions = recorded_regions(database, neighbours)
+    compare = Comparison.of(parameters)
+    regions = recorded_regions(database, compare)
     if regions is None:
         raise DatabaseError(f'{database.path}: found only one stretch of {STRETCH_SECONDS:g} s, expected a longer '
                             'drive to learn from; record more')
@@ -89,7 +90,7 @@ def learn_plausibility(database: NominalDatabase, embedder: Embedder, frames: It
         for composite, near, embedding in zip(
                 made, ranges, embedder.embed([Frame(one.image, 0) for one in made]), strict=True):
             patches = embedding.patches.reshape(-1, embedding.patches.shape[-1])
-            relative = _relative(database, regions, patches, near, embedding.grid.centres(), neighbours)
+            relative = _relative(database, regions, patches, near, embedding.grid.centres(), compare)
             known = features(relative.reshape(rows, columns), projection(embedding.patches.cpu().numpy()))
             chosen, implausible = samples(composite.labels, known.reshape(rows, columns, -1), rng)
             found.append(chosen)
@@ -143,7 +144,7 @@ def _projection(database: NominalDatabase, rng: np.random.Generator) -> Projecti
 
 
 def _relative(database: NominalDatabase, regions: RegionStatistics, patches: torch.Tensor, near: tuple[int, int],
-              positions: npt.NDArray[np.float32], neighbours: int) -> npt.NDArray[np.float32]:
+              positions: npt.NDArray[np.float32], compare: Comparison) -> npt.NDArray[np.float32]:
     """(N,) distances of patches (N, D) to the database without some frames, over what is usual."""
-    distances, _ = database.search_excluding(patches, neighbours, near, positions)
-    return regions.relative(distances.mean(axis=1), positions)
+    distances, _ = compare(database, patches, positions, near)
+    return regions.relative(distances, positions)

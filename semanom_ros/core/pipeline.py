@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from semanom_ros.core.calibration import Calibration, calibrate, settings_of, view_settings
+from semanom_ros.core.comparison import Comparison
 from semanom_ros.core.database import FrameRecord, NominalAddition, NominalDatabase
 from semanom_ros.core.embedding import Embedder, FrameEmbedding
 from semanom_ros.core.encoders.base import TextAlignedEncoder
@@ -60,7 +61,7 @@ class Pipeline:
             arrays = calibrate(database, self.parameters)
         self.database = database
         self._calibration = Calibration.from_arrays(arrays, bool(self.parameters['plausibility']))
-        self._scorer = Scorer(database, self._calibration, int(self.parameters['neighbours']),  # type: ignore[arg-type]
+        self._scorer = Scorer(database, self._calibration, Comparison.of(self.parameters),
                               float(self.parameters['frame_score_fraction']))  # type: ignore[arg-type]
         self.warnings: tuple[str, ...] = ()
         self.update({})

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from semanom_ros.core.calibration import Calibration, frame_statistic
+from semanom_ros.core.comparison import Comparison
 from semanom_ros.core.database import NominalDatabase
 from semanom_ros.core.embedding import FrameEmbedding, Queries
 
@@ -76,29 +77,28 @@ class Scorer:
     Args:
         database: the nominal database.
         calibration: what nominal data says about scores.
-        neighbours: nearest nominal embeddings that a distance is the mean of.
+        compare: measures the distances.
         frame_score_fraction: share of the highest scores whose mean is the frame score; 0: the maximum.
     """
 
-    def __init__(self, database: NominalDatabase, calibration: Calibration, neighbours: int,
+    def __init__(self, database: NominalDatabase, calibration: Calibration, compare: Comparison,
                  frame_score_fraction: float) -> None:
         self._database = database
         self._calibration = calibration
-        self._neighbours = neighbours
+        self._compare = compare
         self._fraction = frame_score_fraction
 
     def score(self, embedding: FrameEmbedding, queries: Queries, level: float) -> FrameScores:
         """Scores one frame; `level` is the frame score before calibration that counts as an alarm."""
         start = time.perf_counter()
-        found, indices = self._database.search(queries.vectors, self._neighbours, queries.positions)
+        distances, nearest = self._compare(self._database, queries.vectors, queries.positions)
         searched = time.perf_counter()
-        distances = found.mean(axis=1).astype(np.float32)
         relative = self._calibration.relative(distances, queries.positions)
         model = self._calibration.plausibility
         if model is not None and not queries.segments:
             relative = model(relative[queries.owners], embedding.patches.cpu().numpy()).ravel()
         frame = frame_statistic(relative, self._fraction)
         return FrameScores(
-            embedding, queries, distances, indices[:, 0], relative / np.float32(level), frame / level,
+            embedding, queries, distances, nearest, relative / np.float32(level), frame / level,
             frame_statistic(distances, self._fraction), self._calibration.p_value(frame), 1.0, level,
             {'search': (searched - start) * 1e3, 'score': (time.perf_counter() - searched) * 1e3})

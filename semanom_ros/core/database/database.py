@@ -336,6 +336,31 @@ class NominalDatabase:
             return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
         return neighbours.search(self._space.embed(as_tensor(queries), positions), k, excluded)
 
+    def neighbours_of(self, indices: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
+        """(M, k) the nominal embeddings nearest to nominal embeddings (M,), themselves among them; -1: none."""
+        own, places = np.unique(indices, return_inverse=True)
+        vectors, positions = self._rows(own)
+        return self._search(vectors, k, positions, (0, 0))[1][places]
+
+    def distances(self, queries: Vectors, positions: Vectors | None, indices: npt.NDArray[np.int64]
+                  ) -> npt.NDArray[np.float32]:
+        """(M, k) distances, as `search` measures them, of queries (M, D) to nominal embeddings (M, k); -1 gives inf."""
+        own, places = np.unique(indices, return_inverse=True)
+        vectors, centres = self._rows(np.maximum(own, 0))
+        mine = self._space.embed(as_tensor(queries).cpu(), positions)
+        theirs = self._space.embed(as_tensor(vectors), centres)[torch.from_numpy(places.reshape(indices.shape))]
+        found = (mine[:, None] - theirs).square().sum(dim=2) / 2
+        return np.where(indices >= 0, found.numpy(), np.inf).astype(np.float32)
+
+    def _rows(self, indices: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Vectors (M, D) and positions (M, 2) of rising indices."""
+        sizes = [len(part.vectors) for part in self._parts]
+        ends = np.cumsum(sizes)
+        chosen = [indices[(indices >= end - size) & (indices < end)] - (end - size)
+                  for size, end in zip(sizes, ends, strict=True)]
+        return (np.concatenate([part.vectors[rows] for part, rows in zip(self._parts, chosen, strict=True)]),
+                np.concatenate([part.positions[rows] for part, rows in zip(self._parts, chosen, strict=True)]))
+
     def frames(self) -> FrameSequence:
         """The frames to compare with, in the vectors' order: (record, vectors, boxes, positions), memory-mapped."""
         return self._contents.frames

@@ -1,0 +1,72 @@
+"""How far embeddings are from the nominal database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from semanom_ros.core.database import NominalDatabase
+from semanom_ros.core.database.index import Vectors
+from semanom_ros.parameters import Value
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Distance to the nearest nominal embeddings.
+
+    Attributes:
+        neighbours: whose mean distance it is.
+        density_neighbours: PatchCore's re-weighting (K. Roth et al., CVPR 2022, eq. 7): a distance counts the less, the
+            nearer the query is to the so many nearest neighbours of its nearest nominal embedding, compared with that
+            one itself: where nominal embeddings are rare, less is certain. 0: off.
+    """
+
+    neighbours: int = 1
+    density_neighbours: int = 0
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Value]) -> Comparison:
+        """From the parameters of the same names."""
+        return cls(int(parameters['neighbours']), int(parameters['density_neighbours']))  # type: ignore[arg-type]
+
+    def __call__(self, database: NominalDatabase, queries: Vectors, positions: npt.NDArray[np.float32],
+                 excluded: tuple[int, int] | None = None
+                 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Distances of queries.
+
+        Args:
+            database: nominal database.
+            queries: (N, D) float32 of unit length.
+            positions: (N, 2) their centres in the image, 0 to 1.
+            excluded: (first, end) of the frames that are passed over.
+
+        Returns:
+            (N,) float32 distances, inf where nothing is left to compare with, and (N,) int64 nearest nominal embeddings.
+        """
+        k = min(self.neighbours, len(database))
+        if excluded is None:
+            found, indices = database.search(queries, k, positions)
+        else:
+            found, indices = database.search_excluding(queries, k, excluded, positions)
+        distances = found.mean(axis=1).astype(np.float32)
+        if self.density_neighbours and len(database) > 1:
+            distances = distances * self._weights(database, queries, positions, found[:, 0], indices[:, 0])
+        return distances, indices[:, 0]
+
+    def _weights(self, database: NominalDatabase, queries: Vectors, positions: npt.NDArray[np.float32],
+                 nearest_distances: npt.NDArray[np.float32], nearest: npt.NDArray[np.int64]
+                 ) -> npt.NDArray[np.float32]:
+        """(N,) weights: 1 - softmax of the Euclidean distances to the nearest embedding among its neighbours."""
+        known = np.flatnonzero(nearest >= 0)
+        weights = np.ones(len(nearest), np.float32)
+        support = database.neighbours_of(nearest[known], min(self.density_neighbours, len(database)))
+        to_support = database.distances(queries[known], positions[known], support)
+        # half the squared Euclidean distance is the distance that is searched by
+        to_nearest = np.sqrt(2 * np.maximum(nearest_distances[known], 0))[:, None]
+        others = np.where(support == nearest[known][:, None], np.inf, np.sqrt(2 * np.maximum(to_support, 0)))
+        others = np.where(np.isfinite(others), others, -np.inf)
+        weights[known] = 1 - 1 / (1 + np.exp(others - to_nearest).sum(axis=1))
+        return weights
