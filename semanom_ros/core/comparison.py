@@ -44,7 +44,8 @@ class Comparison:
             excluded: (first, end) of the frames that are passed over.
 
         Returns:
-            (N,) float32 distances, inf where nothing is left to compare with, and (N,) int64 nearest nominal embeddings.
+            (N,) float32 distances, inf where nothing is left to compare with, and (N,) int64 nearest nominal
+            embeddings.
         """
         k = min(self.neighbours, len(database))
         if excluded is None:
