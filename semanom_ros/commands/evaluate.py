@@ -11,7 +11,7 @@ from typing import Any
 from semanom_ros.commands.options import add_parameter_options, parameters_of
 from semanom_ros.commands.progress import Bars
 from semanom_ros.errors import SemanomError
-from semanom_ros.evaluation.baselines import DctBaseline
+from semanom_ros.evaluation.baselines import DctBaseline, PatchCoreBaseline
 from semanom_ros.evaluation.evaluate import REPORT, check_output, evaluate
 from semanom_ros.evaluation.methods import Detectors, Method
 from semanom_ros.evaluation.replay import Topics
@@ -39,8 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
                              'classes, or single actors, in numbers (14:231)')
     add_parameter_options(parser)
     baselines = parser.add_argument_group('baselines, for the same table')
-    baselines.add_argument('--baseline', choices=('dct', 'vlm'), action='append', default=[],
-                           help='dct: nearest neighbours in colour and DCT features; vlm: a vision-language model')
+    baselines.add_argument('--baseline', choices=('dct', 'patchcore', 'vlm'), action='append', default=[],
+                           help='dct: nearest neighbours in colour and DCT features; patchcore: a coreset of the grid '
+                                'database, scored as PatchCore does; vlm: a vision-language model')
     baselines.add_argument('--nominal', type=Path, action='append', default=[], metavar='BAG',
                            help='dct: the nominal recordings, where they are no longer where the database says')
     baselines.add_argument('--endpoint', default='', metavar='URL',
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     filters = {'on': (True,), 'off': (False,), 'all': (False, True)}[arguments.filter]
     detectors = Detectors(parameters, arguments.database, variants, filters)
     with tempfile.TemporaryDirectory(prefix='semanom_baselines_') as scratch:
-        baselines = _baselines(arguments, parameters, Path(scratch))
+        baselines = _baselines(arguments, parameters, detectors, Path(scratch))
         topics = Topics(arguments.image_topic, arguments.truth_topic, tuple(arguments.truth_instances))
         content = evaluate(arguments.bags, detectors, arguments.output, topics, baselines=baselines,
                            parameters=parameters)
@@ -74,11 +75,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _baselines(arguments: argparse.Namespace, parameters: dict[str, Value], scratch: Path) -> list[Method]:
+def _baselines(arguments: argparse.Namespace, parameters: dict[str, Value], detectors: Detectors, scratch: Path
+               ) -> list[Method]:
     """What `--baseline` asks for."""
     baselines: list[Method] = []
     if 'dct' in arguments.baseline:
         baselines.append(DctBaseline(parameters, arguments.database[0], scratch / 'dct', arguments.nominal, Bars()))
+    if 'patchcore' in arguments.baseline:
+        baselines.append(PatchCoreBaseline(parameters, arguments.database, detectors.embedder.encoder,
+                                           scratch / 'patchcore', Bars()))
     if 'vlm' in arguments.baseline:
         if not arguments.endpoint or not arguments.model:
             raise SemanomError('--baseline vlm: expected --endpoint URL and --model NAME beside it')

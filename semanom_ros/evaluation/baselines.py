@@ -11,15 +11,24 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from semanom_ros.core.database import read_manifest
+from semanom_ros.core.calibration import calibrator
+from semanom_ros.core.database import operations, read_manifest
 from semanom_ros.core.embedding import Embedder
 from semanom_ros.core.encoders.base import Encoder
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.progress import SILENT, Progress
-from semanom_ros.errors import BagError, EncoderError
+from semanom_ros.errors import BagError, DatabaseError, EncoderError
 from semanom_ros.evaluation.methods import Detectors, Row, Verdict
 from semanom_ros.parameters import METHOD, NODE, RECORDER, Value, resolve
 from semanom_ros.ros.bag_recording import record_bags
+
+CORESET_SHARE = 0.1
+"""Share of the nominal embeddings that the PatchCore row keeps: PatchCore-10 % of the paper."""
+
+PATCHCORE: dict[str, Value] = {
+    'variant': 'grid', 'neighbours': 1, 'density_neighbours': 9, 'frame_score_fraction': 0.0, 'position_weight': 0.0,
+    'standardize': False, 'calibrate_by_region': False, 'plausibility': False}
+"""Its settings: nearest neighbour, 9 neighbours for the re-weighting, the maximum as the frame's score."""
 
 
 class DctEncoder(Encoder):
@@ -115,3 +124,54 @@ class DctBaseline:
     def details(self) -> dict[str, Any]:
         """How many nominal vectors it compares with."""
         return {'vectors': self._detectors.databases['grid'].manifest.vectors}
+
+
+class PatchCoreBaseline:
+    """PatchCore (K. Roth et al., CVPR 2022) on our encoder's patch embeddings: what the encoder gives without ours.
+
+    A greedy coreset of the nominal embeddings, the distance to the nearest one re-weighted
+    by local density, the maximum as the frame's score; only the threshold is calibrated.
+    Other than in the paper, embeddings are not averaged over their neighbours (those of a
+    transformer have seen the whole picture), their distance is the cosine distance, and
+    every patch is re-weighted, not only the highest.
+
+    Attributes:
+        rows: one.
+    """
+
+    def __init__(self, parameters: Mapping[str, Value], databases: Sequence[Path], encoder: Encoder, folder: Path,
+                 progress: Progress = SILENT) -> None:
+        """Makes the coreset, of a copy of a nominal database.
+
+        Args:
+            parameters: of the group `method`; those of `PATCHCORE` take the place of the same.
+            databases: ours; the one of the variant grid is taken.
+            encoder: that it was made with.
+            folder: where the copy is to be.
+            progress: is told.
+
+        Raises:
+            DatabaseError: none of the databases is of the variant grid, or it is corrupt.
+        """
+        grid = [path for path in databases if read_manifest(path).description.variant == 'grid']
+        if not grid:
+            raise DatabaseError(f'{databases[0]}: found the variant instance, expected a database of the variant grid '
+                                'for the baseline patchcore; give one with --database')
+        settings = resolve({**parameters, **PATCHCORE}, METHOD)
+        operations.merge(folder, grid, progress=progress).close()
+        size = max(1, round(CORESET_SHARE * read_manifest(folder).vectors))
+        operations.compact(folder, size=size, calibrate=calibrator(folder, settings, progress),
+                           progress=progress).close()
+        self._detectors = Detectors(settings, [folder], ('grid',), (False,), Embedder(encoder))
+        self.rows: tuple[Row, ...] = (Row('grid', baseline='PatchCore'),)
+
+    def process(self, frame: Frame) -> list[Verdict]:
+        """The verdict on the next frame."""
+        return self._detectors.process(frame)
+
+    def reset(self) -> None:
+        """Nothing is kept between frames."""
+
+    def details(self) -> dict[str, Any]:
+        """How many nominal vectors are left of how large a share."""
+        return {'vectors': self._detectors.databases['grid'].manifest.vectors, 'coreset_share': CORESET_SHARE}

@@ -14,12 +14,16 @@ import pytest
 import torch
 
 from semanom_ros.cli import main
+from semanom_ros.core.database import NominalDatabase
+from semanom_ros.core.embedding import Embedder
 from semanom_ros.core.frames import Frame
+from semanom_ros.core.progress import SILENT
 from semanom_ros.errors import SemanomError
-from semanom_ros.evaluation.baselines import DctEncoder
+from semanom_ros.evaluation.baselines import CORESET_SHARE, DctEncoder, PatchCoreBaseline
 from semanom_ros.evaluation.vlm import THRESHOLD, VlmBaseline, parse
+from semanom_ros.parameters import METHOD, read_yaml, resolve
 
-from .conftest import write_drive
+from .conftest import START_NS, road, write_drive
 
 SECRET = 'sk-not-to-be-written-anywhere'
 
@@ -188,3 +192,42 @@ def test_dct_baseline_joins_the_table(town, tmp_path):
     assert row['name'] == 'colour + DCT'
     assert row['frame']['auroc'] > 0.9
     assert row['vectors'] > 0
+
+
+def test_patchcore_joins_the_table(town, tmp_path):
+    assert main(['evaluate', str(town.drive), '--output', str(tmp_path / 'out'), '--filter', 'off', '--baseline',
+                 'patchcore', *town.arguments('grid', 'instance')]) == 0
+    metrics = json.loads((tmp_path / 'out' / 'metrics.json').read_text())
+    (row,) = metrics['baselines']
+    assert row['name'] == 'PatchCore'
+    assert row['frame']['auroc'] > 0.9
+    assert row['pixel']['ap'] > 0.5
+    assert row['vectors'] == round(CORESET_SHARE * metrics['databases']['grid']['vectors'])
+    assert 'PatchCore' in (tmp_path / 'out' / 'report.html').read_text()
+
+
+def test_patchcore_scores_as_the_paper_says(town, tmp_path):
+    """Distance and re-weighting computed anew from the coreset, with Euclidean distances written out."""
+    parameters = {name: value for name, value in read_yaml(town.config).items() if name != 'held_out_share'}
+    embedder = Embedder.load(resolve(parameters, METHOD))
+    baseline = PatchCoreBaseline(parameters, [town.databases['grid']], embedder.encoder, tmp_path / 'coreset', SILENT)
+    frame = Frame(road(3, seed=5), START_NS)
+    (verdict,) = baseline.process(frame)
+
+    database = NominalDatabase.open(tmp_path / 'coreset')
+    bank = np.concatenate([np.asarray(recorded.vectors) for recorded in database.frames()])
+    patches = embedder.embed([frame])[0].patches.reshape(-1, bank.shape[1]).numpy()
+    expected = []
+    for patch in patches:
+        distances = np.linalg.norm(bank - patch, axis=1)
+        nearest = int(distances.argmin())
+        support = np.argsort(np.linalg.norm(bank - bank[nearest], axis=1), kind='stable')[:9]
+        weight = 1 - np.exp(distances[nearest]) / np.exp(distances[support]).sum()
+        expected.append(weight * distances[nearest] ** 2 / 2)
+    assert verdict.result.raw_score == pytest.approx(max(expected), rel=1e-3)
+
+
+def test_patchcore_needs_a_grid_database(town, tmp_path, capsys):
+    assert main(['evaluate', str(town.drive), '--output', str(tmp_path / 'out'), '--baseline', 'patchcore',
+                 *town.arguments('instance')]) == 2
+    assert 'expected a database of the variant grid' in capsys.readouterr().err
