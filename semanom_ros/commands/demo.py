@@ -43,6 +43,7 @@ _STAND_IN_NOTE = ('This installation lacks the shipped encoder. A small network 
                   'the figures show that everything works, not how well anomalies are detected.')
 _TEST_SEED = 1000  # added to the seed: another town
 _PICTURES = 12
+_NOMINAL_EVERY = round(RATE)  # one picture a second: a database wants variety, not every frame
 _EXACT_UP_TO = 20_000  # vectors
 
 
@@ -51,8 +52,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--output', type=Path, required=True, metavar='DIR',
                         help='folder for report.html, metrics.json, overlay.mp4, pictures and recordings')
     parser.add_argument('--seed', type=int, default=1, metavar='N', help='of the simulated drives (default 1)')
-    parser.add_argument('--nominal-seconds', type=_seconds, default=90.0, metavar='S',
-                        help='length of the nominal drive (default 90)')
+    parser.add_argument('--nominal-seconds', type=_seconds, default=480.0, metavar='S',
+                        help='length of the nominal drive, of which one picture a second is drawn (default 480)')
     parser.add_argument('--seconds', type=_seconds, default=45.0, metavar='S',
                         help='length of the drive with anomalies (default 45)')
     add_parameter_options(parser)
@@ -68,13 +69,13 @@ def run(arguments: argparse.Namespace) -> int:
         given |= _STAND_IN
         notes.append(_STAND_IN_NOTE)
         print(f'note: {_STAND_IN_NOTE}')
-    parameters = resolve({'rate': 2.0, **given}, METHOD, NODE, DETECTOR, RECORDER)
+    parameters = resolve(given, METHOD, NODE, DETECTOR, RECORDER)
     folder = _begin(arguments.output)
     nominal, test = folder / 'recordings' / 'nominal_drive', folder / 'recordings' / 'test_drive'
 
     with _step(1, 'simulate a nominal drive, and one with anomalies through another town'):
-        _simulate(nominal, arguments.seed, arguments.nominal_seconds, False)
-        _simulate(test, arguments.seed + _TEST_SEED, arguments.seconds, True)
+        _simulate(nominal, arguments.seed, arguments.nominal_seconds, False, _NOMINAL_EVERY)
+        _simulate(test, arguments.seed + _TEST_SEED, arguments.seconds, True, 1)
     with _step(2, 'record the nominal drive: a database of patches and one of instances'):
         databases, embedder = _record(nominal, folder / 'databases', parameters)
     with _step(3, 'play the other drive to the detector, a lifecycle node in a process of its own'):
@@ -116,10 +117,10 @@ def _begin(output: Path) -> Path:
     return folder
 
 
-def _simulate(path: Path, seed: int, seconds: float, anomalies: bool) -> None:
-    frames = round(seconds * RATE)
-    write_bag(tqdm(simulate(seed, frames, anomalies), total=frames, desc=path.name, unit='frame', file=sys.stderr,
-                   disable=None), path)
+def _simulate(path: Path, seed: int, seconds: float, anomalies: bool, every: int) -> None:
+    frames = max(1, round(seconds * RATE / every))
+    drive = simulate(seed, frames, anomalies, every=every)
+    write_bag(tqdm(drive, total=frames, desc=path.name, unit='frame', file=sys.stderr, disable=None), path)
 
 
 def _record(nominal: Path, folder: Path, parameters: Mapping[str, Value]) -> tuple[list[Path], Embedder]:

@@ -27,7 +27,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help='town, route and traffic; the same seed gives the same bytes (default 0)',
     )
     parser.add_argument(
-        '--frames', type=_count, default=600, metavar='N', help=f'length, {RATE:g} frames for a second (default 600)'
+        '--frames',
+        type=_count,
+        default=600,
+        metavar='N',
+        help=f'pictures, {RATE:g} for a second of the drive (default 600)',
+    )
+    parser.add_argument(
+        '--every',
+        type=_count,
+        default=1,
+        metavar='N',
+        help='draw every N-th frame of the drive only: more street in fewer pictures, for a database (default 1)',
     )
     parser.add_argument('--weather', choices=CHOICES, default='mixed', help='default: all of them in turn')
     parser.add_argument(
@@ -53,10 +64,18 @@ def run(arguments: argparse.Namespace) -> None:
     if not arguments.frames:
         raise BagError(f'{arguments.bag}: found 0 frames, expected at least 1; give --frames')
     names = tuple(arguments.scenarios) if arguments.scenarios else None
-    frames = simulate(arguments.seed, arguments.frames, arguments.anomalies, weather=arguments.weather, scenarios=names)
+    every = max(1, arguments.every)
+    frames = simulate(
+        arguments.seed,
+        arguments.frames,
+        arguments.anomalies,
+        weather=arguments.weather,
+        scenarios=names,
+        every=every,
+    )
     bar = tqdm(frames, total=arguments.frames, unit='frame', desc='simulate', file=sys.stderr, disable=None)
     write_bag(bar, arguments.bag, arguments.storage, arguments.raw)
-    print(f'{arguments.bag}: {arguments.frames} frames, {arguments.frames / RATE:g} s')
+    print(f'{arguments.bag}: {arguments.frames} frames, {arguments.frames * every / RATE:g} s')
 
 
 def _count(text: str) -> int:

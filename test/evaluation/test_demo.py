@@ -16,7 +16,7 @@ from .conftest import PERIOD_NS, START_NS, road
 
 
 def run(town, output):
-    return main(['demo', '--output', str(output), '--nominal-seconds', '6', '--seconds', '3', '--config',
+    return main(['demo', '--output', str(output), '--nominal-seconds', '50', '--seconds', '3', '--config',
                  str(town.config)])
 
 

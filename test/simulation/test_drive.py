@@ -152,3 +152,9 @@ def test_the_drive_with_anomalies_also_holds_twins_and_clean_stretches():
     assert sum(scenario is None for scenario, _ in plan) == len(CATALOGUE)
     nominal = [Drive(4, False)._plan.at(index) for index in range(50)]
     assert not any(anomalous for _, anomalous in nominal)
+
+
+def test_every_so_manieth_frame_is_that_frame_of_the_whole_drive():
+    whole, sparse = list(simulate(5, 7, False)), list(simulate(5, 3, False, every=3))
+    assert [frame.stamp_ns for frame in sparse] == [whole[k].stamp_ns for k in (0, 3, 6)]
+    assert np.abs(sparse[2].image.astype(int) - whole[6].image).mean() < 3  # but for the sensor's noise
