@@ -120,7 +120,8 @@ TABLE: tuple[Parameter, ...] = (
     Parameter('density_neighbours', 0, 'PatchCore\'s re-weighting: nearest neighbours of the nearest nominal embedding '
               'that a distance is compared with, 9 in that paper; 0: none', METHOD, minimum=0, maximum=64),
     Parameter('standardize', True, 'bring each dimension of the embeddings to zero mean and unit variance over '
-              'the nominal database before they are compared; false: the paper\'s method', METHOD),
+              'the nominal database before they are compared (never those of semanom-tiny); false: the paper\'s method',
+              METHOD),
     Parameter('position_weight', 0.0, 'weight of the image position in the comparison; 0: the paper\'s method', METHOD,
               minimum=0.0, maximum=10.0),
     Parameter('frame_score_fraction', 0.002, 'share of the highest patch scores whose mean is the frame score; 0: the '

@@ -43,6 +43,40 @@ FURNITURE = ('sofa', 'chair', 'table', 'fridge', 'mattress', 'tyre', 'wheel', 'b
 NAMES = {'wheel': 'tyre'}
 SURFACE_CAPTIONS = tuple(f'the {name}' if name else '' for name in SURFACES)
 LIFTED = 'in the air'
+USUAL_CAPTIONS = frozenset(
+    (
+        *SURFACE_CAPTIONS,
+        'a bench on the pavement',
+        'a billboard with an advertisement',
+        *(f'a {name} coming towards us in the opposite lane' for name in ('car', 'van', 'bus', 'truck')),
+        *(f'a {name} driving ahead' for name in ('car', 'van', 'bus', 'truck')),
+        'a car parked at the kerb',
+        'a car parked in front of a house',
+        'a car waiting in the side street',
+        'a cardboard box on the pavement',
+        'a construction site on the pavement',
+        'a cow on a meadow',
+        'a crowd on the pavement',
+        'a cyclist riding on the road',
+        'a dog walking on the pavement',
+        'a fence beside the street',
+        'a litter bin on the pavement',
+        'a person crossing at the crosswalk',
+        'a person standing on the pavement',
+        'a person walking on the pavement',
+        'a puddle at the kerb',
+        'a speed sign on its pole',
+        'a stop sign on its pole',
+        'a street lamp on the pavement',
+        'a traffic light on its pole',
+        'a tree beside the street',
+        'a van parked at the kerb',
+        'a warning sign on its pole',
+        'a yellow moon in the sky',
+        'smoke from a chimney',
+    )
+)
+"""What nominal drives show, the anomalies' twins among them; every other caption is of something out of place."""
 
 
 def frames(seed: int, count: int, stride: int = 5) -> Iterator[SimulatedFrame]:

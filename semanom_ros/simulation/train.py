@@ -9,9 +9,16 @@ narrow text transformer over CLIP's own vocabulary. It sees drives of `compose.f
 only, never the towns of evaluated drives, and learns with CLIP's objective, made dense:
 
 - every patch against the captions of the things and surfaces in it ("a person lying on the
-  road"), as a softmax over all captions with a learned temperature (as in dense prompting,
-  DenseCLIP, arXiv 2112.01518), and against their bare names ("a person");
-- the class token against the captions of the things in the picture.
+  road"), as a softmax over all captions (as in DenseCLIP, arXiv 2112.01518), and against their
+  bare names ("a person"). The temperature is fixed and high: a learned one lets the patches of
+  a caption spread, and what is usual is then as far from its nearest neighbour as what is not;
+- at the end every patch also by its distance from the mean of its captions: a softmax only asks that
+  others are farther, and leaves patches of a caption scattered, each far from its nearest neighbour;
+- the class token against the captions of the things in the picture;
+- the captions against each other: those of what nominal drives show close together, all others
+  away from them. A patch at the edge between two usual things is then still among usual ones.
+  A real foundation model has not been told what is usual on a road; this one, which has
+  nothing but the simulator to learn from, has.
 
 The patches' own space is that of the texts: the projection is a fixed identity, so
 distances between patch embeddings are what the captions have shaped.
@@ -44,6 +51,7 @@ from tqdm import tqdm
 
 from semanom_ros.simulation import compose
 from semanom_ros.simulation.drive import HEIGHT, WIDTH, SimulatedFrame
+from semanom_ros.simulation.painter import Picture
 
 INPUT_SIZE = (352, 640)
 PATCH = 16
@@ -62,6 +70,8 @@ MODEL: dict[str, Any] = {
     },
     'text_cfg': {'context_length': 20, 'vocab_size': 49408, 'width': 32, 'heads': 2, 'layers': 2},
 }
+SCALE = 12.0  # of the cosines in the softmax
+TOGETHER, APART = 0.4, 0.0  # least cosine of two usual captions; most of a usual and another one
 MEAN, STD = (0.48, 0.48, 0.48), (0.25, 0.25, 0.25)
 WEIGHTS_FILE, CONFIG_FILE = 'open_clip_model.safetensors', 'open_clip_config.json'
 
@@ -72,16 +82,18 @@ class Settings:
 
     Attributes:
         frames: rendered pictures.
-        coarse_steps: steps at half of the resolution, which come first; of twice as many pictures.
-        fine_steps: steps at full resolution.
-        batch: pictures in a step.
+        part_steps: steps on quarters of pictures, which come first: more different things for the same work.
+        whole_steps: steps on whole pictures.
+        settle_steps: steps on whole pictures, at the end, in which patches are drawn to their captions.
+        batch: pictures in a step; four times as many quarters.
         learning_rate: at its highest.
         seed: of everything.
     """
 
-    frames: int = 1720
-    coarse_steps: int = 500
-    fine_steps: int = 600
+    frames: int = 3200
+    part_steps: int = 2300
+    whole_steps: int = 700
+    settle_steps: int = 1200
     batch: int = 4
     learning_rate: float = 2e-3
     seed: int = 0
@@ -89,7 +101,7 @@ class Settings:
     @property
     def steps(self) -> int:
         """All of them."""
-        return self.coarse_steps + self.fine_steps
+        return self.part_steps + self.whole_steps + self.settle_steps
 
 
 # -- pictures
@@ -186,17 +198,36 @@ def build_model(seed: int) -> Any:
         # words that the captions do not have mean nothing, rather than something random
         model.token_embedding.weight.zero_()
     projection.weight.requires_grad_(False)
+    nn.init.constant_(model.logit_scale, math.log(SCALE))
+    model.logit_scale.requires_grad_(False)
     return model
 
 
-def forward(model: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Patch embeddings (B, h, w, D) and picture embeddings (B, D), of length 1, of pictures (B, 3, H, W) in 0..1."""
+def forward(
+    model: Any, images: torch.Tensor, corners: npt.NDArray[np.int64] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Patch embeddings (B, h, w, D) and picture embeddings (B, D), of length 1.
+
+    Args:
+        model: of `build_model`.
+        images: (B, 3, H, W) in 0..1, whole pictures or parts of them.
+        corners: (B, 2) row and column, in patches, where each part lies in its picture, so
+            that its patches get their own position embeddings; None: whole pictures.
+    """
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
     trunk = model.visual.trunk
-    tokens, (patches,) = trunk.forward_intermediates((images - mean) / std, indices=[len(trunk.blocks) - 1], norm=True)
-    return F.normalize(model.visual.head(patches.permute(0, 2, 3, 1)), dim=-1), F.normalize(
-        model.visual.head(tokens[:, 0]), dim=-1
-    )
+    tokens, (rows, columns) = trunk.patch_embed((images - mean) / std)
+    if corners is None:
+        positions = trunk.pos_embed(1, rows, columns)
+    else:
+        whole = trunk.pos_embed(1, INPUT_SIZE[0] // PATCH, INPUT_SIZE[1] // PATCH)
+        positions = torch.cat([whole[:, :, r : r + rows, c : c + columns] for r, c in corners.tolist()])
+    tokens = tokens + positions.flatten(2).transpose(1, 2)
+    for block in trunk.blocks:
+        tokens = block(tokens, rows, columns)
+    patches = trunk.norm(tokens).unflatten(1, (rows, columns))
+    pooled = trunk.norm(trunk.forward_cls(tokens))[:, 0]
+    return F.normalize(model.visual.head(patches), dim=-1), F.normalize(model.visual.head(pooled), dim=-1)
 
 
 class Vocabulary:
@@ -210,6 +241,7 @@ class Vocabulary:
         self._tokenizer = open_clip.SimpleTokenizer(context_length=MODEL['text_cfg']['context_length'])
         self.captions, self.unique = captions, sorted(set(names))
         self.name_of = torch.tensor([self.unique.index(name) for name in names])
+        self._usual = torch.tensor([caption in compose.USUAL_CAPTIONS for caption in captions])
 
     def tokens(self) -> torch.Tensor:
         """Tokens of every wording, (N, context)."""
@@ -224,87 +256,124 @@ class Vocabulary:
         return embedded[: len(self.captions)], embedded[len(self.captions) :]
 
 
+    def disorder(self, captions: torch.Tensor) -> torch.Tensor:
+        """How far caption embeddings (N, D) are from usual ones being close together and others away from them."""
+        cosine = captions @ captions.T
+        together = F.relu(TOGETHER - cosine[self._usual][:, self._usual]).square().mean()
+        return together + F.relu(cosine[self._usual][:, ~self._usual] - APART).square().mean()
+
+
 # -- training
 
 
-def batch_of(
-    cache: Cache, chosen: npt.NDArray[np.int64], coarse: bool, rng: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Augmented pictures (B, 3, h, w) in 0..1 and the captions (B, h / 16, w / 16, n) of the cells of each patch.
+@dataclass(frozen=True)
+class Batch:
+    """Augmented pictures, or parts of them.
 
-    A common crop at the cells' borders, then light, colour, blur, noise and JPEG of its own for each picture.
+    Attributes:
+        images: (B, 3, h, w) in 0..1.
+        cells: (B, h / 16, w / 16, 4) captions of the cells of each patch.
+        corners: (B, 2) row and column of each part, in patches; None: whole pictures.
     """
-    rows, columns = CELLS
-    size = (INPUT_SIZE[0] // 2, INPUT_SIZE[1] // 2) if coarse else INPUT_SIZE
-    zoom = rng.uniform(0.8, 1) if rng.random() < 0.4 else 1.0
-    h, w = round(rows * zoom), round(columns * zoom)
-    top, left = int(rng.integers(rows - h + 1)), int(rng.integers(columns - w + 1))
-    pictures = []
+
+    images: torch.Tensor
+    cells: torch.Tensor
+    corners: npt.NDArray[np.int64] | None
+
+
+def batch_of(
+    cache: Cache, chosen: npt.NDArray[np.int64], parts: bool, weight: torch.Tensor, rng: np.random.Generator
+) -> Batch:
+    """Pictures with light, colour, blur, noise and JPEG of their own.
+
+    Args:
+        cache: pictures.
+        chosen: which.
+        parts: a quarter of each, the rather the more there is in it.
+        weight: (captions,) what a caption is worth.
+        rng: decides.
+    """
+    pictures, labels, corners = [], [], []
+    grid = (INPUT_SIZE[0] // PATCH, INPUT_SIZE[1] // PATCH)
+    size = (grid[0] // 2, grid[1] // 2) if parts else grid
+    per_patch = PATCH // CELL
     for k in chosen:
-        picture = cv2.resize(cache.images[k], (INPUT_SIZE[1], INPUT_SIZE[0]), interpolation=cv2.INTER_AREA)
-        if rng.random() < 0.3:
-            _, code = cv2.imencode('.jpg', picture, (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 97))))
-            picture = cv2.imdecode(code, cv2.IMREAD_COLOR)
-        picture = picture[top * CELL : (top + h) * CELL, left * CELL : (left + w) * CELL]
-        if picture.shape[:2] != size:
-            picture = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)
-        if rng.random() < 0.2:
-            picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 1.0))
-        values = picture.astype(np.float32) / 255
-        values = values * rng.uniform(0.8, 1.2, 3 if rng.random() < 0.3 else 1).astype(np.float32) + np.float32(
-            rng.uniform(-0.06, 0.06)
-        )
-        if rng.random() < 0.3:
-            values += rng.standard_normal(values.shape, dtype=np.float32) * np.float32(rng.uniform(0, 0.02))
-        pictures.append(np.clip(values, 0, 1))
-    cells = torch.from_numpy(cache.cells[chosen][:, top : top + h, left : left + w].astype(np.float32))[:, None]
-    per_patch = PATCH // CELL * (2 if coarse else 1)
-    grid = (size[0] // PATCH, size[1] // PATCH)
-    cells = F.interpolate(cells, (grid[0] * per_patch, grid[1] * per_patch), mode='nearest')[:, 0].long()
-    b = len(chosen)
-    cells = cells.view(b, grid[0], per_patch, grid[1], per_patch).permute(0, 1, 3, 2, 4).reshape(b, *grid, -1)
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(), cells
+        cells = cache.cells[k].reshape(grid[0], per_patch, grid[1], per_patch).transpose(0, 2, 1, 3).reshape(*grid, -1)
+        row = column = 0
+        if parts:
+            options = [
+                (int(rng.integers(grid[0] - size[0] + 1)), int(rng.integers(grid[1] - size[1] + 1))) for _ in range(6)
+            ]
+            worth = [float(weight[cells[r : r + size[0], c : c + size[1]].astype(np.int64)].mean()) for r, c in options]
+            row, column = options[int(rng.choice(len(options), p=np.array(worth) / sum(worth)))]
+        window = (slice(row * PATCH, (row + size[0]) * PATCH), slice(column * PATCH, (column + size[1]) * PATCH))
+        picture = cv2.resize(cache.images[k], (INPUT_SIZE[1], INPUT_SIZE[0]), interpolation=cv2.INTER_AREA)[window]
+        pictures.append(_augmented(picture, rng))
+        labels.append(cells[row : row + size[0], column : column + size[1]])
+        corners.append((row, column))
+    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    return Batch(images, torch.from_numpy(np.stack(labels).astype(np.int64)), np.array(corners) if parts else None)
+
+
+def _augmented(picture: Picture, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """(h, w, 3) in 0..1."""
+    if rng.random() < 0.3:
+        _, code = cv2.imencode('.jpg', picture, (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 97))))
+        picture = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))
+    if rng.random() < 0.2:
+        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.4, 1.0))
+    values = picture.astype(np.float32) / 255
+    gain = rng.uniform(0.8, 1.2, 3 if rng.random() < 0.3 else 1).astype(np.float32)
+    values = values * gain + np.float32(rng.uniform(-0.06, 0.06))
+    if rng.random() < 0.3:
+        values += rng.standard_normal(values.shape, dtype=np.float32) * np.float32(rng.uniform(0, 0.02))
+    return np.clip(values, 0, 1)
 
 
 def losses(
     model: Any,
     vocabulary: Vocabulary,
     weight: torch.Tensor,
-    images: torch.Tensor,
-    cells: torch.Tensor,
+    batch: Batch,
     rng: np.random.Generator,
+    settle: bool = False,
 ) -> tuple[torch.Tensor, float]:
     """The loss, and the share of patches whose nearest caption is among those of their cells.
 
     Args:
+        settle: patches are also drawn to the mean of their captions.
         weight: (captions,) of each caption in the loss, so that rare things count.
-        model, vocabulary, images, cells, rng: what is trained, on what.
+        model, vocabulary, batch, rng: what is trained, on what.
     """
-    patches, pooled = forward(model, images)
+    patches, pooled = forward(model, batch.images, batch.corners)
+    cells = batch.cells
     captions, names = vocabulary.embed(model, rng)
-    scale = model.logit_scale.exp().clamp(max=100)
     flat, target = patches.flatten(0, 2), cells.flatten(0, 2)
-    logits = scale * flat @ captions.T
+    logits = SCALE * flat @ captions.T
     share = torch.zeros_like(logits).scatter_add_(1, target, weight[target])
     importance = share.sum(1) / target.shape[1]
     share = share / share.sum(1, keepdim=True)
     dense = -(share * logits.log_softmax(1)).sum(1)
     by_name = torch.zeros(len(flat), len(names)).index_add_(1, vocabulary.name_of, share)
-    named = -(by_name * (scale * flat @ names.T).log_softmax(1)).sum(1)
-    whole = torch.zeros(len(images), len(captions)).scatter_add_(1, cells.flatten(1), weight[cells.flatten(1)]).sqrt()
+    named = -(by_name * (SCALE * flat @ names.T).log_softmax(1)).sum(1)
+    whole = torch.zeros(len(cells), len(captions)).scatter_add_(1, cells.flatten(1), weight[cells.flatten(1)]).sqrt()
     whole[:, : len(compose.SURFACE_CAPTIONS)] = 0
     whole = whole / whole.sum(1, keepdim=True).clamp(min=1e-6)
-    picture = -(whole * (scale * pooled @ captions.T).log_softmax(1)).sum(1).mean()
-    loss = (importance * (dense + 0.4 * named)).sum() / importance.sum() + 0.1 * picture
+    picture = -(whole * (SCALE * pooled @ captions.T).log_softmax(1)).sum(1).mean()
+    each = dense + 0.2 * named
+    if settle:
+        each = each + SCALE * (1 - (flat * F.normalize(share @ captions, dim=-1)).sum(1))
+    loss = (importance * each).sum() / importance.sum() + 0.1 * picture
+    loss = loss + 10 * vocabulary.disorder(captions)
     right = (logits.argmax(1, keepdim=True) == target).any(1).float().mean()
     return loss, float(right)
 
 
 def caption_weights(cells: npt.NDArray[np.uint8], count: int) -> torch.Tensor:
-    """(captions,) weights: the fourth root of how rare a caption is, at most 6."""
+    """(captions,) weights: the fourth root of how rare a caption is, at most 4."""
     seen = np.bincount(cells.ravel(), minlength=count).astype(np.float64)
     weights = (seen.max() / np.maximum(seen, 1)) ** 0.25
-    return torch.tensor(np.minimum(weights, 6.0), dtype=torch.float32)
+    return torch.tensor(np.minimum(weights, 4.0), dtype=torch.float32)
 
 
 def train(output: Path, cache_folder: Path, settings: Settings) -> None:
@@ -334,14 +403,16 @@ def train(output: Path, cache_folder: Path, settings: Settings) -> None:
     saved = time.monotonic()
     averages: dict[str, float] = {}
     while step < settings.steps:
-        coarse = step < settings.coarse_steps
+        parts = step < settings.part_steps
         rng = np.random.default_rng([settings.seed, 77, step])
-        batch = settings.batch * (2 if coarse else 1)
-        images, cells = batch_of(cache, np.sort(rng.choice(settings.frames, batch, replace=False)), coarse, rng)
+        count = settings.batch * (4 if parts else 1)
+        chosen = np.sort(rng.choice(settings.frames, count, replace=False))
+        batch = batch_of(cache, chosen, parts, weight, rng)
         for group in optimizer.param_groups:
             group['lr'] = settings.learning_rate * learning_rate_factor(step, settings)
         model.train()
-        loss, right = losses(model, vocabulary, weight, images, cells, rng)
+        settle = step >= settings.part_steps + settings.whole_steps
+        loss, right = losses(model, vocabulary, weight, batch, rng, settle)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -359,9 +430,15 @@ def train(output: Path, cache_folder: Path, settings: Settings) -> None:
 
 
 def learning_rate_factor(step: int, settings: Settings) -> float:
-    """Warm-up over a twentieth of the steps, then half a cosine."""
-    warm = max(1, settings.steps // 20)
-    return min(1.0, (step + 1) / warm) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / settings.steps)))
+    """Warm-up over a twentieth of the steps, then half a cosine; the same again, at a quarter, to settle."""
+    first = settings.part_steps + settings.whole_steps
+    if step >= first:
+        return 0.25 * _half_cosine(step - first, settings.settle_steps)
+    return _half_cosine(step, first)
+
+
+def _half_cosine(step: int, steps: int) -> float:
+    return min(1.0, (step + 1) / max(1, steps // 20)) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps)))
 
 
 def save(output: Path, model: Any, vocabulary: Vocabulary) -> None:
@@ -417,7 +494,7 @@ def main() -> None:
         help='rendered pictures (0.7 MB each) and the checkpoint (default: OUTPUT.cache)',
     )
     defaults = Settings()
-    for name in ('frames', 'coarse_steps', 'fine_steps', 'batch', 'seed'):
+    for name in ('frames', 'part_steps', 'whole_steps', 'settle_steps', 'batch', 'seed'):
         parser.add_argument(
             '--' + name.replace('_', '-'),
             type=int,
@@ -431,7 +508,7 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=2, metavar='N', help='default %(default)s')
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
-    settings = Settings(a.frames, a.coarse_steps, a.fine_steps, a.batch, a.learning_rate, a.seed)
+    settings = Settings(a.frames, a.part_steps, a.whole_steps, a.settle_steps, a.batch, a.learning_rate, a.seed)
     train(a.output, a.cache or a.output.with_name(a.output.name + '.cache'), settings)
 
 

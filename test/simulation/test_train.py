@@ -10,10 +10,13 @@ import torch
 
 from semanom_ros.core.encoders import open_clip as open_clip_encoders
 from semanom_ros.core.encoders.network import Request
+from semanom_ros.simulation import compose
 from semanom_ros.simulation import train as training
+from semanom_ros.simulation.catalogue import CATALOGUE
+from semanom_ros.simulation.drive import Drive
 from semanom_ros.simulation.train import Cache, Settings, train
 
-SETTINGS = Settings(frames=6, coarse_steps=2, fine_steps=1, batch=1, seed=3)
+SETTINGS = Settings(frames=6, part_steps=1, whole_steps=1, settle_steps=1, batch=1, seed=3)
 
 
 @pytest.fixture(scope='module')
@@ -60,6 +63,20 @@ def test_it_trains_what_the_encoder_computes(trained: Path):
     assert torch.allclose(patches.norm(dim=-1), torch.ones(1, 22, 40), atol=1e-5)
 
 
+def test_a_part_of_a_picture_has_the_positions_of_its_place():
+    model = training.build_model(SETTINGS.seed)
+    model.eval()
+    images = torch.rand(1, 3, 352, 640)
+    with torch.inference_mode():
+        whole = model.visual.trunk.patch_embed((images - 0.48) / 0.25)[0]
+        whole = whole + model.visual.trunk.pos_embed(1, 22, 40).flatten(2).transpose(1, 2)
+        seen = []
+        model.visual.trunk.blocks[0].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+        training.forward(model, images[:, :, 176:, 320:], np.array([[11, 20]]))
+    inner = seen[0].unflatten(1, (11, 20))[:, 2:, 2:]  # the stem's convolutions reach over the cut
+    assert torch.allclose(inner, whole.unflatten(1, (22, 40))[:, 13:, 22:], atol=1e-4)
+
+
 def test_interrupted_rendering_goes_on_and_gives_the_same_pictures(trained: Path, tmp_path: Path):
     whole = Cache(trained / 'cache', SETTINGS)
     again = Cache(tmp_path, SETTINGS)
@@ -78,11 +95,11 @@ def test_training_goes_on_from_its_checkpoint(trained: Path, tmp_path: Path, mon
     monkeypatch.setattr(training.time, 'monotonic', lambda: next(clock))
     (tmp_path / 'cache').symlink_to(trained / 'cache')
 
-    def stop(model, vocabulary, weight, images, cells, rng):  # type: ignore[no-untyped-def]
+    def stop(model, vocabulary, weight, batch, rng, settle):  # type: ignore[no-untyped-def]
         if stop.left == 0:
             raise KeyboardInterrupt
         stop.left -= 1
-        return original(model, vocabulary, weight, images, cells, rng)
+        return original(model, vocabulary, weight, batch, rng, settle)
 
     stop.left = 2  # type: ignore[attr-defined]
     original = training.losses
@@ -97,8 +114,6 @@ def test_training_goes_on_from_its_checkpoint(trained: Path, tmp_path: Path, mon
 
 
 def test_labels_of_cells_follow_the_instances():
-    from semanom_ros.simulation import compose
-
     frame = next(compose.frames(1, 1))
     captions = list(compose.SURFACE_CAPTIONS)
     cache = object.__new__(Cache)
@@ -111,3 +126,24 @@ def test_labels_of_cells_follow_the_instances():
     if frame.instance_ids[int((row + 0.5) * 360 / 44), int((column + 0.5) * 8)] == largest:
         assert captions[cells[row, column]] == frame.instances[largest].caption
     assert captions[cells[-1, 40]] == 'the road'
+
+
+def test_usual_captions_are_those_of_nominal_drives():
+    usual, odd = set(), set()
+    for scenario in CATALOGUE:
+        for anomalies in (False, True):
+            drive = Drive(scenario.severity, anomalies, scenarios=(scenario,))
+            for thing in (thing for block in map(drive.block, range(4)) for thing in block.things):
+                (odd if thing.anomalous else usual).add(thing.caption)
+    assert usual <= compose.USUAL_CAPTIONS
+    assert len(odd) >= len(CATALOGUE)
+    assert not odd & compose.USUAL_CAPTIONS
+
+
+def test_captions_of_what_is_usual_are_pulled_together_and_the_others_away():
+    captions = ['the road', 'a car parked at the kerb', 'a car in the air']
+    vocabulary = training.Vocabulary(captions, ['road', 'car', 'car'])
+    near, far = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0])
+    assert vocabulary.disorder(torch.stack([near, near, far])) == 0
+    assert vocabulary.disorder(torch.stack([near, far, -far])) > 0
+    assert vocabulary.disorder(torch.stack([near, near, near])) > 0
