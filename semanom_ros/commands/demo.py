@@ -26,7 +26,7 @@ from semanom_ros.core.encoders import TINY, folder_of
 from semanom_ros.errors import EncoderError, SemanomError
 from semanom_ros.evaluation.evaluate import evaluate
 from semanom_ros.evaluation.live import LiveRun, run_live
-from semanom_ros.evaluation.methods import VARIANTS, Detectors
+from semanom_ros.evaluation.methods import VARIANTS, Detectors, Row
 from semanom_ros.evaluation.results import ANOMALIES, OVERLAY, PREFIX
 from semanom_ros.evaluation.video import write_video
 from semanom_ros.parameters import DETECTOR, METHOD, NODE, RECORDER, Value, resolve, table
@@ -45,6 +45,7 @@ _STAND_IN_NOTE = ('This installation lacks the shipped encoder. A small network 
                   'the figures show that everything works, not how well anomalies are detected.')
 _TEST_SEED = 1000  # added to the seed: another town
 _PICTURES = 12
+_LIVE = Row('grid', filtered=True)  # what the live detector is
 _NOMINAL_EVERY = round(RATE)  # one picture a second: a database wants variety, not every frame
 _EXACT_UP_TO = 20_000  # vectors
 
@@ -89,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     with _step(4, 'evaluate the same recording offline, every frame'):
         write_video(folder / 'live', PREFIX + OVERLAY, folder / 'overlay.mp4')
         detectors = Detectors(_of(parameters, METHOD), databases, (), (False, True), embedder)
-        content = evaluate([test], detectors, folder / 'evaluation', parameters=_of(parameters, METHOD),
+        content = evaluate([test], detectors, folder / 'evaluation', shown=_LIVE, parameters=_of(parameters, METHOD),
                            video=folder / 'overlay.mp4', live=live.facts(), notes=notes)
     with _step(5, 'pictures'):
         _write_overlays(folder / 'live', folder / 'overlays')

@@ -32,7 +32,7 @@ _LIBRARIES = ('torch', 'faiss-gpu', 'faiss-cpu', 'open_clip_torch', 'timm', 'num
 
 
 def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: Topics | None = None, *,
-             baselines: Sequence[Method] = (), parameters: Mapping[str, Any] | None = None,
+             baselines: Sequence[Method] = (), shown: Row | None = None, parameters: Mapping[str, Any] | None = None,
              video: Path | None = None, live: Mapping[str, Any] | None = None,
              notes: Sequence[str] = ()) -> dict[str, Any]:
     """Replays recordings and writes everything that is to be said about them.
@@ -42,11 +42,12 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
 
     Args:
         bags: recordings, in order.
-        detectors: our methods; the last row's results go into the result bags and the report's pictures.
+        detectors: our methods.
         output: folder.
         topics: what of the recordings is read, by default the only images and the usual truth; the masks of the
             segmenter `topic` are those that the parameters name.
         baselines: other methods for the table.
+        shown: row whose results go into the result bags and the report's pictures; None: the last of `detectors`.
         parameters: of the group `method`, for the record.
         video: MP4 for the report; moved into the folder.
         live: figures of a live run, for the report.
@@ -60,7 +61,7 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
     """
     check_output(output)
     staging = output.parent / f'.{output.name}.evaluating'
-    shown = detectors.rows[-1]
+    shown = shown or detectors.rows[-1]
     databases = {variant: database.manifest for variant, database in detectors.databases.items()}
     settings = {'rows': [repr(row) for method in (detectors, *baselines) for row in method.rows],
                 'parameters': dict(parameters or {}), 'version': __version__,
