@@ -23,7 +23,6 @@ import numpy.typing as npt
 from semanom_ros.core.comparison import Comparison
 from semanom_ros.core.database import NominalDatabase, read_manifest
 from semanom_ros.core.device import resolve_device
-from semanom_ros.core.encoders import TINY
 from semanom_ros.core.plausibility import PlausibilityModel
 from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.core.timeline import durations_s, runs
@@ -46,12 +45,9 @@ UNCALIBRATED_SCALE = 1.0  # cosine distance 1: no likeness to anything nominal
 
 
 def view_settings(parameters: Mapping[str, Value]) -> dict[str, Any]:
-    """How the database is to be opened for these parameters: keyword arguments of NominalDatabase.open and view.
-
-    The embeddings of semanom-tiny are compared as they are: its training has shaped their distances.
-    """
+    """How the database is to be opened for these parameters: keyword arguments of NominalDatabase.open and view."""
     return {'position_weight': float(parameters['position_weight']),  # type: ignore[arg-type]
-            'standardize': bool(parameters['standardize']) and parameters['encoder'] != TINY}
+            'standardize': bool(parameters['standardize'])}
 
 
 @dataclass(frozen=True)

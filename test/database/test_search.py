@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import re
@@ -307,3 +308,24 @@ def test_embeddings_without_length_are_refused(tmp_path: Path, description: Data
                 writer.add(FrameRecord('/bag', '0' * 64, '/camera', 5, (8, 8)), vectors, np.zeros((3, 4), np.int32),
                            np.zeros((3, 2), np.float32))
         assert writer.frames == 0
+
+
+class TestShippedEncoder:
+    """Its training has shaped the distances of its embeddings."""
+
+    @pytest.fixture
+    def description(self, description):
+        return dataclasses.replace(description, encoder='semanom-tiny')
+
+    def test_its_embeddings_are_compared_as_they_are(self, tmp_path, record, unit_vectors):
+        path = tmp_path / 'database'
+        record(path, {'a': 20})
+        vectors, _ = all_of(NominalDatabase.open(path))
+        queries = unit_vectors(10, 1)
+        expected = reference(queries, vectors, 3)
+        np.testing.assert_allclose(NominalDatabase.open(path, standardize=True).search(queries, 3)[0], expected,
+                                   atol=1e-4)
+        operations.build_index(path, IndexSettings('IVF2,Flat', 2, standardize=True))
+        indexed = NominalDatabase.open(path, standardize=True)
+        assert indexed._index is not None
+        np.testing.assert_allclose(indexed.search(queries, 3)[0], expected, atol=1e-4)

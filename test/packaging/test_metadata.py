@@ -18,6 +18,7 @@ import semanom_ros
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Import names that differ from the distribution's.
 DISTRIBUTIONS = {
+    'PIL': 'pillow',
     'cv2': 'opencv-python-headless',
     'faiss': 'faiss-gpu',
     'open_clip': 'open-clip-torch',

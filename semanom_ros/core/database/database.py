@@ -193,6 +193,7 @@ class NominalDatabase:
             except (OSError, ValueError) as error:
                 raise DatabaseError(f'{self.path / manifest.calibration}: unreadable ({str(error).splitlines()[0]}); '
                                     f'run semanom db calibrate {self.path}') from error
+        standardize = manifest.description.standardizes(standardize)
         self._space = Space(position_weight, self.statistics if standardize else None)
         self._resources = gpu_resources() if self.device.type == 'cuda' else None
         self._index = self._load_index()

@@ -61,6 +61,13 @@ class DatabaseDescription:
             settings={**encoder.settings, **({'segmenter': segmenter} if segmenter else {})},
         )
 
+    def standardizes(self, asked: bool) -> bool:
+        """Whether embeddings are standardized before they are compared, where that is asked for.
+
+        Those of semanom-tiny never are: its training has shaped their distances.
+        """
+        return asked and self.encoder != 'semanom-tiny'
+
     def difference(self, other: DatabaseDescription) -> tuple[str, Any, Any] | None:
         """The first field, with both values, in which two descriptions differ; None when they fit together."""
         for item in fields(self):

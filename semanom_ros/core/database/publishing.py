@@ -129,5 +129,5 @@ def _build_index(transaction: Transaction, manifest: Manifest, settings: IndexSe
     file = transaction.folder / 'index.faiss'
     faiss.write_index(index, str(file))
     entry = IndexEntry(transaction.relative(file), settings.factory, settings.nprobe, settings.position_weight,
-                       settings.standardize, manifest.vectors)
+                       manifest.description.standardizes(settings.standardize), manifest.vectors)
     return transaction.add_file(manifest, file).replace(index=entry)
