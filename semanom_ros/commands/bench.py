@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from semanom_ros.benchmarks import live, search
+from semanom_ros.benchmarks import live, memory, methods, search
 from semanom_ros.benchmarks.plan import Plan, machine
 from semanom_ros.commands.options import add_parameter_options, parameters_of
 from semanom_ros.commands.progress import Bars
@@ -24,6 +24,9 @@ BENCHMARKS = {
     'search': 'the search of one frame in databases of each size, over the forward pass',
     'record': 'semanom record, for each frame, over the forward pass',
     'anomalib': 'scoring a frame in anomalib (AnomalyDINO) over ours, features given; needs anomalib',
+    'memory': 'peak memory with a recording four times as long, over that with a short one',
+    'methods': 'AnomalyDINO and PatchCore through anomalib and through ours on a simulated drive: quality, latency '
+               'and memory; needs anomalib for its rows',
     'received': '720p images that the detector receives in a second while it works',
 }
 SIZES = (100_000, 1_000_000)
@@ -60,8 +63,11 @@ def run(arguments: argparse.Namespace) -> None:
     file = arguments.output / 'bench.json'
     file.write_text(json.dumps(result, indent=2) + '\n')
     for name in ('end_to_end_over_forward', 'dropped_at_three_times_the_rate', 'search_over_forward',
-                 'record_over_forward', 'anomalib_over_ours', 'received_fps_720p'):
+                 'record_over_forward', 'anomalib_over_ours', 'received_fps_720p', 'memory_growth'):
         print(f'{name:34}{_shown(result[name])}')
+    for name, row in result['details'].get('methods', {}).get('rows', {}).items():
+        print(f'{name:34}' + _shown({'frame AUROC': row['frame']['auroc'], 'pixel AP': row['pixel']['ap'],
+                                     'p50 ms': row['latency_ms']['p50'], 'peak MB': row['peak_mb']}))
     print(f'{file}: with the times, and the machine that they were taken on')
 
 
@@ -72,7 +78,8 @@ def _measure(plan: Plan, wanted: list[str]) -> dict[str, Any]:
     result: dict[str, Any] = {
         'end_to_end_over_forward': None, 'search_over_forward': dict.fromkeys(map(search.key, SIZES)),
         'record_over_forward': None, 'anomalib_over_ours': dict.fromkeys(map(search.key, SIZES)),
-        'received_fps_720p': None, 'dropped_at_three_times_the_rate': None, 'machine': machine(encoder.device),
+        'received_fps_720p': None, 'dropped_at_three_times_the_rate': None,
+        'memory_growth': {'record': None, 'evaluate': None}, 'machine': machine(encoder.device),
         'details': {'encoder': {
             'name': encoder.name, 'weights': encoder.weights, 'input_size': encoder.input_size,
             'grid_size': encoder.grid_size, 'dimension': encoder.dimension, 'device': str(encoder.device),
@@ -92,6 +99,10 @@ def _measure(plan: Plan, wanted: list[str]) -> dict[str, Any]:
         _merge(result, search.search(plan, embedder))
     if 'anomalib' in wanted:
         _merge(result, search.against_anomalib(plan, embedder))
+    if 'memory' in wanted:
+        _merge(result, memory.growth(plan))
+    if 'methods' in wanted:
+        _merge(result, methods.compare(plan))
     return result
 
 
