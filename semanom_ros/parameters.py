@@ -122,7 +122,11 @@ TABLE: tuple[Parameter, ...] = (
     Parameter('standardize', True, 'bring each dimension of the embeddings to zero mean and unit variance over '
               'the nominal database before they are compared (never those of semanom-tiny); false: the paper\'s method',
               METHOD),
-    Parameter('position_weight', 0.0, 'weight of the image position in the comparison; 0: the paper\'s method', METHOD,
+    Parameter('position_weight', 0.0, 'weight of the image position in the comparison: added to a distance for the '
+              'squared difference, the image being 1 wide and high; 0: the paper\'s method', METHOD, minimum=0.0,
+              maximum=10.0),
+    Parameter('scale_weight', 0.0, 'weight of the size in the comparison of segments: added to a distance for things '
+              'twice as large, four times that for things four times as large; 0: the paper\'s method', METHOD,
               minimum=0.0, maximum=10.0),
     Parameter('frame_score_fraction', 0.002, 'share of the highest patch scores whose mean is the frame score; 0: the '
               'maximum', METHOD, minimum=0.0, maximum=1.0),

@@ -38,8 +38,8 @@ EVERY_N = 5
 """Of the nominal frames so many-th are recorded: anomalib's coreset takes time by the square of their number."""
 
 ANOMALY_DINO: dict[str, Value] = {
-    'variant': 'grid', 'neighbours': 1, 'density_neighbours': 0, 'position_weight': 0.0, 'standardize': False,
-    'calibrate_by_region': False, 'plausibility': False}
+    'variant': 'grid', 'neighbours': 1, 'density_neighbours': 0, 'position_weight': 0.0, 'scale_weight': 0.0,
+    'standardize': False, 'calibrate_by_region': False, 'plausibility': False}
 """Our settings for what AnomalyDINO does (S. Damm et al., WACV 2025), beside the mean of the highest 1 %."""
 
 

@@ -26,11 +26,11 @@ from semanom_ros.core.device import resolve_device
 from semanom_ros.core.plausibility import PlausibilityModel
 from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.core.timeline import durations_s, runs
-from semanom_ros.parameters import Value
+from semanom_ros.parameters import METHOD, Value, resolve
 
 log = logging.getLogger(__name__)
 
-SETTINGS = ('neighbours', 'density_neighbours', 'position_weight', 'standardize', 'frame_score_fraction',
+SETTINGS = ('neighbours', 'density_neighbours', 'position_weight', 'scale_weight', 'standardize', 'frame_score_fraction',
             'calibrate_by_region', 'plausibility')
 """Parameters that scores before the alarm level depend on."""
 
@@ -47,6 +47,7 @@ UNCALIBRATED_SCALE = 1.0  # cosine distance 1: no likeness to anything nominal
 def view_settings(parameters: Mapping[str, Value]) -> dict[str, Any]:
     """How the database is to be opened for these parameters: keyword arguments of NominalDatabase.open and view."""
     return {'position_weight': float(parameters['position_weight']),  # type: ignore[arg-type]
+            'scale_weight': float(parameters['scale_weight']),  # type: ignore[arg-type]
             'standardize': bool(parameters['standardize'])}
 
 
@@ -217,6 +218,12 @@ def stored_parameters(arrays: Mapping[str, npt.NDArray]) -> dict[str, Value]:
     return json.loads(bytes(arrays['settings'])) if 'settings' in arrays else {}
 
 
+def made_for(arrays: Mapping[str, npt.NDArray], parameters: Mapping[str, Value]) -> bool:
+    """Whether stored calibration arrays fit the parameters; a setting that is newer than they are had its default."""
+    stored, defaults = stored_parameters(arrays), resolve({}, METHOD)
+    return bool(stored) and all(stored.get(name, defaults[name]) == parameters[name] for name in SETTINGS)
+
+
 def calibrator(path: Path, parameters: Mapping[str, Value], progress: Progress = SILENT
                ) -> Callable[[NominalDatabase], dict[str, npt.NDArray]]:
     """What the next version of a database is calibrated with; it keeps what the current one has learned.
@@ -266,9 +273,9 @@ def calibrate(database: NominalDatabase, parameters: Mapping[str, Value], model:
     model = model or PlausibilityModel.from_arrays(database.calibration)
     distances, positions = [], []
     progress.begin('calibrate', len(database.held_out()), 'frame')
-    for _, vectors, _, places in database.held_out():
-        distances.append(compare(database, vectors, places)[0])
-        positions.append(np.asarray(places, np.float32))
+    for frame in database.held_out():
+        distances.append(compare(database, frame.vectors, frame.places)[0])
+        positions.append(np.asarray(frame.positions, np.float32))
         progress.advance(1)
     progress.end()
     if not distances:
@@ -306,13 +313,13 @@ def recorded_regions(database: NominalDatabase, compare: Comparison, progress: P
     distances, positions = [], []
     progress.begin('learn places', len(chosen), 'frame')
     for index in chosen:
-        _, vectors, _, places = frames[index]
-        sample = rng.permutation(len(vectors))[:REGION_QUERIES // len(chosen)]
-        found, _ = compare(database, vectors[sample], places[sample],
+        frame = frames[index]
+        sample = rng.permutation(len(frame.vectors))[:REGION_QUERIES // len(chosen)]
+        found, _ = compare(database, frame.vectors[sample], frame.places[sample],
                            database.neighbourhood(int(index), STRETCH_SECONDS))
         usable = np.isfinite(found)
         distances.append(found[usable])
-        positions.append(np.asarray(places[sample][usable], np.float32))
+        positions.append(np.asarray(frame.positions[sample][usable], np.float32))
         progress.advance(1)
     progress.end()
     together = np.concatenate(distances)

@@ -32,7 +32,7 @@ class Comparison:
         """From the parameters of the same names."""
         return cls(int(parameters['neighbours']), int(parameters['density_neighbours']))  # type: ignore[arg-type]
 
-    def __call__(self, database: NominalDatabase, queries: Vectors, positions: npt.NDArray[np.float32],
+    def __call__(self, database: NominalDatabase, queries: Vectors, places: npt.NDArray[np.float32],
                  excluded: tuple[int, int] | None = None
                  ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Distances of queries.
@@ -40,7 +40,7 @@ class Comparison:
         Args:
             database: nominal database.
             queries: (N, D) float32 of unit length.
-            positions: (N, 2) their centres in the image, 0 to 1.
+            places: (N, 3) where they are in the image and how large, see `database.places`.
             excluded: (first, end) of the frames that are passed over.
 
         Returns:
@@ -49,22 +49,22 @@ class Comparison:
         """
         k = min(self.neighbours, len(database))
         if excluded is None:
-            found, indices = database.search(queries, k, positions)
+            found, indices = database.search(queries, k, places)
         else:
-            found, indices = database.search_excluding(queries, k, excluded, positions)
+            found, indices = database.search_excluding(queries, k, excluded, places)
         distances = found.mean(axis=1).astype(np.float32)
         if self.density_neighbours and len(database) > 1:
-            distances = distances * self._weights(database, queries, positions, found[:, 0], indices[:, 0])
+            distances = distances * self._weights(database, queries, places, found[:, 0], indices[:, 0])
         return distances, indices[:, 0]
 
-    def _weights(self, database: NominalDatabase, queries: Vectors, positions: npt.NDArray[np.float32],
+    def _weights(self, database: NominalDatabase, queries: Vectors, places: npt.NDArray[np.float32],
                  nearest_distances: npt.NDArray[np.float32], nearest: npt.NDArray[np.int64]
                  ) -> npt.NDArray[np.float32]:
         """(N,) weights: 1 - softmax of the Euclidean distances to the nearest embedding among its neighbours."""
         known = np.flatnonzero(nearest >= 0)
         weights = np.ones(len(nearest), np.float32)
         support = database.neighbours_of(nearest[known], min(self.density_neighbours, len(database)))
-        to_support = database.distances(queries[known], positions[known], support)
+        to_support = database.distances(queries[known], places[known], support)
         # half the squared Euclidean distance is the distance that is searched by
         to_nearest = np.sqrt(2 * np.maximum(nearest_distances[known], 0))[:, None]
         others = np.where(support == nearest[known][:, None], np.inf, np.sqrt(2 * np.maximum(to_support, 0)))

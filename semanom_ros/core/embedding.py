@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
+from semanom_ros.core.database.storage import places
 from semanom_ros.core.encoders import load_encoder
 from semanom_ros.core.encoders.base import Encoder
 from semanom_ros.core.frames import Frame, Segments
@@ -50,6 +51,7 @@ class Queries:
         vectors: (N, D) float32, unit length, on the encoder's device.
         boxes: (N, 4) int32, (x, y, width, height) in source pixels.
         positions: (N, 2) float32 centres (x, y), 0 to 1 of the image.
+        image_size: (height, width) of the source image in pixels.
         owners: (rows, columns) int64, the query that speaks for each patch.
         segments: the first so many queries are segments, in the order of their labels; the rest are patches.
     """
@@ -57,8 +59,14 @@ class Queries:
     vectors: torch.Tensor
     boxes: npt.NDArray[np.int32]
     positions: npt.NDArray[np.float32]
+    image_size: tuple[int, int]
     owners: npt.NDArray[np.int64]
     segments: int = 0
+
+    @property
+    def places(self) -> npt.NDArray[np.float32]:
+        """(N, 3) float32, see `places`."""
+        return places(self.positions, self.boxes, self.image_size)
 
 
 class Embedder:
@@ -137,7 +145,7 @@ class Embedder:
         owners = np.arange(len(patches), dtype=np.int64).reshape(grid.rows, grid.columns)
         boxes, positions = patch_boxes(grid), grid.centres()
         if embedding.segments is None or not len(embedding.segments.scores):
-            return Queries(patches, boxes, positions, owners)
+            return Queries(patches, boxes, positions, (grid.height, grid.width), owners)
         labels, count = embedding.segments.labels, len(embedding.segments.scores)
         cover = segment_cover(labels, count, grid)
         weights = torch.from_numpy(cover).to(patches)
@@ -150,7 +158,7 @@ class Embedder:
         return Queries(
             torch.cat([pooled, patches[torch.from_numpy(alone).to(patches.device)]]),
             np.concatenate([segment_boxes, boxes[alone]]), np.concatenate([segment_positions, positions[alone]]),
-            owner.reshape(grid.rows, grid.columns), count)
+            (grid.height, grid.width), owner.reshape(grid.rows, grid.columns), count)
 
 
 def patch_boxes(grid: PatchGrid) -> npt.NDArray[np.int32]:

@@ -90,7 +90,8 @@ def learn_plausibility(database: NominalDatabase, embedder: Embedder, frames: It
         for composite, near, embedding in zip(
                 made, ranges, embedder.embed([Frame(one.image, 0) for one in made]), strict=True):
             patches = embedding.patches.reshape(-1, embedding.patches.shape[-1])
-            relative = _relative(database, regions, patches, near, embedding.grid.centres(), compare)
+            distances, _ = compare(database, patches, embedder.queries(embedding).places, near)
+            relative = regions.relative(distances, embedding.grid.centres())
             known = features(relative.reshape(rows, columns), projection(embedding.patches.cpu().numpy()))
             chosen, implausible = samples(composite.labels, known.reshape(rows, columns, -1), rng)
             found.append(chosen)
@@ -141,10 +142,3 @@ def _projection(database: NominalDatabase, rng: np.random.Generator) -> Projecti
     share = PROJECTION_SAMPLE // len(chosen)
     vectors = [np.asarray(frames[int(index)].vectors) for index in chosen]
     return Projection.of(np.concatenate([v[rng.permutation(len(v))[:share]] for v in vectors]))
-
-
-def _relative(database: NominalDatabase, regions: RegionStatistics, patches: torch.Tensor, near: tuple[int, int],
-              positions: npt.NDArray[np.float32], compare: Comparison) -> npt.NDArray[np.float32]:
-    """(N,) distances of patches (N, D) to the database without some frames, over what is usual."""
-    distances, _ = compare(database, patches, positions, near)
-    return regions.relative(distances, positions)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from semanom_ros.core.calibration import Calibration, calibrate, settings_of, view_settings
+from semanom_ros.core.calibration import Calibration, calibrate, made_for, view_settings
 from semanom_ros.core.comparison import Comparison
 from semanom_ros.core.database import FrameRecord, NominalAddition, NominalDatabase
 from semanom_ros.core.embedding import Embedder, FrameEmbedding
@@ -55,8 +55,7 @@ class Pipeline:
         database.check_compatible(self.embedder.encoder, self.embedder.preprocessor.sha256, self.embedder.variant,
                                   self.embedder.segmenter_name)
         arrays = database.calibration
-        same = np.array_equal(arrays.get('settings', np.zeros(0)), settings_of(self.parameters))
-        if not same or 'frame_streams' not in arrays:  # made before alarms were counted
+        if not made_for(arrays, self.parameters) or 'frame_streams' not in arrays:  # made before alarms were counted
             log.info('%s: calibrating for the present parameters', database.path)
             arrays = calibrate(database, self.parameters)
         self.database = database
@@ -95,7 +94,7 @@ class Pipeline:
         other = copy.copy(self)
         other._use(_open(database, self.embedder, self.parameters))
         warm = np.eye(1, self.embedder.encoder.dimension, dtype=np.float32)
-        other.database.search(warm, 1, np.zeros((1, 2), np.float32))
+        other.database.search(warm, 1, np.zeros((1, 3), np.float32))
         return other
 
     def sibling(self, parameters: Mapping[str, Value]) -> Pipeline:

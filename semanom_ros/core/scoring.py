@@ -91,7 +91,7 @@ class Scorer:
     def score(self, embedding: FrameEmbedding, queries: Queries, level: float) -> FrameScores:
         """Scores one frame; `level` is the frame score before calibration that counts as an alarm."""
         start = time.perf_counter()
-        distances, nearest = self._compare(self._database, queries.vectors, queries.positions)
+        distances, nearest = self._compare(self._database, queries.vectors, queries.places)
         searched = time.perf_counter()
         relative = self._calibration.relative(distances, queries.positions)
         model = self._calibration.plausibility

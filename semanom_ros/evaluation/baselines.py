@@ -27,7 +27,7 @@ CORESET_SHARE = 0.1
 
 PATCHCORE: dict[str, Value] = {
     'variant': 'grid', 'neighbours': 1, 'density_neighbours': 9, 'frame_score_fraction': 0.0, 'position_weight': 0.0,
-    'standardize': False, 'calibrate_by_region': False, 'plausibility': False}
+    'scale_weight': 0.0, 'standardize': False, 'calibrate_by_region': False, 'plausibility': False}
 """Its settings: nearest neighbour, 9 neighbours for the re-weighting, the maximum as the frame's score."""
 
 

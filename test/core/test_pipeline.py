@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
-from semanom_ros.core.frames import Frame
+from semanom_ros.core.calibration import calibrate, made_for, stored_parameters
+from semanom_ros.core.database import DatabaseWriter, FrameRecord
+from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.core.pipeline import Pipeline
+from semanom_ros.core.recording import describe
 from semanom_ros.errors import DatabaseError, ParameterError
 
 
@@ -145,3 +150,39 @@ def test_other_parameters_than_recorded_with_calibrate_anew(world):
     again = Pipeline.load(other, path, world.embedder(other))
     embedding = fresh.embedder.embed([Frame(world.with_thing(world.street(1), 96, 40), 0)])[0]
     assert again.score(embedding).score == pytest.approx(fresh.score(embedding).score, rel=1e-5)
+
+
+def test_a_calibration_older_than_a_setting_is_as_good_as_one_with_its_default(world):
+    arrays = world.database().calibration
+    old = {name: value for name, value in stored_parameters(arrays).items() if name != 'scale_weight'}
+    arrays['settings'] = np.frombuffer(json.dumps(old).encode(), np.uint8)
+    assert made_for(arrays, world.parameters())
+    assert not made_for(arrays, world.parameters(scale_weight=0.1))
+    assert not made_for({}, world.parameters())
+
+
+def test_a_known_thing_of_unknown_size_is_nearer_without_scale_weight(world):
+    """A segment that looks like the street, but is four times as high and wide as any that was recorded."""
+    image = np.full((world.height, world.width, 3), 90, np.uint8)
+
+    def frame(side: int, second: int) -> Frame:
+        labels = np.zeros((world.height, world.width), np.int32)
+        labels[20:20 + side, 20:20 + side] = 1
+        return Frame(image, second * 10**9, segments=Segments(labels, np.ones(1, np.float32), ('thing',)))
+
+    asked = world.parameters(variant='instance', segmenter='topic', standardize=False, calibrate_by_region=False)
+    embedder = world.embedder(asked)
+    writer = DatabaseWriter.begin(world.folder / 'sizes', describe(embedder))
+    for second in range(8):
+        queries = embedder.queries(embedder.embed([frame(16, second)])[0])
+        record = FrameRecord('drive', 'f' * 64, '/camera', second * 10**9, image.shape[:2], held_out=second > 5)
+        writer.add(record, queries.vectors, queries.boxes, queries.positions, None)
+    writer.commit(lambda database: calibrate(database, asked)).close()
+    distances = {}
+    for weight in (0.0, 0.1):
+        pipeline = Pipeline.load({**asked, 'scale_weight': weight}, world.folder / 'sizes', embedder)
+        for side in (16, 64):
+            distances[weight, side] = float(pipeline.score(embedder.embed([frame(side, 9)])[0]).distances[0])
+    assert distances[0.0, 16] == distances[0.1, 16] == distances[0.0, 64] == pytest.approx(0, abs=1e-5)
+    # the nearest in size is a single patch of 1/192 of the image, or the thing of 16 pixels
+    assert distances[0.1, 64] == pytest.approx(0.1 * np.log2(64 / 16) ** 2, rel=1e-3)

@@ -68,6 +68,30 @@ def test_distances_are_those_of_the_definition(tmp_path, record, unit_vectors, k
             assert found == pytest.approx(1 - queries[row] @ vectors[index] + term, abs=1e-4)
 
 
+@pytest.mark.parametrize('approximate', [False, True])
+@pytest.mark.parametrize('position_weight', [0.0, 0.3])
+def test_size_joins_the_distance(tmp_path, record, unit_vectors, position_weight, approximate):
+    weights = {'position_weight': position_weight, 'scale_weight': 0.05}
+    record(tmp_path / 'database', {'a': 20, 'b': 9})
+    if approximate:
+        operations.build_index(tmp_path / 'database', IndexSettings('IVF2,Flat', nprobe=2, **weights))
+    record(tmp_path / 'database', {'c': 8}, append=True)
+    database = NominalDatabase.open(tmp_path / 'database', **weights)
+    frames = list(database.frames())
+    vectors, places = all_of(database)
+    sizes = np.concatenate([
+        [0.5 * np.log2(w / frame.record.image_size[1] * h / frame.record.image_size[0]) for _, _, w, h in frame.boxes]
+        for frame in frames])
+    assert len(np.unique(sizes)) > 1
+    np.testing.assert_allclose(np.concatenate([frame.places for frame in frames])[:, 2], sizes, rtol=1e-5)
+    queries, rng = unit_vectors(40, 1), np.random.default_rng(2)
+    asked = np.column_stack([rng.random((40, 2)), rng.uniform(-6, 0, 40)]).astype(np.float32)
+    distances = database.search(queries, 1, asked)[0][:, 0]
+    expected = (1 - queries @ vectors.T + position_weight * np.square(asked[:, None, :2] - places[None]).sum(axis=2)
+                + 0.05 * np.square(asked[:, None, 2] - sizes[None])).min(axis=1)
+    np.testing.assert_allclose(distances, expected, atol=1e-4)
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_sizes_pieces_and_exclusions(unit_vectors, data):
@@ -144,8 +168,10 @@ def test_what_cannot_be_answered_is_refused(tmp_path, record, unit_vectors):
         database.search(unit_vectors(2, 0), 19)
     with pytest.raises(ValueError, match='shape'):
         database.search(unit_vectors(2, 0, 8))
-    with pytest.raises(ValueError, match='positions'):
+    with pytest.raises(ValueError, match='places'):
         database.view(position_weight=1.0).search(unit_vectors(2, 0))
+    with pytest.raises(ValueError, match='with sizes'):
+        database.view(scale_weight=1.0).search(unit_vectors(2, 0), 1, np.zeros((2, 2), np.float32))
 
 
 def test_no_queries_and_queries_that_are_not_finite(tmp_path, record, unit_vectors):
@@ -214,7 +240,7 @@ def test_an_index_for_other_settings_is_not_used(tmp_path, record, unit_vectors,
     queries = unit_vectors(20, 5)
     with caplog.at_level(logging.WARNING):
         exact = NominalDatabase.open(path, position_weight=0.2)
-    assert 'found an index for position_weight 0.5, standardize False, expected 0.2, False' in caplog.text
+    assert 'found an index for position_weight 0.5, scale_weight 0, standardize False, expected 0.2, 0, False' in caplog.text
     vectors, own = all_of(exact)
     np.testing.assert_allclose(exact.search(queries, 1, places)[0],
                                reference(queries, vectors, 1, places, own, 0.2), atol=1e-4)

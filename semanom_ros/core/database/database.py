@@ -140,7 +140,7 @@ class NominalDatabase:
 
     @classmethod
     def open(cls, path: Path, *, device: torch.device | str = 'cpu', verify: bool = True, position_weight: float = 0.0,
-             standardize: bool = False) -> NominalDatabase:
+             scale_weight: float = 0.0, standardize: bool = False) -> NominalDatabase:
         """Opens the current version.
 
         Args:
@@ -148,6 +148,7 @@ class NominalDatabase:
             device: where to search; `cuda` when FAISS has GPUs, else the CPU is used.
             verify: compare every file with its size and SHA-256 in the manifest.
             position_weight: weight of the squared difference of image positions in a distance.
+            scale_weight: weight of the squared difference of sizes, see `places`.
             standardize: bring each dimension to zero mean and unit variance over the
                 recorded vectors, and length 1 again, before vectors are compared; for
                 encoders whose embedding is several layers side by side.
@@ -161,7 +162,8 @@ class NominalDatabase:
             try:
                 if verify:
                     verify_files(path, manifest)
-                database = cls(path, manifest, device=device, position_weight=position_weight, standardize=standardize)
+                database = cls(path, manifest, device=device, position_weight=position_weight,
+                               scale_weight=scale_weight, standardize=standardize)
                 database._warn_of_slow_search()
                 return database
             except DatabaseError:
@@ -172,7 +174,7 @@ class NominalDatabase:
                 manifest = current
 
     def __init__(self, path: Path, manifest: Manifest, *, device: torch.device | str = 'cpu',
-                 position_weight: float = 0.0, standardize: bool = False) -> None:
+                 position_weight: float = 0.0, scale_weight: float = 0.0, standardize: bool = False) -> None:
         """Opens a given version; `open` is the way in."""
         self.path, self.manifest = Path(path), manifest
         device = torch.device(device)
@@ -194,14 +196,14 @@ class NominalDatabase:
                 raise DatabaseError(f'{self.path / manifest.calibration}: unreadable ({str(error).splitlines()[0]}); '
                                     f'run semanom db calibrate {self.path}') from error
         standardize = manifest.description.standardizes(standardize)
-        self._space = Space(position_weight, self.statistics if standardize else None)
+        self._space = Space(position_weight, self.statistics if standardize else None, scale_weight)
         self._resources = gpu_resources() if self.device.type == 'cuda' else None
         self._index = self._load_index()
         embedded, covered = [], 0
         for part in self._parts:
             in_index = self._index is not None and covered < self._index.ntotal  # it covers whole parts
             covered += len(part.vectors)
-            embedded.append(None if in_index else self._space.embed_all(part.vectors, part.positions, self.device))
+            embedded.append(None if in_index else self._space.embed_all(part, self.device))
         self._embedded = embedded
         self._contents = self._assemble()
 
@@ -215,8 +217,8 @@ class NominalDatabase:
 
     def _load_index(self):  # type: ignore[no-untyped-def]
         entry = self.manifest.index
-        usable = entry is not None and (entry.position_weight, entry.standardize) == (
-            self._space.position_weight, self._space.standardize)
+        usable = entry is not None and (entry.position_weight, entry.scale_weight, entry.standardize) == (
+            self._space.position_weight, self._space.scale_weight, self._space.standardize)
         if entry is None or not usable or self.device.type == 'cuda':  # a GPU searches exactly in less time
             return None
         try:
@@ -234,9 +236,10 @@ class NominalDatabase:
         if self.device.type == 'cuda' or self._index is not None:
             return
         if index is not None:
-            logger.warning('%s: found an index for position_weight %g, standardize %s, expected %g, %s: searching '
-                           'exactly; build it anew with semanom db index', self.path, index.position_weight,
-                           index.standardize, self._space.position_weight, self._space.standardize)
+            logger.warning('%s: found an index for position_weight %g, scale_weight %g, standardize %s, expected %g, '
+                           '%g, %s: searching exactly; build it anew with semanom db index', self.path,
+                           index.position_weight, index.scale_weight, index.standardize, self._space.position_weight,
+                           self._space.scale_weight, self._space.standardize)
         elif self.manifest.vectors >= MANY_VECTORS:
             logger.warning('%s: found %d vectors and no index: searching them exactly on the CPU takes longer than the '
                            'encoder; run semanom db index or semanom db compact', self.path, self.manifest.vectors)
@@ -265,11 +268,11 @@ class NominalDatabase:
         return [(part, entry, array) for part, entry, array in
                 zip(self._parts, self._entries(), self._embedded, strict=True) if isinstance(array, np.ndarray)]
 
-    def view(self, *, device: torch.device | str = 'cpu', position_weight: float = 0.0, standardize: bool = False
-             ) -> NominalDatabase:
+    def view(self, *, device: torch.device | str = 'cpu', position_weight: float = 0.0, scale_weight: float = 0.0,
+             standardize: bool = False) -> NominalDatabase:
         """The same version with other search settings, without verifying it again."""
         return NominalDatabase(self.path, self.manifest, device=device, position_weight=position_weight,
-                               standardize=standardize)
+                               scale_weight=scale_weight, standardize=standardize)
 
     def check_compatible(self, encoder: Encoder, preprocessing_sha256: str, variant: str, segmenter: str = '') -> None:
         """Refuses an encoder, preprocessing, variant or segmenter other than the one that made the database.
@@ -288,27 +291,28 @@ class NominalDatabase:
         """How many nominal embeddings there are."""
         return self._contents.neighbours.size
 
-    def search(self, queries: Vectors, k: int = 1, positions: Vectors | None = None
+    def search(self, queries: Vectors, k: int = 1, places: Vectors | None = None
                ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """The k nearest nominal embeddings of each query.
 
         Args:
             queries: (M, D) float32 of unit length, NumPy or torch on any device.
             k: how many neighbours, 1 to the number of vectors.
-            positions: (M, 2) centres in the image, 0 to 1; needed where position_weight is not 0.
+            places: (M, 3) as `places` gives them, needed where a weight is not 0; (M, 2) centres are enough
+                where scale_weight is.
 
         Returns:
             (M, k) float32 distances, ascending: 1 - cosine, 0 to 2, plus position_weight *
-            |difference of positions|^2; and (M, k) int64 indices. An approximate index may
+            |difference of positions|^2 and scale_weight * |difference of sizes|^2; and (M, k) int64 indices. An approximate index may
             find fewer than k: inf and -1 there, as for a query that is not finite.
 
         Raises:
             DatabaseError: k is larger than the database.
         """
-        return self._search(queries, k, positions, (0, 0))
+        return self._search(queries, k, places, (0, 0))
 
     def search_excluding(self, queries: Vectors, k: int, forbidden_frame_range: tuple[int, int],
-                         positions: Vectors | None = None) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+                         places: Vectors | None = None) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """The same, passing over the vectors of some frames; exact, and not slower.
 
         A nominal frame compared with the rest of the database (cross-validation) must not
@@ -320,9 +324,9 @@ class NominalDatabase:
         """
         contents = self._contents
         first, end = (int(contents.firsts[np.clip(i, 0, len(contents.frames))]) for i in forbidden_frame_range)
-        return self._search(queries, k, positions, (first, end))
+        return self._search(queries, k, places, (first, end))
 
-    def _search(self, queries: Vectors, k: int, positions: Vectors | None, excluded: tuple[int, int]
+    def _search(self, queries: Vectors, k: int, places: Vectors | None, excluded: tuple[int, int]
                 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         neighbours = self._contents.neighbours
         if not 1 <= k <= neighbours.size:
@@ -331,36 +335,37 @@ class NominalDatabase:
         dimension = self.manifest.description.dimension
         if tuple(queries.shape[1:]) != (dimension,):
             raise ValueError(f'queries of shape {tuple(queries.shape)}, expected (M, {dimension})')
-        if self._space.position_weight and positions is None:
-            raise ValueError('positions are needed where position_weight is not 0')
+        if self._space.coordinates and (places is None or places.shape[1] < 3 and self._space.scale_weight):
+            raise ValueError('places are needed where position_weight or scale_weight is not 0, with sizes for the '
+                             'latter')
         if len(queries) == 0:
             return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
-        return neighbours.search(self._space.embed(as_tensor(queries), positions), k, excluded)
+        return neighbours.search(self._space.embed(as_tensor(queries), places), k, excluded)
 
     def neighbours_of(self, indices: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
         """(M, k) the nominal embeddings nearest to nominal embeddings (M,), themselves among them; -1: none."""
-        own, places = np.unique(indices, return_inverse=True)
-        vectors, positions = self._rows(own)
-        return self._search(vectors, k, positions, (0, 0))[1][places]
+        own, inverse = np.unique(indices, return_inverse=True)
+        vectors, places = self._rows(own)
+        return self._search(vectors, k, places, (0, 0))[1][inverse]
 
-    def distances(self, queries: Vectors, positions: Vectors | None, indices: npt.NDArray[np.int64]
+    def distances(self, queries: Vectors, places: Vectors | None, indices: npt.NDArray[np.int64]
                   ) -> npt.NDArray[np.float32]:
         """(M, k) distances, as `search` measures them, of queries (M, D) to nominal embeddings (M, k); -1 gives inf."""
-        own, places = np.unique(indices, return_inverse=True)
-        vectors, centres = self._rows(np.maximum(own, 0))
-        mine = self._space.embed(as_tensor(queries).cpu(), positions)
-        theirs = self._space.embed(as_tensor(vectors), centres)[torch.from_numpy(places.reshape(indices.shape))]
+        own, inverse = np.unique(indices, return_inverse=True)
+        vectors, stored = self._rows(np.maximum(own, 0))
+        mine = self._space.embed(as_tensor(queries).cpu(), places)
+        theirs = self._space.embed(as_tensor(vectors), stored)[torch.from_numpy(inverse.reshape(indices.shape))]
         found = (mine[:, None] - theirs).square().sum(dim=2) / 2
         return np.where(indices >= 0, found.numpy(), np.inf).astype(np.float32)
 
     def _rows(self, indices: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Vectors (M, D) and positions (M, 2) of rising indices."""
+        """Vectors (M, D) and places (M, 3) of rising indices."""
         sizes = [len(part.vectors) for part in self._parts]
         ends = np.cumsum(sizes)
         chosen = [indices[(indices >= end - size) & (indices < end)] - (end - size)
                   for size, end in zip(sizes, ends, strict=True)]
         return (np.concatenate([part.vectors[rows] for part, rows in zip(self._parts, chosen, strict=True)]),
-                np.concatenate([part.positions[rows] for part, rows in zip(self._parts, chosen, strict=True)]))
+                np.concatenate([part.places(rows) for part, rows in zip(self._parts, chosen, strict=True)]))
 
     def frames(self) -> FrameSequence:
         """The frames to compare with, in the vectors' order: (record, vectors, boxes, positions), memory-mapped."""
@@ -452,7 +457,7 @@ class NominalDatabase:
                     **manifest.files, self.manifest.calibration: self.manifest.files[self.manifest.calibration]})
             transaction.publish(manifest)
         part = Part(self.path / entry.name, manifest.description.dimension)
-        embedded = self._space.embed_all(part.vectors, part.positions, self.device)
+        embedded = self._space.embed_all(part, self.device)
         if before is not None:
             self._parts, self._embedded = self._parts[:-1], self._embedded[:-1]
         self._parts, self._embedded = [*self._parts, part], [*self._embedded, embedded]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from semanom_ros.core.database.storage import CHUNK, Statistics
+from semanom_ros.core.database.storage import CHUNK, Part, Statistics
 
 
 def _import_faiss():  # type: ignore[no-untyped-def]
@@ -61,14 +61,15 @@ Vectors = npt.NDArray[np.float32] | torch.Tensor
 class Space:
     """The space in which neighbours are sought: half the squared distance there is the distance that we mean.
 
-    For unit vectors that is 1 - cosine; two further coordinates, the position times the
-    root of twice the weight, add weight * |difference of positions|^2. Every FAISS
+    For unit vectors that is 1 - cosine; further coordinates, the position and the size
+    times the root of twice their weight, add weight * |difference|^2. Every FAISS
     index can search it.
     """
 
-    def __init__(self, position_weight: float = 0.0, statistics: Statistics | None = None) -> None:
+    def __init__(self, position_weight: float = 0.0, statistics: Statistics | None = None,
+                 scale_weight: float = 0.0) -> None:
         """With `statistics`, every dimension is first brought to zero mean and unit variance, and length 1 again."""
-        self.position_weight = position_weight
+        self.position_weight, self.scale_weight = position_weight, scale_weight
         self.standardize = statistics is not None
         if statistics is not None:
             self._mean = torch.from_numpy(statistics.mean.astype(np.float32))
@@ -77,10 +78,18 @@ class Space:
     @property
     def trivial(self) -> bool:
         """Whether vectors stay as they are."""
-        return not self.standardize and self.position_weight == 0
+        return not self.standardize and not self.coordinates
 
-    def embed(self, vectors: Vectors, positions: Vectors | None) -> torch.Tensor:
-        """(N, D) vectors and (N, 2) positions brought into the space: (N, D) or (N, D + 2) float32.
+    @property
+    def coordinates(self) -> int:
+        """How many coordinates of the place stand behind the embedding's."""
+        return (2 if self.position_weight else 0) + (1 if self.scale_weight else 0)
+
+    def embed(self, vectors: Vectors, places: Vectors | None) -> torch.Tensor:
+        """(N, D) vectors and (N, 2) or, with a scale_weight, (N, 3) places brought into the space.
+
+        Returns:
+            (N, D + coordinates) float32.
 
         The result shares the memory of `vectors` where nothing changes them.
         """
@@ -88,25 +97,26 @@ class Space:
         if self.standardize:
             self._mean, self._scale = self._mean.to(result.device), self._scale.to(result.device)
             result = torch.nn.functional.normalize((result - self._mean) * self._scale, dim=1)
-        if self.position_weight:
-            assert positions is not None
-            place = as_tensor(positions).to(result.device) * (2 * self.position_weight) ** 0.5
-            result = torch.cat((result, place), dim=1)
+        if self.coordinates:
+            assert places is not None
+            known = as_tensor(places).to(result.device)
+            weighted = [(known[:, :2], self.position_weight), (known[:, 2:3], self.scale_weight)]
+            result = torch.cat([result, *(part * (2 * weight) ** 0.5 for part, weight in weighted if weight)], dim=1)
         return result.contiguous()
 
-    def embed_all(self, vectors: npt.NDArray[np.float32], positions: npt.NDArray[np.float32],
-                  device: torch.device) -> Vectors:
-        """The same for a memory-mapped array, in steps.
+    def embed_all(self, part: Part, device: torch.device) -> Vectors:
+        """The same for the vectors of a part, in steps.
 
         NumPy on the CPU, where a trivial space leaves the map as it is.
         """
         if self.trivial and device.type == 'cpu':
-            return vectors
-        width = vectors.shape[1] + (2 if self.position_weight else 0)
-        result = torch.empty((len(vectors), width), device=device)
-        for start in range(0, len(vectors), CHUNK):
+            return part.vectors
+        count, dimension = part.vectors.shape
+        result = torch.empty((count, dimension + self.coordinates), device=device)
+        for start in range(0, count, CHUNK):
             rows = slice(start, start + CHUNK)
-            result[rows] = self.embed(as_tensor(vectors[rows]).to(device), as_tensor(positions[rows]).to(device))
+            result[rows] = self.embed(as_tensor(part.vectors[rows]).to(device),
+                                      part.places(rows) if self.coordinates else None)
         return result.numpy() if device.type == 'cpu' else result
 
 

@@ -129,7 +129,7 @@ class IndexEntry:
         file: relative to the database.
         factory: FAISS factory string, e.g. `IVF4096,SQfp16`.
         nprobe: inverted lists visited by a search.
-        position_weight, standardize: the search settings that it was built for.
+        position_weight, scale_weight, standardize: the search settings that it was built for.
         vectors: how many embeddings it covers; later ones are searched exactly.
     """
 
@@ -139,6 +139,7 @@ class IndexEntry:
     position_weight: float
     standardize: bool
     vectors: int
+    scale_weight: float = 0.0  # older manifests lack it
 
 
 @dataclass(frozen=True)

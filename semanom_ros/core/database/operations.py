@@ -158,8 +158,8 @@ def _rewrite(transaction: Transaction, part: Part, entry: PartEntry, folder: Pat
 
 
 def compact(path: Path, *, distance: float = 0.0, size: int | None = None, position_weight: float = 0.0,
-            standardize: bool = False, calibrate: Calibrate | None = None, progress: Progress = SILENT
-            ) -> NominalDatabase:
+            scale_weight: float = 0.0, standardize: bool = False, calibrate: Calibrate | None = None,
+            progress: Progress = SILENT) -> NominalDatabase:
     """Keeps fewer vectors that stand for all, and joins the parts into one.
 
     What was reviewed and what is held out stays whole, and so do the statistics that
@@ -172,7 +172,7 @@ def compact(path: Path, *, distance: float = 0.0, size: int | None = None, posit
         distance: vectors within this distance of one that is kept are dropped; no query's
             distance then grows by more than sqrt(2 * distance) in Euclidean terms.
         size: afterwards, at most so many vectors, as a greedy coreset.
-        position_weight, standardize: the search settings that the distances are for.
+        position_weight, scale_weight, standardize: the search settings that the distances are for.
         calibrate: makes the calibration arrays anew.
         progress: is told.
     """
@@ -180,7 +180,7 @@ def compact(path: Path, *, distance: float = 0.0, size: int | None = None, posit
     with _changing(path, progress) as transaction:
         current = _current(transaction)
         database = NominalDatabase(path, current.replace(index=None), position_weight=position_weight,
-                                   standardize=standardize)
+                                   scale_weight=scale_weight, standardize=standardize)
         recorded = [(part, entry, array) for part, entry, array in database.parts() if entry.kind == RECORDED]
         arrays = [array for _, _, array in recorded]
         before = sum(len(array) for array in arrays)

@@ -32,13 +32,14 @@ class IndexSettings:
     Attributes:
         factory: FAISS factory string of an inverted file, e.g. `IVF4096,SQfp16`; `Flat` for exact search.
         nprobe: inverted lists that a search visits.
-        position_weight, standardize: the search settings that it is for; others search exactly.
+        position_weight, scale_weight, standardize: the search settings that it is for; others search exactly.
     """
 
     factory: str
     nprobe: int = 8
     position_weight: float = 0.0
     standardize: bool = False
+    scale_weight: float = 0.0
 
 
 def suggested_factory(vectors: int) -> str:
@@ -74,7 +75,7 @@ def publish(transaction: Transaction, description: DatabaseDescription, parts: I
     if index is None and current is not None and current.index is not None:
         manifest = transaction.carry_index(manifest)
         old = current.index
-        index = IndexSettings(old.factory, old.nprobe, old.position_weight, old.standardize)
+        index = IndexSettings(old.factory, old.nprobe, old.position_weight, old.standardize, old.scale_weight)
     if index is not None and index.factory != EXACT and manifest.index is None:
         manifest = _build_index(transaction, manifest, index, progress)
     if calibrate is not None:
@@ -96,7 +97,7 @@ def _build_index(transaction: Transaction, manifest: Manifest, settings: IndexSe
         DatabaseError: the factory string is none of FAISS, no inverted file, or wants more vectors.
     """
     database = NominalDatabase(transaction.root, manifest, position_weight=settings.position_weight,
-                               standardize=settings.standardize)
+                               scale_weight=settings.scale_weight, standardize=settings.standardize)
     arrays = [array for _, _, array in database.parts()]
     width = arrays[0].shape[1]
     try:
@@ -129,5 +130,6 @@ def _build_index(transaction: Transaction, manifest: Manifest, settings: IndexSe
     file = transaction.folder / 'index.faiss'
     faiss.write_index(index, str(file))
     entry = IndexEntry(transaction.relative(file), settings.factory, settings.nprobe, settings.position_weight,
-                       manifest.description.standardizes(settings.standardize), manifest.vectors)
+                       manifest.description.standardizes(settings.standardize), manifest.vectors,
+                       settings.scale_weight)
     return transaction.add_file(manifest, file).replace(index=entry)

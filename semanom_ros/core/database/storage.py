@@ -74,6 +74,27 @@ class NominalFrame(NamedTuple):
     boxes: npt.NDArray[np.int32]
     positions: npt.NDArray[np.float32]
 
+    @property
+    def places(self) -> npt.NDArray[np.float32]:
+        """(n, 3) float32, see `places`."""
+        return places(self.positions, self.boxes, self.record.image_size)
+
+
+def places(positions: npt.NDArray[np.float32], boxes: npt.NDArray[np.int32],
+           image_size: tuple[npt.ArrayLike, npt.ArrayLike]) -> npt.NDArray[np.float32]:
+    """(N, 3) float32: centre x and y, 0 to 1 of the image, and size: log2 of the root of the image's share.
+
+    Twice as wide and high makes the size 1 larger.
+
+    Args:
+        positions: (N, 2) centres, 0 to 1.
+        boxes: (N, 4) x, y, width, height in pixels.
+        image_size: (height, width) in pixels, numbers or (N,).
+    """
+    height, width = (np.asarray(side, np.float64) for side in image_size)
+    share = np.maximum(boxes[:, 2] / width * (boxes[:, 3] / height), 1e-12)
+    return np.column_stack([positions, 0.5 * np.log2(share)]).astype(np.float32)
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -261,6 +282,12 @@ class Part:
         row = self.frames[index]
         own = slice(int(row['first']), int(row['first'] + row['count']))
         return NominalFrame(self.record(index, held_out), self.vectors[own], self.boxes[own], self.positions[own])
+
+    def places(self, rows: slice | npt.NDArray[np.int64] = slice(None)) -> npt.NDArray[np.float32]:
+        """(n, 3) float32 of some of its vectors, see `places`."""
+        chosen = np.arange(len(self.vectors))[rows]
+        frames = self.frames[np.searchsorted(self.frames['first'], chosen, side='right') - 1]
+        return places(self.positions[rows], self.boxes[rows], (frames['height'], frames['width']))
 
     def sources(self) -> Iterator[tuple[str, str, tuple[str, ...], npt.NDArray[np.int64]]]:
         """Path, SHA-256, topics and stamps of each source in this part."""
