@@ -22,6 +22,7 @@ _OF_EVERY_NODE = ('use_sim_time', 'qos_overrides', 'start_type_description_servi
 
 METHOD, NODE, DETECTOR, RECORDER = 'method', 'node', 'detector', 'recorder'
 
+SEGMENT_EMBEDDINGS = ('patches', 'crop')
 SEGMENTERS = ('embedding', 'torchvision', 'owlv2+sam2', 'sam2', 'sam', 'topic')
 
 Value = bool | int | float | str | list[int] | list[float] | list[str]
@@ -103,6 +104,10 @@ TABLE: tuple[Parameter, ...] = (
     Parameter('segmenter', 'embedding', 'instance masks: `embedding` (training-free, from the patch embeddings), '
               '`torchvision` (Mask R-CNN), `owlv2+sam2` (as in the paper), `sam2` or `sam` (masks of everything), or '
               '`topic` (from another node or a simulator)', METHOD, choices=SEGMENTERS),
+    Parameter('segment_embedding', 'patches', 'what stands for a segment: `patches`, the mean of its patch embeddings, '
+              'or `crop`, the embedding of the picture cut out round it, for CLIP encoders of open_clip with '
+              'encoder_features `maskclip`: one more pass of the encoder for each segment', METHOD,
+              choices=SEGMENT_EMBEDDINGS),
     Parameter('segmenter_weights', '', 'weights of the segmenter: a file for `torchvision`, a folder for `sam2` and '
               '`sam`, two with a comma between for `owlv2+sam2`; empty: what `semanom models fetch` fetched', METHOD),
     Parameter('segmenter_prompts', '', 'text file with one prompt a line, for `owlv2+sam2`; empty: the shipped ones, '

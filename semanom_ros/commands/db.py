@@ -100,7 +100,8 @@ def _describe(path: Path, manifest: Manifest) -> list[str]:
     made, index = manifest.description, manifest.index
     how = 'exact' if index is None else (
         f'{index.factory}, nprobe {index.nprobe}, position_weight {index.position_weight:g}, '
-        f'scale_weight {index.scale_weight:g}, standardize {str(index.standardize).lower()}, over {index.vectors:,} vectors')
+        f'scale_weight {index.scale_weight:g}, standardize {str(index.standardize).lower()}, '
+        f'over {index.vectors:,} vectors')
     settings = ', '.join(f'{name} {value}' for name, value in made.settings.items())
     lines = [
         f'{path}: version {manifest.version}, {manifest.created}, semanom_ros {manifest.package_version}: '

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     parameters = parameters_of(arguments, METHOD)
     embedder = Embedder.load(parameters)
     database = NominalDatabase.open(arguments.database, device=embedder.encoder.device, **view_settings(parameters))
-    database.check_compatible(embedder.encoder, embedder.preprocessor.sha256, embedder.variant, embedder.segmenter_name)
+    database.check_compatible(embedder.encoder, embedder.preprocessor.sha256, embedder.variant, embedder.settings)
     with logging_redirect_tqdm():
         model = learn_plausibility(database, embedder, _frames(arguments.bags, arguments.image_topics), parameters,
                                    arguments.composites, Bars(), arguments.seed)

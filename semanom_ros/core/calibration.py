@@ -30,8 +30,8 @@ from semanom_ros.parameters import METHOD, Value, resolve
 
 log = logging.getLogger(__name__)
 
-SETTINGS = ('neighbours', 'density_neighbours', 'position_weight', 'scale_weight', 'standardize', 'frame_score_fraction',
-            'calibrate_by_region', 'plausibility')
+SETTINGS = ('neighbours', 'density_neighbours', 'position_weight', 'scale_weight', 'standardize',
+            'frame_score_fraction', 'calibrate_by_region', 'plausibility')
 """Parameters that scores before the alarm level depend on."""
 
 REGION_ROWS, REGION_COLUMNS = 24, 32  # cells of the image in which usual distances are gathered

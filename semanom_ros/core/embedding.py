@@ -12,15 +12,18 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
+from semanom_ros.core.crops import masked_crops
 from semanom_ros.core.database.storage import places
 from semanom_ros.core.encoders import load_encoder
-from semanom_ros.core.encoders.base import Encoder
+from semanom_ros.core.encoders.base import Encoder, PictureEncoder
 from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.core.preprocessing import PatchGrid, Preprocessor
 from semanom_ros.core.segmenters import load_segmenter
 from semanom_ros.core.segmenters.base import Segmenter
+from semanom_ros.errors import EncoderError
 from semanom_ros.parameters import Value
 
+CROP_BATCH = 16  # crops that are encoded at once
 MIN_COVER = 0.5  # share of a patch that segments must cover for the patch to need no query of its own
 
 
@@ -33,6 +36,8 @@ class FrameEmbedding:
         grid: where the patches lie in it.
         patches: (rows, columns, D) float32, unit length, on the encoder's device.
         segments: instance masks, for the instance variant; else None.
+        segment_vectors: (N, D) float32, unit length, embeddings of the segments' crops; None: their patches stand for
+            them.
         timings_ms: milliseconds by stage (`preprocess`, `encode`, `segment`), shared evenly within a batch.
     """
 
@@ -40,6 +45,7 @@ class FrameEmbedding:
     grid: PatchGrid
     patches: torch.Tensor
     segments: Segments | None = None
+    segment_vectors: torch.Tensor | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)
 
 
@@ -78,10 +84,27 @@ class Embedder:
         segmenter: None for the grid variant.
     """
 
-    def __init__(self, encoder: Encoder, segmenter: Segmenter | None = None) -> None:
+    def __init__(self, encoder: Encoder, segmenter: Segmenter | None = None, segment_embedding: str = 'patches'
+                 ) -> None:
+        """
+        Args:
+            encoder: the vision foundation model.
+            segmenter: None for the grid variant.
+            segment_embedding: as in the parameter.
+
+        Raises:
+            EncoderError: it cannot embed crops.
+        """
         self.encoder = encoder
         self.segmenter = segmenter
         self.preprocessor = Preprocessor(encoder.input_size, encoder.device)
+        self._pictures: PictureEncoder | None = None
+        if segmenter is not None and segment_embedding == 'crop':
+            if not isinstance(encoder, PictureEncoder):
+                raise EncoderError(f'parameter segment_embedding: found crop with encoder {encoder.name}, expected a '
+                                   'CLIP encoder of open_clip with encoder_features maskclip, whose patches and crops '
+                                   'can be compared; set those, or segment_embedding patches')
+            self._pictures = encoder
 
     @classmethod
     def load(cls, parameters: Mapping[str, Value]) -> Embedder:
@@ -98,7 +121,7 @@ class Embedder:
             precision=str(parameters['precision']), layer=int(parameters['encoder_layer']),  # type: ignore[arg-type]
             features=str(parameters['encoder_features']))
         segmenter = load_segmenter(parameters, encoder.device) if parameters['variant'] == 'instance' else None
-        return cls(encoder, segmenter)
+        return cls(encoder, segmenter, str(parameters['segment_embedding']))
 
     @property
     def variant(self) -> str:
@@ -109,6 +132,12 @@ class Embedder:
     def segmenter_name(self) -> str:
         """As in the parameter `segmenter`; '' for the grid variant."""
         return '' if self.segmenter is None else self.segmenter.name
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What else than the encoder changes the queries, for the database's description."""
+        settings = {'segmenter': self.segmenter_name} if self.segmenter is not None else {}
+        return settings | ({'segment_embedding': 'crop'} if self._pictures is not None else {})
 
     def reset(self, camera: str | None = None) -> None:
         """Forgets what the segmenter remembers of a camera's pictures, or of all cameras'."""
@@ -130,13 +159,21 @@ class Embedder:
         embeddings = []
         for frame, one in zip(frames, patches, strict=True):
             timings = {'preprocess': preprocess / len(frames), 'encode': encode / len(frames)}
-            segments = None
+            segments = vectors = None
             if self.segmenter is not None:
                 segments = self.segmenter.segment(frame, one)
+                if self._pictures is not None and len(segments.scores):
+                    vectors = self._embed_crops(self._pictures, frame, segments)
                 timings['segment'] = clock.lap()
             grid = PatchGrid(one.shape[0], one.shape[1], frame.image.shape[0], frame.image.shape[1])
-            embeddings.append(FrameEmbedding(frame, grid, one, segments, timings))
+            embeddings.append(FrameEmbedding(frame, grid, one, segments, vectors, timings))
         return embeddings
+
+    def _embed_crops(self, encoder: PictureEncoder, frame: Frame, segments: Segments) -> torch.Tensor:
+        boxes, _ = _segment_boxes(segments.labels, len(segments.scores))
+        size = encoder.picture_size
+        pictures = Preprocessor(size, encoder.device)(masked_crops(frame.image, segments.labels, boxes, size))
+        return torch.cat([encoder.encode_image(batch) for batch in pictures.split(CROP_BATCH)])
 
     @torch.inference_mode()
     def queries(self, embedding: FrameEmbedding) -> Queries:
@@ -149,7 +186,8 @@ class Embedder:
         labels, count = embedding.segments.labels, len(embedding.segments.scores)
         cover = segment_cover(labels, count, grid)
         weights = torch.from_numpy(cover).to(patches)
-        pooled = F.normalize(weights @ patches, dim=1)
+        vectors = embedding.segment_vectors
+        pooled = F.normalize(weights @ patches, dim=1) if vectors is None else vectors
         total = cover.sum(axis=0)
         alone = np.flatnonzero(total < MIN_COVER)
         owner = cover.argmax(axis=0)

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from semanom_ros.core.calibration import STRETCH_SECONDS, RegionStatistics, recorded_regions
+from semanom_ros.core.calibration import STRETCH_SECONDS, recorded_regions
 from semanom_ros.core.comparison import Comparison
 from semanom_ros.core.database import NominalDatabase
 from semanom_ros.core.embedding import Embedder

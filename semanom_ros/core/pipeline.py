@@ -53,7 +53,7 @@ class Pipeline:
 
     def _use(self, database: NominalDatabase) -> None:
         database.check_compatible(self.embedder.encoder, self.embedder.preprocessor.sha256, self.embedder.variant,
-                                  self.embedder.segmenter_name)
+                                  self.embedder.settings)
         arrays = database.calibration
         if not made_for(arrays, self.parameters) or 'frame_streams' not in arrays:  # made before alarms were counted
             log.info('%s: calibrating for the present parameters', database.path)

@@ -201,7 +201,7 @@ class NominalRecorder:
 def describe(embedder: Embedder) -> DatabaseDescription:
     """What a database is told about the embeddings that it gets."""
     return DatabaseDescription.of(embedder.encoder, embedder.preprocessor.sha256, embedder.variant,
-                                  embedder.segmenter_name)
+                                  embedder.settings)
 
 
 def thumbnail(image: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8] | None:

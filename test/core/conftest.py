@@ -73,7 +73,7 @@ class World:
 
     def embedder(self, settings: dict[str, Value]) -> Embedder:
         segmenter = load_segmenter(settings, self.encoder.device) if settings['variant'] == 'instance' else None
-        return Embedder(self.encoder, segmenter)
+        return Embedder(self.encoder, segmenter, str(settings['segment_embedding']))
 
     def database(self, name: str = 'database', recorded: int = 30, held_out: int = 40,
                  settings: dict[str, Value] | None = None,
@@ -83,7 +83,7 @@ class World:
         embedder = self.embedder(settings)
         writer = DatabaseWriter.begin(
             self.folder / name, DatabaseDescription.of(self.encoder, embedder.preprocessor.sha256, embedder.variant,
-                                                          embedder.segmenter_name))
+                                                          embedder.settings))
         for i in range(recorded + held_out):
             queries = embedder.queries(embedder.embed([Frame((picture or self.street)(i), i * 10**9)])[0])
             record = FrameRecord('drive', 'f' * 64, '/camera', i * 10**9, (self.height, self.width), i >= recorded)

@@ -130,7 +130,8 @@ def test_index_and_revert(semanom, databases, unit_vectors):
     assert status == 2
     assert 'found 4096 inverted lists in IVF4096,SQfp16, expected at most 90' in err
     assert semanom('index', a, '--factory', 'IVF4,SQfp16', '--nprobe', '4')[0] == 0
-    assert 'IVF4,SQfp16, nprobe 4, position_weight 0.5, scale_weight 0, standardize true, over 90 vectors' in semanom('info', a)[1]
+    assert ('IVF4,SQfp16, nprobe 4, position_weight 0.5, scale_weight 0, standardize true, over 90 vectors'
+            in semanom('info', a)[1])
     NominalDatabase.open(a, position_weight=0.5, standardize=True).accept([NominalAddition(
         NominalDatabase.open(a).frames()[0].record, unit_vectors(1, 5), np.zeros((1, 4)), np.zeros((1, 2)))])
     status, out, _ = semanom('revert', a)

@@ -240,7 +240,8 @@ def test_an_index_for_other_settings_is_not_used(tmp_path, record, unit_vectors,
     queries = unit_vectors(20, 5)
     with caplog.at_level(logging.WARNING):
         exact = NominalDatabase.open(path, position_weight=0.2)
-    assert 'found an index for position_weight 0.5, scale_weight 0, standardize False, expected 0.2, 0, False' in caplog.text
+    assert ('found an index for position_weight 0.5, scale_weight 0, standardize False, expected 0.2, 0, False'
+            in caplog.text)
     vectors, own = all_of(exact)
     np.testing.assert_allclose(exact.search(queries, 1, places)[0],
                                reference(queries, vectors, 1, places, own, 0.2), atol=1e-4)

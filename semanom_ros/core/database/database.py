@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -274,13 +274,14 @@ class NominalDatabase:
         return NominalDatabase(self.path, self.manifest, device=device, position_weight=position_weight,
                                scale_weight=scale_weight, standardize=standardize)
 
-    def check_compatible(self, encoder: Encoder, preprocessing_sha256: str, variant: str, segmenter: str = '') -> None:
-        """Refuses an encoder, preprocessing, variant or segmenter other than the one that made the database.
+    def check_compatible(self, encoder: Encoder, preprocessing_sha256: str, variant: str,
+                         settings: Mapping[str, str] | None = None) -> None:
+        """Refuses an encoder, preprocessing, variant or settings other than those that made the database.
 
         Raises:
             DatabaseError: names the first field that differs.
         """
-        loaded = DatabaseDescription.of(encoder, preprocessing_sha256, variant, segmenter)
+        loaded = DatabaseDescription.of(encoder, preprocessing_sha256, variant, settings)
         difference = self.manifest.description.difference(loaded)
         if difference:
             field, found, expected = difference
@@ -303,8 +304,8 @@ class NominalDatabase:
 
         Returns:
             (M, k) float32 distances, ascending: 1 - cosine, 0 to 2, plus position_weight *
-            |difference of positions|^2 and scale_weight * |difference of sizes|^2; and (M, k) int64 indices. An approximate index may
-            find fewer than k: inf and -1 there, as for a query that is not finite.
+            |difference of positions|^2 and scale_weight * |difference of sizes|^2; and (M, k) int64
+            indices. An approximate index may find fewer than k: inf and -1 there, as for a query that is not finite.
 
         Raises:
             DatabaseError: k is larger than the database.
@@ -335,7 +336,7 @@ class NominalDatabase:
         dimension = self.manifest.description.dimension
         if tuple(queries.shape[1:]) != (dimension,):
             raise ValueError(f'queries of shape {tuple(queries.shape)}, expected (M, {dimension})')
-        if self._space.coordinates and (places is None or places.shape[1] < 3 and self._space.scale_weight):
+        if self._space.coordinates and (places is None or (places.shape[1] < 3 and self._space.scale_weight)):
             raise ValueError('places are needed where position_weight or scale_weight is not 0, with sizes for the '
                              'latter')
         if len(queries) == 0:

@@ -47,8 +47,9 @@ class DatabaseDescription:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, encoder: Encoder, preprocessing_sha256: str, variant: str, segmenter: str = '') -> DatabaseDescription:
-        """The description of a database that this encoder makes, with this segmenter for the variant `instance`."""
+    def of(cls, encoder: Encoder, preprocessing_sha256: str, variant: str, settings: Mapping[str, str] | None = None
+           ) -> DatabaseDescription:
+        """The description of a database that this encoder makes, with these settings beside its own."""
         return cls(
             encoder=encoder.name,
             weights=encoder.weights,
@@ -58,7 +59,7 @@ class DatabaseDescription:
             grid_size=(int(encoder.grid_size[0]), int(encoder.grid_size[1])),
             dimension=int(encoder.dimension),
             variant=variant,
-            settings={**encoder.settings, **({'segmenter': segmenter} if segmenter else {})},
+            settings={**encoder.settings, **(settings or {})},
         )
 
     def standardizes(self, asked: bool) -> bool:

@@ -62,3 +62,17 @@ class TextAlignedEncoder(Encoder):
     @abstractmethod
     def project_to_text(self, embeddings: torch.Tensor) -> torch.Tensor:
         """(N, T) float32 of length 1: patch embeddings (N, D) brought into the texts' space."""
+
+
+class PictureEncoder(TextAlignedEncoder):
+    """An encoder that embeds whole pictures in the space of its patch embeddings (CLIP with MaskCLIP's patches).
+
+    Attributes:
+        picture_size: (height, width) of the pictures, pixels.
+    """
+
+    picture_size: tuple[int, int]
+
+    @abstractmethod
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, D) float32 of length 1, from images (B, 3, height, width) float32, RGB, 0..1, on `device`."""

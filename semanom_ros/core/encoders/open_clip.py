@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from torch import nn
 from semanom_ros.core.device import resolve_dtype
 from semanom_ros.core.encoders import timm as timm_encoders
 from semanom_ros.core.encoders import weights as weights_of
-from semanom_ros.core.encoders.base import Encoder, TextAlignedEncoder
+from semanom_ros.core.encoders.base import Encoder, PictureEncoder, TextAlignedEncoder
 from semanom_ros.core.encoders.network import Colours, NetworkEncoder, Request, fit_input_size, fit_layer, nearest_names
 from semanom_ros.core.encoders.weights import LOCAL_FOLDER, HubFile, Library, Weights, reason
 from semanom_ros.errors import EncoderError
@@ -58,8 +59,10 @@ def load(request: Request) -> Encoder:
         'dtype': resolve_dtype(request.precision, request.device)}
     if tower.projection is None or not blueprint.has_text:
         return NetworkEncoder(request, tower.features, **arguments)
-    return ClipEncoder(request, tower.features, **arguments, model=model, tokenizer=blueprint.tokenizer,
-                       projection=None if request.features == 'maskclip' else tower.projection)
+    arguments |= {'model': model, 'tokenizer': blueprint.tokenizer}
+    if tower.whole is not None:
+        return MaskClipEncoder(request, tower.features, **arguments, whole=tower.whole)
+    return ClipEncoder(request, tower.features, **arguments, projection=tower.projection)
 
 
 class ClipEncoder(NetworkEncoder, TextAlignedEncoder):
@@ -90,6 +93,26 @@ class ClipEncoder(NetworkEncoder, TextAlignedEncoder):
         """See TextAlignedEncoder.project_to_text."""
         # The projection is linear: that the embeddings have length 1 does not change where they point.
         return F.normalize(embeddings if self._projection is None else embeddings @ self._projection, dim=-1)
+
+
+class MaskClipEncoder(ClipEncoder, PictureEncoder):
+    """A CLIP vision transformer whose patches, whole pictures and texts are in one space.
+
+    Args:
+        whole: the vision tower, images (B, 3, H, W) -> (B, T).
+        request, network, arguments: see ClipEncoder.
+    """
+
+    def __init__(self, request: Request, network: nn.Module, *, whole: VisionTransformer, **arguments: Any) -> None:
+        super().__init__(request, network, projection=None, **arguments)
+        self._whole = whole.eval().requires_grad_(False).to(self.device, self.dtype)
+        self.picture_size = (int(whole.image_size[0]), int(whole.image_size[1]))
+
+    @torch.inference_mode()
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        """See PictureEncoder.encode_image."""
+        pooled = self._whole(((images - self._mean) / self._std).to(self.dtype))
+        return F.normalize((pooled[0] if isinstance(pooled, tuple) else pooled).float(), dim=-1)
 
 
 def find(name: str, model: str, weights: str, folder: str = '') -> Weights:
@@ -253,12 +276,14 @@ class _Tower:
         input_size: (height, width), pixels.
         settings: what of the request changes the embeddings.
         projection: (width, T) from tokens to the space of the texts; None where no linear one exists.
+        whole: the tower as it was, with the same weights, where the patches are in the space of its output.
     """
 
     features: nn.Module
     input_size: tuple[int, int]
     settings: dict[str, str]
     projection: torch.Tensor | None = None
+    whole: VisionTransformer | None = None
 
 
 class _Tokens(nn.Module):
@@ -318,6 +343,7 @@ def _tower(request: Request, visual: nn.Module) -> _Tower:
     blocks = visual.transformer.resblocks
     layer = fit_layer(request.name, request.layer, len(blocks))
     size = fit_input_size(request.name, request.input_size, visual.image_size, visual.patch_size)
+    whole = copy.deepcopy(visual, {id(weights): weights for weights in visual.parameters()}) if maskclip else None
     _interpolate_positions(visual, size)
     settings = {'features': request.features, 'layer': str(layer)}
     projection = visual.proj if visual.attn_pool is None else None
@@ -329,7 +355,7 @@ def _tower(request: Request, visual: nn.Module) -> _Tower:
     if projection is None or not isinstance(blocks[-1].attn, nn.MultiheadAttention):
         raise EncoderError(f'encoder {request.name}: encoder_features maskclip need the pooling and attention of CLIP, '
                            'which it lacks; use tokens')
-    return _Tower(_Values(visual), size, settings, projection)
+    return _Tower(_Values(visual), size, settings, projection, whole)
 
 
 def _linear_head(visual: TimmModel) -> torch.Tensor | None:
