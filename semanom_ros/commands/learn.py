@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
     parser.add_argument('bags', nargs='+', type=Path, metavar='BAG',
                         help='the recordings that the database was made from')
-    parser.add_argument('--database', type=Path, required=True, metavar='DIR', help='nominal database, variant grid')
+    parser.add_argument('--database', type=Path, required=True, metavar='DIR', help='nominal database')
     parser.add_argument('--image-topic', nargs='+', default=[''], dest='image_topics', metavar='T',
                         help='needed where a recording has several')
     parser.add_argument('--composites', type=_count, default=300, metavar='N',
@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Learns, calibrates with what was learned, and publishes the next version of the database."""
-    parameters = parameters_of(arguments, METHOD)
+    parameters = {**parameters_of(arguments, METHOD), 'segmenter_every_n': 1}  # no transplant follows another
     embedder = Embedder.load(parameters)
     database = NominalDatabase.open(arguments.database, device=embedder.encoder.device, **view_settings(parameters))
     database.check_compatible(embedder.encoder, embedder.preprocessor.sha256, embedder.variant, embedder.settings)

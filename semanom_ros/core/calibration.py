@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from semanom_ros.core.comparison import Comparison
-from semanom_ros.core.database import NominalDatabase, read_manifest
+from semanom_ros.core.database import FrameRecord, NominalDatabase, read_manifest
 from semanom_ros.core.device import resolve_device
 from semanom_ros.core.plausibility import PlausibilityModel
 from semanom_ros.core.progress import SILENT, Progress
@@ -291,18 +291,31 @@ def calibrate(database: NominalDatabase, parameters: Mapping[str, Value], model:
             regions = RegionStatistics.gather(np.concatenate(distances), np.concatenate(positions))
             relative = _cross_calibrated(distances, positions)
         arrays |= {'region_mean': regions.mean, 'region_deviation': regions.deviation}
+    records = [database.held_out().record(i) for i in range(len(relative))]
     if model is not None:
         arrays |= model.arrays()
         if parameters['plausibility'] and parameters['calibrate_by_region']:
-            shape = database.manifest.description.grid_size
-            relative = [model(scores.reshape(shape), np.asarray(frame.vectors).reshape(*shape, -1)).ravel()
-                        for scores, frame in zip(relative, database.held_out(), strict=True)]
+            relative, records = _implausible(database, model, relative)
     arrays['frame_scores'] = np.array([frame_statistic(scores, fraction) for scores in relative], np.float32)
-    records = [database.held_out().record(i) for i in range(len(relative))]
     streams = {key: number for number, key in enumerate(dict.fromkeys((r.source_sha256, r.topic) for r in records))}
     arrays['frame_stamps'] = np.array([r.stamp_ns for r in records], np.int64)
     arrays['frame_streams'] = np.array([streams[r.source_sha256, r.topic] for r in records], np.int32)
     return arrays
+
+
+def _implausible(database: NominalDatabase, model: PlausibilityModel, relative: list[npt.NDArray[np.float32]]
+                 ) -> tuple[list[npt.NDArray[np.float32]], list[FrameRecord]]:
+    """Scores of the held-out frames by a plausibility model, of those that it can be asked about."""
+    made, scored, records = database.manifest.description, [], []
+    for scores, frame in zip(relative, database.held_out(), strict=True):
+        owners = model.owners(frame.record, made.grid_size, made.variant)
+        if owners is not None:
+            scored.append(model.of_queries(scores, np.asarray(frame.vectors), np.asarray(frame.positions), owners))
+            records.append(frame.record)
+    if len(scored) < len(relative):
+        log.warning('%s: %d of %d held-out frames came after `semanom learn` and do not calibrate; learn anew',
+                    database.path, len(relative) - len(scored), len(relative))
+    return scored, records
 
 
 def recorded_regions(database: NominalDatabase, compare: Comparison, progress: Progress = SILENT

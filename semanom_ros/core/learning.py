@@ -15,7 +15,7 @@ from semanom_ros.core.comparison import Comparison
 from semanom_ros.core.database import NominalDatabase
 from semanom_ros.core.embedding import Embedder
 from semanom_ros.core.frames import Frame
-from semanom_ros.core.plausibility import PlausibilityModel, Projection, Trees, features, samples
+from semanom_ros.core.plausibility import PatchOwners, PlausibilityModel, Projection, Trees, features, samples
 from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.core.transplanting import NominalPicture, Transplanter
 from semanom_ros.errors import DatabaseError
@@ -32,16 +32,20 @@ DONORS = 2  # pictures of either sort that a composite may take things from
 
 @dataclass(frozen=True)
 class _Kept:
-    """A recorded picture: JPEG bytes, and its index among the database's frames."""
+    """A recorded picture: JPEG bytes, its index among the database's frames, and its (rows, columns, C) patches.
+
+    The patches are None where the database holds them.
+    """
 
     jpeg: npt.NDArray[np.uint8]
     index: int
+    patches: npt.NDArray[np.float32] | None
 
 
 def learn_plausibility(database: NominalDatabase, embedder: Embedder, frames: Iterable[Frame],
                        parameters: Mapping[str, Value], composites: int, progress: Progress = SILENT, seed: int = 0
                        ) -> PlausibilityModel:
-    """Learns a plausibility model from the recorded (never the held-out) frames of a grid database.
+    """Learns a plausibility model from the recorded (never the held-out) frames of a database.
 
     A composite is compared with the database without what is near its picture in time. What stays in its place comes
     from there too, so that it does not find itself.
@@ -56,13 +60,14 @@ def learn_plausibility(database: NominalDatabase, embedder: Embedder, frames: It
         seed: of the choice of transplants.
 
     Raises:
-        DatabaseError: no grid database, or none of the frames is in it.
+        DatabaseError: masks come from a topic, which no transplant has, or none of the frames is in it.
     """
-    if database.manifest.description.variant != 'grid':
-        raise DatabaseError(f'{database.path}: variant: found {database.manifest.description.variant}, expected grid; '
-                            'record a grid database to learn from')
+    if embedder.segmenter_name == 'topic':
+        raise DatabaseError(f'{database.path}: segmenter: found topic, which has no masks of transplants, expected '
+                            'another; record a database of the variant grid to learn from')
     rng = np.random.default_rng(seed)
-    kept = _keep(database, frames)
+    projection = _projection(database, rng)
+    kept, held_out = _keep(database, frames, embedder, projection, progress)
     if not kept:
         raise DatabaseError(f'{database.path}: found none of the frames in it, expected the recordings that it was '
                             'made from; give those')
@@ -71,8 +76,6 @@ def learn_plausibility(database: NominalDatabase, embedder: Embedder, frames: It
     if regions is None:
         raise DatabaseError(f'{database.path}: found only one stretch of {STRETCH_SECONDS:g} s, expected a longer '
                             'drive to learn from; record more')
-    rows, columns = database.manifest.description.grid_size
-    projection = _projection(database, rng)
     transplanter = Transplanter(rng)
     found, verdicts = [], []
     progress.begin('learn', composites, 'picture')
@@ -88,11 +91,11 @@ def learn_plausibility(database: NominalDatabase, embedder: Embedder, frames: It
             ranges.append(near)
         for composite, near, embedding in zip(
                 made, ranges, embedder.embed([Frame(one.image, 0) for one in made]), strict=True):
-            patches = embedding.patches.reshape(-1, embedding.patches.shape[-1])
-            distances, _ = compare(database, patches, embedder.queries(embedding).places, near)
-            relative = regions.relative(distances, embedding.grid.centres())
-            known = features(relative.reshape(rows, columns), projection(embedding.patches.cpu().numpy()))
-            chosen, implausible = samples(composite.labels, known.reshape(rows, columns, -1), rng)
+            queries = embedder.queries(embedding)
+            distances, _ = compare(database, queries.vectors, queries.places, near)
+            relative, owners = regions.relative(distances, queries.positions), queries.owners
+            known = features(relative[owners], projection(queries.vectors.cpu().numpy()[owners]))
+            chosen, implausible = samples(composite.labels, known.reshape(*owners.shape, -1), rng)
             found.append(chosen)
             verdicts.append(implausible)
             progress.advance(1)
@@ -100,39 +103,59 @@ def learn_plausibility(database: NominalDatabase, embedder: Embedder, frames: It
     together = np.concatenate(verdicts)
     if not together.any() or together.all():
         raise DatabaseError(f'{database.path}: found no thing to transplant in {composites} pictures; learn from more')
-    return PlausibilityModel(projection, Trees.fit(np.concatenate(found), together, seed))
+    return PlausibilityModel(projection, Trees.fit(np.concatenate(found), together, seed), held_out)
 
 
 def _some(kept: list[_Kept], rng: np.random.Generator) -> list[_Kept]:
     return [kept[int(i)] for i in rng.integers(len(kept), size=DONORS)]
 
 
-def _keep(database: NominalDatabase, frames: Iterable[Frame]) -> list[_Kept]:
-    """At most MOST_PICTURES of the frames that the database has recorded, spread evenly."""
-    recorded = database.frames()
+def _keep(database: NominalDatabase, frames: Iterable[Frame], embedder: Embedder, projection: Projection,
+          progress: Progress) -> tuple[list[_Kept], PatchOwners | None]:
+    """At most MOST_PICTURES of the recorded frames, spread evenly, and the owners of the held-out ones.
+
+    Where the database does not hold every patch (variant `instance`) the frames are embedded again.
+    """
+    again = database.manifest.description.variant == 'instance'
+    recorded, held_out = database.frames(), {}
     known = {(record.topic, record.stamp_ns): index
              for index, record in ((i, recorded.record(i)) for i in range(len(recorded)))}
+    if again:
+        aside = database.held_out()
+        held_out = {(record.topic, record.stamp_ns): record for record in map(aside.record, range(len(aside)))}
     wanted = set(np.unique(np.linspace(0, len(known) - 1, min(len(known), MOST_PICTURES)).astype(int)).tolist())
     chosen = {index for number, index in enumerate(sorted(known.values())) if number in wanted}
-    kept = []
+    kept, records, owners = [], [], []
+    progress.begin('look at the recordings', len(chosen) + len(held_out), 'frame')
     for frame in frames:
-        index = known.get((frame.topic, frame.stamp_ns))
-        if index in chosen:
+        index, record = known.get((frame.topic, frame.stamp_ns)), held_out.pop((frame.topic, frame.stamp_ns), None)
+        if index not in chosen and record is None:
+            continue
+        progress.advance(1)
+        embedding = embedder.embed([frame])[0] if again else None
+        if record is not None and embedding is not None:
+            records.append(record)
+            owners.append(embedder.queries(embedding).owners)
+        else:
             ok, jpeg = cv2.imencode('.jpg', cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR),
                                     [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-            if ok:
+            if ok and index is not None:
                 chosen.remove(index)
-                kept.append(_Kept(np.asarray(jpeg, np.uint8), index))
-    return kept
+                patches = None if embedding is None else projection(embedding.patches.cpu().numpy())
+                kept.append(_Kept(np.asarray(jpeg, np.uint8), index, patches))
+    progress.end()
+    return kept, PatchOwners.of(records, owners) if records else None
 
 
 def _picture(database: NominalDatabase, projection: Projection, kept: _Kept) -> NominalPicture:
     decoded = cv2.imdecode(kept.jpeg, cv2.IMREAD_COLOR)
     assert decoded is not None
     image = np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
-    rows, columns = database.manifest.description.grid_size
-    vectors = np.asarray(database.frames()[kept.index].vectors)
-    return NominalPicture(image, projection(vectors.reshape(rows, columns, -1)))
+    patches = kept.patches
+    if patches is None:
+        rows, columns = database.manifest.description.grid_size
+        patches = projection(np.asarray(database.frames()[kept.index].vectors).reshape(rows, columns, -1))
+    return NominalPicture(image, patches)
 
 
 def _projection(database: NominalDatabase, rng: np.random.Generator) -> Projection:

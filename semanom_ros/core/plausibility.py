@@ -7,13 +7,15 @@ place from what merely is rare, given the distance to the database, the embeddin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from semanom_ros.core.database import FrameRecord
 from semanom_ros.core.transplanting import IMPLAUSIBLE, NOMINAL, VALID
 
 Floats = npt.NDArray[np.float32]
@@ -138,11 +140,45 @@ class Trees:
 
 
 @dataclass(frozen=True)
+class PatchOwners:
+    """Which query speaks for each patch of held-out frames, for the variant `instance`: calibration needs it.
+
+    Attributes:
+        keys: (n,) int64, which frames.
+        owners: (n, rows, columns) uint16, indices of their queries.
+    """
+
+    keys: npt.NDArray[np.int64]
+    owners: npt.NDArray[np.uint16]
+
+    @classmethod
+    def of(cls, records: Sequence[FrameRecord], owners: Sequence[npt.NDArray[np.int64]]) -> PatchOwners:
+        """Of some frames; `Queries.owners` of each."""
+        return cls(np.array([cls._key(record) for record in records], np.int64), np.stack(owners).astype(np.uint16))
+
+    def __call__(self, record: FrameRecord) -> npt.NDArray[np.int64] | None:
+        """(rows, columns) of a frame, None where it is not known."""
+        found = np.flatnonzero(self.keys == self._key(record))
+        return self.owners[found[0]].astype(np.int64) if len(found) else None
+
+    @staticmethod
+    def _key(record: FrameRecord) -> int:
+        return int.from_bytes(hashlib.sha256(repr(record.key).encode()).digest()[:8], 'big', signed=True)
+
+
+@dataclass(frozen=True)
 class PlausibilityModel:
-    """Scores each patch of a grid by the odds that it does not belong there."""
+    """Scores each patch of a grid by the odds that it does not belong there.
+
+    Attributes:
+        projection: of the embeddings.
+        trees: of the features.
+        held_out: for the variant `instance`; None for the grid.
+    """
 
     projection: Projection
     trees: Trees
+    held_out: PatchOwners | None = None
 
     def __call__(self, relative: Floats, patches: Floats) -> Floats:
         """(rows, columns) float32, >= 0: log(1 + odds) that a patch is implausible.
@@ -157,9 +193,34 @@ class PlausibilityModel:
         odds = self.trees(features(relative, self.projection(patches)))
         return np.logaddexp(0, odds).astype(np.float32).reshape(relative.shape) * np.minimum(relative, 1)
 
+    def of_queries(self, relative: Floats, vectors: Floats, positions: Floats, owners: npt.NDArray[np.int64]
+                   ) -> Floats:
+        """(N,) float32, >= 0: log(1 + odds) that queries are implausible, the mean over the patches they speak for.
+
+        A segment too small to speak for a patch is as implausible as the patch that it lies in.
+
+        Args:
+            relative: (N,) distance to the nominal database over what is usual there, >= 0.
+            vectors: (N, D) embeddings of length 1.
+            positions: (N, 2) centres, 0 to 1 of the image.
+            owners: (rows, columns) the query that speaks for each patch.
+        """
+        patches, count, (rows, columns) = self(relative[owners], vectors[owners]), len(relative), owners.shape
+        number = np.bincount(owners.ravel(), minlength=count)
+        mean = np.bincount(owners.ravel(), patches.ravel(), count) / np.maximum(number, 1)
+        row = np.clip((positions[:, 1] * rows).astype(np.int64), 0, rows - 1)
+        column = np.clip((positions[:, 0] * columns).astype(np.int64), 0, columns - 1)
+        return np.where(number > 0, mean, patches[row, column]).astype(np.float32)
+
+    def owners(self, record: FrameRecord, grid_size: tuple[int, int], variant: str) -> npt.NDArray[np.int64] | None:
+        """(rows, columns) which query speaks for each patch of a held-out frame; None where it is not known."""
+        if variant == 'grid':
+            return np.arange(grid_size[0] * grid_size[1]).reshape(grid_size)
+        return self.held_out(record) if self.held_out is not None else None
+
     def arrays(self) -> dict[str, npt.NDArray]:
         """To store beside the calibration; see `from_arrays`."""
-        stored = {**vars(self.projection), **vars(self.trees)}
+        stored = {**vars(self.projection), **vars(self.trees), **(vars(self.held_out) if self.held_out else {})}
         return {f'plausibility_{name}': np.asarray(value) for name, value in stored.items()}
 
     @classmethod
@@ -170,8 +231,9 @@ class PlausibilityModel:
         found = {name.removeprefix('plausibility_'): array for name, array in arrays.items()
                  if name.startswith('plausibility_')}
         projection = Projection(*(found[name] for name in Projection.__dataclass_fields__))
-        return cls(projection, Trees(**{name: found[name] for name in Trees.__dataclass_fields__ if name != 'baseline'},
-                                     baseline=float(found['baseline'])))
+        trees = Trees(**{name: found[name] for name in Trees.__dataclass_fields__ if name != 'baseline'},
+                      baseline=float(found['baseline']))
+        return cls(projection, trees, PatchOwners(found['keys'], found['owners']) if 'owners' in found else None)
 
 
 def samples(labels: npt.NDArray[np.uint8], found: Floats, rng: np.random.Generator

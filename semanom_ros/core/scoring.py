@@ -95,8 +95,8 @@ class Scorer:
         searched = time.perf_counter()
         relative = self._calibration.relative(distances, queries.positions)
         model = self._calibration.plausibility
-        if model is not None and not queries.segments:
-            relative = model(relative[queries.owners], embedding.patches.cpu().numpy()).ravel()
+        if model is not None:
+            relative = model.of_queries(relative, queries.vectors.cpu().numpy(), queries.positions, queries.owners)
         frame = frame_statistic(relative, self._fraction)
         return FrameScores(
             embedding, queries, distances, nearest, relative / np.float32(level), frame / level,

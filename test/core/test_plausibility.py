@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from semanom_ros.core.calibration import calibrate, view_settings
-from semanom_ros.core.database import NominalDatabase, operations
+from semanom_ros.core.calibration import calibrate, calibrator, view_settings
+from semanom_ros.core.database import operations
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.learning import learn_plausibility
 from semanom_ros.core.pipeline import Pipeline
@@ -86,8 +86,9 @@ def scene(world, seed):
     return image
 
 
-def test_a_familiar_thing_in_the_wrong_place_stands_out_more(world):
-    settings = world.parameters(filter_temporal=False)
+@pytest.mark.parametrize('variant', ['grid', 'instance'])
+def test_a_familiar_thing_in_the_wrong_place_stands_out_more(world, variant):
+    settings = world.parameters(filter_temporal=False, variant=variant)
     database = world.database(settings=settings, recorded=40, held_out=30, picture=lambda i: scene(world, i))
     plain = Pipeline.load(settings, database.path, world.embedder(settings))
     view = database.view(**view_settings(settings))
@@ -110,6 +111,36 @@ def test_a_familiar_thing_in_the_wrong_place_stands_out_more(world):
     assert wrong / right > gap(plain)[0] / max(gap(plain)[1], 1e-6) or right == 0
     off = Pipeline.load({**settings, 'plausibility': False}, database.path, world.embedder(settings))
     assert gap(off) == pytest.approx(gap(plain), rel=1e-5)
+    # what was learned outlives the next calibration and recording
+    appended = operations.calibrate(database.path, calibrator(database.path, settings))
+    again = calibrate(appended.view(**view_settings(settings)), settings)
+    np.testing.assert_array_equal(again['frame_scores'], appended.calibration['frame_scores'])
+    assert len(again['frame_scores']) == 30
+    assert again['frame_scores'].max() > 0
+    assert gap(Pipeline.load(settings, database.path, world.embedder(settings))) == gap(learned)
+
+
+def test_held_out_frames_without_owners_do_not_calibrate(world, caplog):
+    settings = world.parameters(variant='instance')
+    database = world.database(settings=settings, recorded=20, held_out=10, picture=lambda i: scene(world, i))
+    view, embedder = database.view(**view_settings(settings)), world.embedder(settings)
+    frames = [Frame(scene(world, i), i * 10**9, topic='/camera') for i in range(26)]  # the last four are gone
+    model = learn_plausibility(view, embedder, frames, settings, composites=20)
+    assert len(calibrate(view, settings, model)['frame_scores']) == 6
+    assert '4 of 10 held-out frames came after `semanom learn`' in caplog.text
+
+
+def test_a_segment_scores_as_the_mean_of_its_patches(world):
+    model = PlausibilityModel(
+        Projection(np.zeros(2, np.float32), np.ones(2, np.float32), np.eye(2, dtype=np.float32)),
+        Trees(np.zeros((1, 1), np.int32), np.zeros((1, 1)), np.zeros((1, 1), np.int32), np.zeros((1, 1), np.int32),
+              np.zeros((1, 1), np.float32), 3.0))
+    owners = np.array([[0, 0, 1], [0, 2, 1]])
+    relative = np.array([0.5, 2.0, 0.0, 0.25], np.float32)
+    vectors = np.tile(np.array([[1, 0]], np.float32), (4, 1))
+    positions = np.array([[0, 0], [0, 0], [0, 0], [0.4, 0.9]], np.float32)  # the last lies in a patch of 2
+    scores = model.of_queries(relative, vectors, positions, owners)
+    np.testing.assert_allclose(scores, np.logaddexp(0, 3) * np.array([0.5, 1, 0, 0]), rtol=1e-6)
 
 
 def test_learning_needs_the_recordings_of_the_database(world):
@@ -117,8 +148,6 @@ def test_learning_needs_the_recordings_of_the_database(world):
     database = world.database(settings=settings)
     with pytest.raises(DatabaseError, match='none of the frames'):
         learn_plausibility(database, world.embedder(settings), [Frame(world.street(0), 5, topic='/other')], settings, 4)
-    instance = world.parameters(variant='instance')
-    other = world.database('instance', settings=instance)
-    with pytest.raises(DatabaseError, match='variant'):
-        learn_plausibility(other, world.embedder(instance), [], instance, 4)
-    assert isinstance(other, NominalDatabase)
+    topic = world.parameters(variant='instance', segmenter='topic')
+    with pytest.raises(DatabaseError, match='segmenter: found topic'):
+        learn_plausibility(world.database('topic', settings=topic), world.embedder(topic), [], topic, 4)
