@@ -25,6 +25,9 @@ from semanom_ros.ros.bag_recording import record_bags
 CORESET_SHARE = 0.1
 """Share of the nominal embeddings that the PatchCore row keeps: PatchCore-10 % of the paper."""
 
+CORESET_CANDIDATES = 100_000
+"""Of larger databases the coreset is a share of so many embeddings, evenly spread: its time grows with the square."""
+
 PATCHCORE: dict[str, Value] = {
     'variant': 'grid', 'neighbours': 1, 'density_neighbours': 9, 'frame_score_fraction': 0.0, 'position_weight': 0.0,
     'scale_weight': 0.0, 'standardize': False, 'calibrate_by_region': False, 'plausibility': False}
@@ -159,9 +162,9 @@ class PatchCoreBaseline:
                                 'for the baseline patchcore; give one with --database')
         settings = resolve({**parameters, **PATCHCORE}, METHOD)
         operations.merge(folder, grid, progress=progress).close()
-        size = max(1, round(CORESET_SHARE * read_manifest(folder).vectors))
-        operations.compact(folder, size=size, calibrate=calibrator(folder, settings, progress),
-                           progress=progress).close()
+        size = max(1, round(CORESET_SHARE * min(read_manifest(folder).vectors, CORESET_CANDIDATES)))
+        operations.compact(folder, size=size, candidates=CORESET_CANDIDATES,
+                           calibrate=calibrator(folder, settings, progress), progress=progress).close()
         self._detectors = Detectors(settings, [folder], ('grid',), (False,), Embedder(encoder))
         self.rows: tuple[Row, ...] = (Row('grid', baseline='PatchCore'),)
 

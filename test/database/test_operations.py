@@ -166,10 +166,11 @@ def test_compacting_bounds_what_distances_change(tmp_path, record, unit_vectors)
     assert len([part for part in after.manifest.parts if part.kind == 'recorded']) == 1
 
 
-def test_what_is_left_after_compacting_is_as_it_was(tmp_path, record, drive):
+@pytest.mark.parametrize(('size', 'candidates'), [(30, None), (30, 60), (30, 1000)])
+def test_what_is_left_after_compacting_is_as_it_was(tmp_path, record, drive, size, candidates):
     before = record(tmp_path / 'database', {'a': 20, 'b': 9})
-    after = operations.compact(tmp_path / 'database', size=30)
-    assert len(after) == 30
+    after = operations.compact(tmp_path / 'database', size=size, candidates=candidates)
+    assert len(after) == size
     frames = {frame.record: frame for frame in before.frames()}
     assert [frame.record for frame in after.frames()] == list(frames)
     for frame in after.frames():

@@ -157,9 +157,9 @@ def _rewrite(transaction: Transaction, part: Part, entry: PartEntry, folder: Pat
     return [PartEntry(transaction.relative(folder), entry.kind, writer.vectors, writer.frames)]
 
 
-def compact(path: Path, *, distance: float = 0.0, size: int | None = None, position_weight: float = 0.0,
-            scale_weight: float = 0.0, standardize: bool = False, calibrate: Calibrate | None = None,
-            progress: Progress = SILENT) -> NominalDatabase:
+def compact(path: Path, *, distance: float = 0.0, size: int | None = None, candidates: int | None = None,
+            position_weight: float = 0.0, scale_weight: float = 0.0, standardize: bool = False,
+            calibrate: Calibrate | None = None, progress: Progress = SILENT) -> NominalDatabase:
     """Keeps fewer vectors that stand for all, and joins the parts into one.
 
     What was reviewed and what is held out stays whole, and so do the statistics that
@@ -172,6 +172,8 @@ def compact(path: Path, *, distance: float = 0.0, size: int | None = None, posit
         distance: vectors within this distance of one that is kept are dropped; no query's
             distance then grows by more than sqrt(2 * distance) in Euclidean terms.
         size: afterwards, at most so many vectors, as a greedy coreset.
+        candidates: choose from so many vectors at most, evenly spread over the drives: the time grows faster than
+            their number.
         position_weight, scale_weight, standardize: the search settings that the distances are for.
         calibrate: makes the calibration arrays anew.
         progress: is told.
@@ -187,9 +189,13 @@ def compact(path: Path, *, distance: float = 0.0, size: int | None = None, posit
         kept = np.arange(before)
         if before:
             points = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-            kept = distinct(points, distance, progress)
-            if size is not None and size < len(kept):
-                kept = kept[coreset(points[kept], max(1, size), progress)]
+            if candidates is not None and candidates < before:
+                kept = np.linspace(0, before - 1, max(1, candidates)).astype(np.int64)
+                points = points[kept]
+            chosen = distinct(points, distance, progress)
+            if size is not None and size < len(chosen):
+                chosen = chosen[coreset(points[chosen], max(1, size), progress)]
+            kept = kept[chosen]
         entries = [entry for entry in current.parts if entry.kind != RECORDED]
         if recorded:
             writer = PartWriter(transaction.folder / RECORDED, current.description.dimension)
