@@ -135,7 +135,8 @@ TABLE: tuple[Parameter, ...] = (
               minimum=0.0, maximum=10.0),
     Parameter('frame_score_fraction', 0.002, 'share of the highest patch scores whose mean is the frame score; 0: the '
               'maximum', METHOD, minimum=0.0, maximum=1.0),
-    Parameter('calibrate_by_region', True, 'divide distances by what is usual at that place of the image', METHOD),
+    Parameter('calibrate_by_region', True, 'divide distances by what is usual at that place of the image (those of '
+              'semanom-tiny only after `semanom learn`)', METHOD),
     Parameter('plausibility', True, 'score by what `semanom learn` has learned of what belongs where, if the database '
               'holds it; false: by the distance alone', METHOD),
     Parameter('false_alarm_rate', 0.01, 'share of nominal frames that may raise an alarm; sets the threshold', METHOD,

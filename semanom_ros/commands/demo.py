@@ -39,7 +39,7 @@ from semanom_ros.simulation.recording import write_bag
 
 MARKER = '.semanom_demo'
 # Its nominal distances are the same all over the picture. At 10 Hz the filter takes single frames back.
-_TINY_SETTINGS = {'calibrate_by_region': False, 'false_alarm_rate': 0.05}
+_TINY_SETTINGS = {'false_alarm_rate': 0.05}
 _STAND_IN = {'encoder': 'timm:vit_tiny_patch16_224', 'encoder_weights': 'random:0', 'input_size': [192, 320]}
 _STAND_IN_NOTE = ('This installation lacks the shipped encoder. A small network with random weights stands in for it: '
                   'the figures show that everything works, not how well anomalies are detected.')

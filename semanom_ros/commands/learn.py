@@ -28,8 +28,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--database', type=Path, required=True, metavar='DIR', help='nominal database')
     parser.add_argument('--image-topic', nargs='+', default=[''], dest='image_topics', metavar='T',
                         help='needed where a recording has several')
-    parser.add_argument('--composites', type=_count, default=300, metavar='N',
-                        help='pictures with transplants to learn from (default 300)')
+    parser.add_argument('--composites', type=_count, default=1200, metavar='N',
+                        help='pictures with transplants to learn from (default 1200)')
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the choice of transplants (default 0)')
     add_parameter_options(parser)
 

@@ -283,7 +283,10 @@ def calibrate(database: NominalDatabase, parameters: Mapping[str, Value], model:
         return {}
     arrays: dict[str, npt.NDArray] = {'settings': settings_of(parameters)}
     relative = distances
-    if parameters['calibrate_by_region']:
+    by_region = bool(parameters['calibrate_by_region'])
+    if model is None:  # what was learned is of distances by their place
+        by_region = database.manifest.description.calibrates_by_region(by_region)
+    if by_region:
         regions = recorded_regions(database, compare, progress)
         if regions is not None:
             relative = [regions.relative(d, p) for d, p in zip(distances, positions, strict=True)]
@@ -294,7 +297,7 @@ def calibrate(database: NominalDatabase, parameters: Mapping[str, Value], model:
     records = [database.held_out().record(i) for i in range(len(relative))]
     if model is not None:
         arrays |= model.arrays()
-        if parameters['plausibility'] and parameters['calibrate_by_region']:
+        if parameters['plausibility'] and by_region:
             relative, records = _implausible(database, model, relative)
     arrays['frame_scores'] = np.array([frame_statistic(scores, fraction) for scores in relative], np.float32)
     streams = {key: number for number, key in enumerate(dict.fromkeys((r.source_sha256, r.topic) for r in records))}

@@ -25,7 +25,7 @@ CONTEXT_COMPONENTS = 8  # of these, in the surroundings
 GRID_ROWS = 33  # surroundings are measured in patches of a grid of so many rows
 SURROUNDINGS = ((5, 0, 3), (-5, 0, 3), (9, 0, 5), (-9, 0, 5), (0, 6, 5), (0, -6, 5), (0, 0, 3))  # down, right, window
 COVERED = 0.5, 0.05  # share of a patch that a transplant covers: at least, to be one; at most, to be none
-TREES, LEAVES, DEPTH = 150, 12, 8
+TREES, LEAVES, DEPTH = 400, 24, 8
 NOMINAL_SHARE = 0.25  # of the nominal patches of a composite that are learned from
 
 
@@ -190,8 +190,11 @@ class PlausibilityModel:
             relative: (rows, columns) distance to the nominal database over what is usual there, >= 0.
             patches: (rows, columns, D) patch embeddings of length 1.
         """
-        odds = self.trees(features(relative, self.projection(patches)))
-        return np.logaddexp(0, odds).astype(np.float32).reshape(relative.shape) * np.minimum(relative, 1)
+        unusual = np.flatnonzero(relative)
+        scores = np.zeros(relative.size, np.float32)
+        odds = self.trees(features(relative, self.projection(patches))[unusual])
+        scores[unusual] = np.logaddexp(0, odds) * np.minimum(relative.ravel()[unusual], 1)
+        return scores.reshape(relative.shape)
 
     def of_queries(self, relative: Floats, vectors: Floats, positions: Floats, owners: npt.NDArray[np.int64]
                    ) -> Floats:

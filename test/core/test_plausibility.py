@@ -10,7 +10,7 @@ from semanom_ros.core.database import operations
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.learning import learn_plausibility
 from semanom_ros.core.pipeline import Pipeline
-from semanom_ros.core.plausibility import PlausibilityModel, Projection, Trees, features
+from semanom_ros.core.plausibility import DEPTH, LEAVES, TREES, PlausibilityModel, Projection, Trees, features
 from semanom_ros.core.transplanting import IMPLAUSIBLE, VALID, NominalPicture, Transplanter
 from semanom_ros.errors import DatabaseError
 
@@ -22,8 +22,8 @@ def test_trees_give_the_log_odds_of_scikit_learn():
     verdicts = samples[:, 0] * samples[:, 1] + samples[:, 2] > 0.5
     trees = Trees.fit(samples, verdicts, seed=3)
     reference = HistGradientBoostingClassifier(
-        max_iter=150, learning_rate=0.08, max_leaf_nodes=12, max_depth=8, min_samples_leaf=40, l2_regularization=5.0,
-        max_features=0.5, early_stopping=False, random_state=3).fit(samples, verdicts)
+        max_iter=TREES, learning_rate=0.08, max_leaf_nodes=LEAVES, max_depth=DEPTH, min_samples_leaf=40,
+        l2_regularization=5.0, max_features=0.5, early_stopping=False, random_state=3).fit(samples, verdicts)
     unseen = rng.normal(size=(500, 6)).astype(np.float32)
     np.testing.assert_allclose(trees(unseen), reference.decision_function(unseen), rtol=1e-4, atol=1e-4)
 

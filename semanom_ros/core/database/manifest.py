@@ -69,6 +69,13 @@ class DatabaseDescription:
         """
         return asked and self.encoder != 'semanom-tiny'
 
+    def calibrates_by_region(self, asked: bool) -> bool:
+        """Whether distances are judged by their place in the image, where that is asked for.
+
+        Those of semanom-tiny are not: its training made nominal distances alike all over the image.
+        """
+        return asked and self.encoder != 'semanom-tiny'
+
     def difference(self, other: DatabaseDescription) -> tuple[str, Any, Any] | None:
         """The first field, with both values, in which two descriptions differ; None when they fit together."""
         for item in fields(self):
