@@ -109,6 +109,6 @@ def machine(device: torch.device) -> dict[str, Any]:
         'memory_gb': round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9, 1),
         'load_average': round(os.getloadavg()[0], 2),
         'gpu': torch.cuda.get_device_name(device) if device.type == 'cuda' else None,
-        'system': f'{platform.system()} {platform.machine()}', 'python': platform.python_version(), 'torch': torch.__version__,
-        'faiss': faiss.__version__, 'faiss_gpus': faiss.get_num_gpus(),
+        'system': f'{platform.system()} {platform.machine()}', 'python': platform.python_version(),
+        'torch': torch.__version__, 'faiss': faiss.__version__, 'faiss_gpus': faiss.get_num_gpus(),
     }

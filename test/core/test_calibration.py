@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from semanom_ros.core.calibration import Calibration, RegionStatistics, frame_statistic
+from semanom_ros.core.calibration import Calibration, RegionStatistics, calibrate, frame_statistic, view_settings
 from semanom_ros.core.frames import Frame
+from semanom_ros.core.learning import learn_plausibility
 
 
 @pytest.mark.parametrize('rate', [0.02, 0.05, 0.1, 0.3])
@@ -112,3 +113,19 @@ def test_a_drive_raises_the_asked_share_of_false_alarms(world):
     for rate in (0.05, 0.1, 0.25, 0.5):  # 59 held-out and 100 unseen frames: three standard errors
         assert (p_values <= rate).mean() <= rate + 3 * (rate * (1 - rate) * (1 / 59 + 1 / 100)) ** 0.5
     assert p_values.min() >= 1 / 60
+
+
+@pytest.mark.parametrize(('encoder', 'by_region'), [('semanom-tiny', False), ('random-patches', True)])
+def test_distances_of_semanom_tiny_are_not_judged_by_their_place(world, encoder, by_region):
+    world.encoder.name = encoder
+    settings = world.parameters()
+    database = world.database(settings=settings)
+    assert ('region_mean' in database.calibration) == by_region
+    assert len(database.calibration['frame_scores']) == 40
+    # what was learned is of distances by their place, and switches that on
+    view, embedder = database.view(**view_settings(settings)), world.embedder(settings)
+    frames = [Frame(world.with_thing(world.street(i), 40, 60), i * 10**9, topic='/camera') for i in range(30)]
+    model = learn_plausibility(view, embedder, frames, settings, composites=20)
+    learned = calibrate(view, settings, model)
+    assert 'region_mean' in learned
+    assert 'plausibility_axes' in learned
