@@ -1,7 +1,7 @@
 """Whenever a writer is killed, readers see a whole version, and the next writer loses nothing and doubles nothing.
 
-Writers run in forked processes that end by SIGKILL: at every single change of a file in
-turn (by Python's audit events), and at random moments.
+Writers run in forked processes that the kernel kills: at every single change of a file in
+turn (by Python's audit events), and at random moments (by a timer).
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ CHANGES = {'os.rename', 'os.remove', 'os.mkdir', 'os.rmdir', 'os.truncate'}  # a
 fork = multiprocessing.get_context('fork')
 
 
-def run(work: Callable[[], object], kill_at: int | None = None, kill_after: float | None = None) -> bool:
-    """Runs `work` in a forked process; kills it at the n-th change of a file, or after so many seconds.
+def run(work: Callable[[], object], kill_at: int | None = None) -> bool:
+    """Runs `work` in a forked process; kills it at the n-th change of a file, or when its own timer rings.
 
     Returns whether it came to its end.
     """
 
     def child() -> None:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # instead of pytest-timeout's
         if kill_at is not None:
             count = 0
 
@@ -50,11 +51,8 @@ def run(work: Callable[[], object], kill_at: int | None = None, kill_after: floa
 
     process = fork.Process(target=child)
     process.start()
-    process.join(kill_after)
-    if process.is_alive():
-        process.kill()
-        process.join()
-    assert process.exitcode in (0, -signal.SIGKILL), 'the writer failed'
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL, -signal.SIGALRM), 'the writer failed'
     return process.exitcode == 0
 
 
@@ -83,11 +81,13 @@ def no_waiting_for_the_disk(monkeypatch):
 def recording(description, drive) -> Callable[..., None]:
     """Records a drive, as the recorder does: what is there already is passed over."""
 
-    def work(path: Path, bag: str = 'a', count: int = 5, append: bool = False) -> None:
+    def work(path: Path, bag: str = 'a', count: int = 5, append: bool = False,
+             added: Callable[[int], object] = lambda count: None) -> None:
         with DatabaseWriter.begin(path, description, append=append) as writer:
-            for frame in drive(bag, count, vectors=3):
-                if not writer.has(*frame[0].key):
-                    writer.add(*frame)
+            missing = (frame for frame in drive(bag, count, vectors=3) if not writer.has(*frame[0].key))
+            for n, frame in enumerate(missing, 1):
+                writer.add(*frame)
+                added(n)
             writer.commit(lambda database: {'frames': np.array(len(database.held_out()))})
 
     return work
@@ -169,12 +169,14 @@ def test_a_change_killed_at_every_change_of_a_file(tmp_path, recording, content_
 def test_a_recording_killed_at_random_moments_until_it_is_done(tmp_path, recording, content_of):
     begun = time.monotonic()
     assert run(lambda: recording(tmp_path / 'whole', count=60))
-    whole = time.monotonic() - begun
-    chance, path, killed = random.Random(0), tmp_path / 'killed', 0
-    while not (path / 'manifest.json').exists():  # a run that was killed after that was done
-        patience = chance.uniform(0, 0.5) * whole if killed < 10 else None
-        killed += not run(lambda: recording(path, count=60), kill_after=patience)
-    assert killed
+    frame = (time.monotonic() - begun) / 60
+    chance, path = random.Random(0), tmp_path / 'killed'
+    for _ in range(10):
+        after, delay = chance.randrange(1, 5), chance.uniform(0, frame)
+        # its own timer, which no other process's load can delay past the end of the recording
+        assert not run(lambda after=after, delay=delay: recording(
+            path, count=60, added=lambda n: n == after and signal.setitimer(signal.ITIMER_REAL, max(delay, 1e-6))))
+    assert run(lambda: recording(path, count=60))
     database = NominalDatabase.open(path)
     assert content_of(database) == content_of(NominalDatabase.open(tmp_path / 'whole'))
 
