@@ -116,7 +116,7 @@ TABLE: tuple[Parameter, ...] = (
               'the picture', METHOD, minimum=1, maximum=1000),
     Parameter('segments_topics', [''], 'in recordings, the topic of the masks of each image topic, for the segmenter '
               '`topic`; live they come on `~/input/NAME/segments`', METHOD),
-    Parameter('max_segments', 64, 'most segments that one image may have', METHOD, minimum=1, maximum=1000),
+    Parameter('max_segments', 256, 'most segments that one image may have', METHOD, minimum=1, maximum=1000),
     Parameter('label_vocabulary', '', 'text file with one label a line, for zero-shot labels with a CLIP encoder; '
               'empty: no labels', METHOD),
     # -- score

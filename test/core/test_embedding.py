@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,7 @@ from semanom_ros.core.embedding import FrameEmbedding, patch_boxes, segment_cove
 from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.core.preprocessing import PatchGrid
 from semanom_ros.core.segmenters import load_segmenter
+from semanom_ros.core.segmenters.embedding import EmbeddingSegmenter
 
 
 def embedding_of(labels, count, rows=5, columns=7):
@@ -105,6 +107,33 @@ def test_embedding_segments_follow_things(world):
         inner[top:bottom, start:stop] = True
     for label in np.unique(segments.labels[segments.labels > 0]):
         assert len(np.unique(truth[(segments.labels == label) & inner])) <= 1
+
+
+def test_outlines_of_embedding_segments_follow_the_edges_of_the_picture():
+    """A disc, known from patches of 16 pixels: outlined far better than by whole patches."""
+    y, x = np.mgrid[:240, :320]
+    disc = np.hypot(y - 123, x - 150) < 50
+    image = np.where(disc[..., None], [220, 60, 40], [60, 70, 80]).astype(np.uint8)
+    share = torch.from_numpy(disc.reshape(15, 16, 20, 16).mean(axis=(1, 3)))
+    patches = torch.stack([share > 0.5, share <= 0.5], dim=-1).float()
+    segments = EmbeddingSegmenter(max_segments=24).segment(Frame(image, 0), patches)
+
+    def likeness(found: np.ndarray) -> float:
+        return float((found & disc).sum() / (found | disc).sum())
+
+    inside = [label for label in range(1, len(segments.scores) + 1) if (disc[segments.labels == label]).mean() > 0.5]
+    whole_patches = np.kron(share.numpy() > 0.5, np.ones((16, 16), bool))
+    assert likeness(np.isin(segments.labels, inside)) > 0.97 > likeness(whole_patches) + 0.1
+
+
+def test_embedding_segments_are_connected(world):
+    image = np.random.default_rng(0).integers(0, 255, (120, 160, 3)).astype(np.uint8)
+    patches = F.normalize(torch.randn(12, 16, 4, generator=torch.Generator().manual_seed(0)), dim=-1)
+    segments = EmbeddingSegmenter(max_segments=40).segment(Frame(image, 0), patches)
+    assert segments.labels.max() == len(segments.scores) == 40
+    for label in range(1, 41):
+        count, _ = cv2.connectedComponents((segments.labels == label).astype(np.uint8), connectivity=8)
+        assert count == 2, 'a segment without pixels, or of several parts'
 
 
 def test_segmenters_are_bounded_by_the_patches(world):
