@@ -12,10 +12,19 @@ import numpy.typing as npt
 
 from semanom_ros.core.calibration import STRETCH_SECONDS, recorded_regions
 from semanom_ros.core.comparison import Comparison
+from semanom_ros.core.context_network import ContextNetwork, Lesson
 from semanom_ros.core.database import NominalDatabase
 from semanom_ros.core.embedding import Embedder
 from semanom_ros.core.frames import Frame
-from semanom_ros.core.plausibility import PatchOwners, PlausibilityModel, Projection, Trees, features, samples
+from semanom_ros.core.plausibility import (
+    NETWORKS,
+    PatchOwners,
+    PlausibilityModel,
+    Projection,
+    Trees,
+    features,
+    lesson,
+)
 from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.core.transplanting import NominalPicture, Transplanter
 from semanom_ros.errors import DatabaseError
@@ -78,6 +87,7 @@ def learn_plausibility(database: NominalDatabase, embedder: Embedder, frames: It
                             'drive to learn from; record more')
     transplanter = Transplanter(rng)
     found, verdicts = [], []
+    lessons: list[Lesson] = []
     progress.begin('learn', composites, 'picture')
     for start in range(0, composites, BATCH):
         made, ranges = [], []
@@ -94,16 +104,24 @@ def learn_plausibility(database: NominalDatabase, embedder: Embedder, frames: It
             queries = embedder.queries(embedding)
             distances, _ = compare(database, queries.vectors, queries.places, near)
             relative, owners = regions.relative(distances, queries.positions), queries.owners
-            known = features(relative[owners], projection(queries.vectors.cpu().numpy()[owners]))
-            chosen, implausible = samples(composite.labels, known.reshape(*owners.shape, -1), rng)
-            found.append(chosen)
-            verdicts.append(implausible)
+            projected = projection(queries.vectors.cpu().numpy()[owners])
+            lessons.append(lesson(composite.labels, relative[owners], projected))
+            chosen = rng.random(owners.size) < lessons[-1].weight.ravel()
+            found.append(features(relative[owners], projected)[chosen])
+            verdicts.append(lessons[-1].implausible.ravel()[chosen])
             progress.advance(1)
     progress.end()
     together = np.concatenate(verdicts)
     if not together.any() or together.all():
         raise DatabaseError(f'{database.path}: found no thing to transplant in {composites} pictures; learn from more')
-    return PlausibilityModel(projection, Trees.fit(np.concatenate(found), together, seed), held_out)
+    trees = Trees.fit(np.concatenate(found), together, seed)
+    progress.begin('train', NETWORKS, 'network')
+    networks = []
+    for number in range(NETWORKS):
+        networks.append(ContextNetwork.fit(lessons, embedder.encoder.device, seed + number))
+        progress.advance(1)
+    progress.end()
+    return PlausibilityModel(projection, trees, tuple(networks), held_out)
 
 
 def _some(kept: list[_Kept], rng: np.random.Generator) -> list[_Kept]:

@@ -1,8 +1,9 @@
 """How plausible a patch is where it is: learned from nominal pictures and transplants made of them.
 
 A nearest neighbour says how new a patch is, not whether it belongs there. Gradient-boosted trees (J. H. Friedman,
-Annals of Statistics, 2001; trained by scikit-learn) learn from self-made transplants to tell what stands in the wrong
-place from what merely is rare, given the distance to the database, the embedding, its surroundings and its place.
+Annals of Statistics, 2001; trained by scikit-learn) and small convolutional networks learn from self-made transplants
+to tell what stands in the wrong place from what merely is rare, given the distance to the database, the embedding, its
+surroundings and its place. They err differently, so the mean of their log odds is better than either.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from semanom_ros.core.context_network import ContextNetwork, Lesson
 from semanom_ros.core.database import FrameRecord
 from semanom_ros.core.transplanting import IMPLAUSIBLE, NOMINAL, VALID
 
@@ -26,6 +28,7 @@ GRID_ROWS = 33  # surroundings are measured in patches of a grid of so many rows
 SURROUNDINGS = ((5, 0, 3), (-5, 0, 3), (9, 0, 5), (-9, 0, 5), (0, 6, 5), (0, -6, 5), (0, 0, 3))  # down, right, window
 COVERED = 0.5, 0.05  # share of a patch that a transplant covers: at least, to be one; at most, to be none
 TREES, LEAVES, DEPTH = 400, 24, 8
+NETWORKS = 2
 NOMINAL_SHARE = 0.25  # of the nominal patches of a composite that are learned from
 
 
@@ -173,11 +176,13 @@ class PlausibilityModel:
     Attributes:
         projection: of the embeddings.
         trees: of the features.
+        networks: of the same grid.
         held_out: for the variant `instance`; None for the grid.
     """
 
     projection: Projection
     trees: Trees
+    networks: tuple[ContextNetwork, ...]
     held_out: PatchOwners | None = None
 
     def __call__(self, relative: Floats, patches: Floats) -> Floats:
@@ -192,8 +197,13 @@ class PlausibilityModel:
         """
         unusual = np.flatnonzero(relative)
         scores = np.zeros(relative.size, np.float32)
-        odds = self.trees(features(relative, self.projection(patches))[unusual])
-        scores[unusual] = np.logaddexp(0, odds) * np.minimum(relative.ravel()[unusual], 1)
+        if len(unusual):
+            projected = self.projection(patches)
+            odds = self.trees(features(relative, projected)[unusual])
+            if self.networks:
+                judged = np.mean([network.log_odds(relative, projected) for network in self.networks], axis=0)
+                odds = (odds + judged.ravel()[unusual]) / 2
+            scores[unusual] = np.logaddexp(0, odds) * np.minimum(relative.ravel()[unusual], 1)
         return scores.reshape(relative.shape)
 
     def of_queries(self, relative: Floats, vectors: Floats, positions: Floats, owners: npt.NDArray[np.int64]
@@ -224,6 +234,8 @@ class PlausibilityModel:
     def arrays(self) -> dict[str, npt.NDArray]:
         """To store beside the calibration; see `from_arrays`."""
         stored = {**vars(self.projection), **vars(self.trees), **(vars(self.held_out) if self.held_out else {})}
+        for number, network in enumerate(self.networks):
+            stored |= {f'network{number}.{name}': value for name, value in network.arrays().items()}
         return {f'plausibility_{name}': np.asarray(value) for name, value in stored.items()}
 
     @classmethod
@@ -236,29 +248,31 @@ class PlausibilityModel:
         projection = Projection(*(found[name] for name in Projection.__dataclass_fields__))
         trees = Trees(**{name: found[name] for name in Trees.__dataclass_fields__ if name != 'baseline'},
                       baseline=float(found['baseline']))
-        return cls(projection, trees, PatchOwners(found['keys'], found['owners']) if 'owners' in found else None)
+        networks: list[ContextNetwork] = []
+        while weights := {name.removeprefix(prefix): array for prefix in [f'network{len(networks)}.']
+                          for name, array in found.items() if name.startswith(prefix)}:
+            networks.append(ContextNetwork.from_arrays(weights))
+        held_out = PatchOwners(found['keys'], found['owners']) if 'owners' in found else None
+        return cls(projection, trees, tuple(networks), held_out)
 
 
-def samples(labels: npt.NDArray[np.uint8], found: Floats, rng: np.random.Generator
-            ) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """What is learned from one composite: all transplanted patches and a share of the others.
+def lesson(labels: npt.NDArray[np.uint8], relative: Floats, projected: Floats) -> Lesson:
+    """What a composite teaches: of its transplants all, of the rest a share.
 
     Args:
         labels: (H, W) uint8, see transplanting.
-        found: (rows, columns, F) features.
-
-    Returns:
-        (N, F) samples and (N,) whether each is implausible.
+        relative: (rows, columns), as in `features`.
+        projected: (rows, columns, C), as in `features`.
     """
-    rows, columns, size = found.shape
+    rows, columns = relative.shape
 
     def cover(label: int) -> Floats:
         share = cv2.resize((labels == label).astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
-        return share.reshape(-1)
+        return share.reshape(rows, columns)
 
     most, least = COVERED
     implausible = cover(IMPLAUSIBLE) > most
-    untouched = (cover(NOMINAL) > 1 - least) & (rng.random(rows * columns) < NOMINAL_SHARE)
+    untouched = cover(NOMINAL) > 1 - least
     valid = (cover(VALID) > 0.3) & (cover(IMPLAUSIBLE) < least)
-    chosen = implausible | untouched | valid
-    return found.reshape(-1, size)[chosen], implausible[chosen]
+    weight = np.where(implausible | valid, 1.0, np.where(untouched, NOMINAL_SHARE, 0.0)).astype(np.float32)
+    return Lesson(relative, projected.astype(np.float16), implausible, weight)

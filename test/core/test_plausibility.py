@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from semanom_ros.core.calibration import calibrate, calibrator, view_settings
+from semanom_ros.core.context_network import ContextNetwork, Lesson
 from semanom_ros.core.database import operations
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.learning import learn_plausibility
@@ -35,7 +37,9 @@ def test_a_model_survives_storage():
     projection = Projection.of(patches.reshape(-1, 32))
     relative = rng.random((12, 16)).astype(np.float32)
     known = features(relative, projection(patches))
-    model = PlausibilityModel(projection, Trees.fit(np.tile(known, (5, 1)), np.tile(relative.ravel() > 0.7, 5)))
+    taught = Lesson(relative, projection(patches), relative > 0.7, np.ones_like(relative))
+    model = PlausibilityModel(projection, Trees.fit(np.tile(known, (5, 1)), np.tile(relative.ravel() > 0.7, 5)),
+                              tuple(ContextNetwork.fit([taught] * 3, torch.device('cpu'), seed) for seed in (0, 1)))
     again = PlausibilityModel.from_arrays(model.arrays())
     assert again is not None
     np.testing.assert_array_equal(model(relative, patches), again(relative, patches))
@@ -134,7 +138,7 @@ def test_a_segment_scores_as_the_mean_of_its_patches(world):
     model = PlausibilityModel(
         Projection(np.zeros(2, np.float32), np.ones(2, np.float32), np.eye(2, dtype=np.float32)),
         Trees(np.zeros((1, 1), np.int32), np.zeros((1, 1)), np.zeros((1, 1), np.int32), np.zeros((1, 1), np.int32),
-              np.zeros((1, 1), np.float32), 3.0))
+              np.zeros((1, 1), np.float32), 3.0), ())
     owners = np.array([[0, 0, 1], [0, 2, 1]])
     relative = np.array([0.5, 2.0, 0.0, 0.25], np.float32)
     vectors = np.tile(np.array([[1, 0]], np.float32), (4, 1))

@@ -182,7 +182,7 @@ def test_appending_keeps_what_the_database_has_learned(tmp_path: Path, drives: A
     projection = Projection.of(np.concatenate([frame.vectors for frame in recording.database.frames()]))
     known = features(np.ones((3, 4), np.float32), projection(np.ones((3, 4, 16), np.float32)))
     samples = np.random.default_rng(0).normal(size=(200, known.shape[1])).astype(np.float32)
-    model = PlausibilityModel(projection, Trees.fit(samples, samples[:, 0] > 0))
+    model = PlausibilityModel(projection, Trees.fit(samples, samples[:, 0] > 0), ())
     operations.calibrate(tmp_path / 'database', lambda candidate: calibrate(candidate, parameters, model))
     record([drives('more', first=100)], tmp_path / 'database', parameters, append=True)
     kept = NominalDatabase.open(tmp_path / 'database').calibration
