@@ -114,8 +114,9 @@ def learn_plausibility(database: NominalDatabase, embedder: Embedder, frames: It
     together = np.concatenate(verdicts)
     if not together.any() or together.all():
         raise DatabaseError(f'{database.path}: found no thing to transplant in {composites} pictures; learn from more')
+    progress.begin('train', 1 + NETWORKS, 'model')
     trees = Trees.fit(np.concatenate(found), together, seed)
-    progress.begin('train', NETWORKS, 'network')
+    progress.advance(1)
     networks = []
     for number in range(NETWORKS):
         networks.append(ContextNetwork.fit(lessons, embedder.encoder.device, seed + number))
