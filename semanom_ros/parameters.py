@@ -194,7 +194,7 @@ TABLE: tuple[Parameter, ...] = (
               'calibration; 0: none, then there are no thresholds', RECORDER, minimum=0.0, maximum=0.5),
     Parameter('thumbnail_size', 160, 'longer side of the pictures kept as evidence, in pixels; 0: keep none', RECORDER,
               minimum=0, maximum=1024),
-    Parameter('index', 'auto', 'search on a CPU: `auto` gives a database of 100,000 embeddings and more an approximate '
+    Parameter('index', 'auto', 'search on a CPU: `auto` gives a database of 50,000 embeddings and more an approximate '
               'index, `exact` never', RECORDER, choices=('auto', 'exact')),
     Parameter('duration', 0.0, 'seconds after which a live recording ends; 0: when it is stopped', RECORDER,
               minimum=0.0, maximum=1000000.0),

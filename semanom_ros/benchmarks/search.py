@@ -23,11 +23,10 @@ from semanom_ros.core.database.operations import IndexSettings, build_index
 from semanom_ros.core.embedding import Embedder, patch_boxes
 from semanom_ros.core.preprocessing import PatchGrid
 from semanom_ros.core.recording import describe
+from semanom_ros.ros.bag_recording import INDEXED_FROM
 
 log = logging.getLogger(__name__)
 
-INDEXED_FROM = 50_000
-"""Vectors from which on a database gets an index for search on the CPU."""
 NPROBE = 8
 
 _CENTRES = 4096

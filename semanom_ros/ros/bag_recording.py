@@ -26,7 +26,7 @@ from semanom_ros.ros.segments import BagSegments, wanted_segments
 logger = logging.getLogger(__name__)
 
 
-INDEXED_FROM = 100_000
+INDEXED_FROM = 50_000
 """Embeddings from which on a CPU takes longer to search them all than to encode a frame."""
 
 
