@@ -168,12 +168,14 @@ class LiveDetector:
             self._publisher.publish(message)
         with self._changed:  # the last one is scored, whatever was dropped, unless the middleware has lost it
             self._changed.wait_for(lambda: self._scored >= self._stamp_ns, _LOST_S)
-            latencies = [(self._scored_at[stamp] - sent[stamp]) * 1e3 for stamp in sent if stamp in self._scored_at]
+            scored = [stamp for stamp in sent if stamp in self._scored_at]
+            latencies = [(self._scored_at[stamp] - sent[stamp]) * 1e3 for stamp in scored]
+        unseen = sum(stamp > max(scored, default=0) for stamp in sent)  # lost with none after them that would tell
         after = self._drops_after(time.monotonic())
         third = max(1, len(latencies) // 3)
         return {'dropped_at_three_times_the_rate': round(1 - len(latencies) / len(sent), 3), 'details': {'overload': {
             'sent': len(sent), 'sent_fps': round(1 / period, 1), 'scored': len(latencies),
-            'dropped': {reason: after[reason] - before.get(reason, 0) for reason in after},
+            'dropped': {reason: after[reason] - before.get(reason, 0) for reason in after} | {'lost last': unseen},
             'latency': summary(latencies), 'last_over_first_latency': ratio(latencies[-third:], latencies[:third])}}}
 
     def _drops_after(self, when: float) -> dict[str, int]:

@@ -172,10 +172,15 @@ def test_a_recording_killed_at_random_moments_until_it_is_done(tmp_path, recordi
     frame = (time.monotonic() - begun) / 60
     chance, path = random.Random(0), tmp_path / 'killed'
     for _ in range(10):
-        after, delay = chance.randrange(1, 5), chance.uniform(0, frame)
-        # its own timer, which no other process's load can delay past the end of the recording
-        assert not run(lambda after=after, delay=delay: recording(
-            path, count=60, added=lambda n: n == after and signal.setitimer(signal.ITIMER_REAL, max(delay, 1e-6))))
+        after, delay = chance.randrange(1, 5), chance.uniform(1e-6, frame)
+
+        def kill(n: int, after: int = after, delay: float = delay) -> None:
+            if n == after:
+                signal.setitimer(signal.ITIMER_REAL, delay)
+            elif n > after:  # the frame took less time than the ones before: this moment, then
+                os.kill(os.getpid(), signal.SIGALRM)
+
+        assert not run(lambda kill=kill: recording(path, count=60, added=kill))
     assert run(lambda: recording(path, count=60))
     database = NominalDatabase.open(path)
     assert content_of(database) == content_of(NominalDatabase.open(tmp_path / 'whole'))
