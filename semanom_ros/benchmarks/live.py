@@ -170,7 +170,8 @@ class LiveDetector:
             self._changed.wait_for(lambda: self._scored >= self._stamp_ns, _LOST_S)
             scored = [stamp for stamp in sent if stamp in self._scored_at]
             latencies = [(self._scored_at[stamp] - sent[stamp]) * 1e3 for stamp in scored]
-        unseen = sum(stamp > max(scored, default=0) for stamp in sent)  # lost with none after them that would tell
+        last = max(scored, default=0)
+        unseen = sum(stamp > last for stamp in sent)  # lost with none after them that would tell the node
         after = self._drops_after(time.monotonic())
         third = max(1, len(latencies) // 3)
         return {'dropped_at_three_times_the_rate': round(1 - len(latencies) / len(sent), 3), 'details': {'overload': {
