@@ -184,7 +184,7 @@ setup(
     package_dir={'': '.'},  # the sources come before what is installed in site-packages
     package_data={
         NAME: [
-            'core/encoders/*/*',
+            'core/embedding/encoders/*/*',
             'evaluation/templates/*',
             '**/*.txt',
         ]

@@ -18,7 +18,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.event_handlers import OnStateTransition
 
 from semanom_ros.errors import BagError
-from semanom_ros.ros.bags import COMPRESSED_IMAGE, BagReader
+from semanom_ros.recordings.bags import COMPRESSED_IMAGE, BagReader
 from semanom_ros.ros.launching import SHARE, config, image_topic, rviz, shared
 from semanom_ros.ros.middleware import large_image_settings
 from semanom_ros.ros.remapping import words

@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 from semanom_ros.benchmarks.plan import Plan, drive
 from semanom_ros.core.database import read_manifest
-from semanom_ros.core.embedding import Embedder
+from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.progress import SILENT
-from semanom_ros.evaluation.evaluate import evaluate
-from semanom_ros.evaluation.methods import Detectors
+from semanom_ros.evaluation.detectors import Detectors
+from semanom_ros.evaluation.runner import evaluate
 from semanom_ros.parameters import METHOD, table
-from semanom_ros.ros.bag_recording import record_bags
-from semanom_ros.ros.bags import BagWriter
+from semanom_ros.recordings.bags import BagWriter
+from semanom_ros.recordings.nominal_recording import record_bags
 
 TIMES_LONGER = 4
 _IMAGE_SIZE = (640, 360)

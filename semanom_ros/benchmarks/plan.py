@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from semanom_ros.core.database.index import faiss
-from semanom_ros.core.embedding import Embedder
+from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.parameters import Value
 
 IMAGE_SIZE = (720, 1280)

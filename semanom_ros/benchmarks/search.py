@@ -18,12 +18,12 @@ from torch import nn
 from tqdm import tqdm
 
 from semanom_ros.benchmarks.plan import Plan, forward_pass, in_turn, ratio, summary, synchronize
+from semanom_ros.core.curation.operations import IndexSettings, build_index
+from semanom_ros.core.curation.recorder import describe
 from semanom_ros.core.database import DatabaseWriter, FrameRecord, NominalDatabase
-from semanom_ros.core.database.operations import IndexSettings, build_index
-from semanom_ros.core.embedding import Embedder, patch_boxes
-from semanom_ros.core.preprocessing import PatchGrid
-from semanom_ros.core.recording import describe
-from semanom_ros.ros.bag_recording import INDEXED_FROM
+from semanom_ros.core.embedding.embedder import Embedder, patch_boxes
+from semanom_ros.core.embedding.preprocessing import PatchGrid
+from semanom_ros.recordings.nominal_recording import INDEXED_FROM
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,13 @@ from typing import Any
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from semanom_ros.benchmarks import live, memory, methods, search
+from semanom_ros.benchmarks import anomalib_methods as methods
+from semanom_ros.benchmarks import live_detector as live
+from semanom_ros.benchmarks import memory, search
 from semanom_ros.benchmarks.plan import Plan, machine
 from semanom_ros.commands.options import add_parameter_options, parameters_of
-from semanom_ros.commands.progress import Bars
-from semanom_ros.core.embedding import Embedder
+from semanom_ros.commands.progress_bars import Bars
+from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.errors import ParameterError
 from semanom_ros.parameters import DETECTOR, METHOD, NODE, RECORDER
 

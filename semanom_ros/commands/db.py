@@ -14,10 +14,11 @@ from typing import Any
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from semanom_ros.commands.options import add_parameter_options, parameters_of
-from semanom_ros.commands.progress import Bars
-from semanom_ros.core import calibration
-from semanom_ros.core.database import Manifest, NominalDatabase, operations, read_manifest
-from semanom_ros.core.database.publishing import Calibrate, IndexSettings, suggested_factory
+from semanom_ros.commands.progress_bars import Bars
+from semanom_ros.core.curation import operations
+from semanom_ros.core.curation.publishing import Calibrate, IndexSettings, suggested_factory
+from semanom_ros.core.database import Manifest, NominalDatabase, read_manifest
+from semanom_ros.core.scoring import calibration
 from semanom_ros.errors import ParameterError, SemanomError
 from semanom_ros.parameters import METHOD, resolve
 

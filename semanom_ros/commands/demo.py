@@ -17,25 +17,25 @@ import cv2
 from tqdm import tqdm
 
 from semanom_ros.commands.options import add_parameter_options, given_parameters
-from semanom_ros.commands.progress import Bars
-from semanom_ros.core.calibration import calibrate, view_settings
-from semanom_ros.core.database.operations import build_index
-from semanom_ros.core.database.publishing import IndexSettings, suggested_factory
-from semanom_ros.core.embedding import Embedder
-from semanom_ros.core.encoders import TINY, folder_of
+from semanom_ros.commands.progress_bars import Bars
+from semanom_ros.core.curation.operations import build_index
+from semanom_ros.core.curation.publishing import IndexSettings, suggested_factory
+from semanom_ros.core.embedding.embedder import Embedder
+from semanom_ros.core.embedding.encoders import TINY, folder_of
+from semanom_ros.core.scoring.calibration import calibrate, view_settings
 from semanom_ros.errors import EncoderError, SemanomError
-from semanom_ros.evaluation.evaluate import evaluate
-from semanom_ros.evaluation.live import LiveRun, run_live
-from semanom_ros.evaluation.methods import VARIANTS, Detectors, Row
-from semanom_ros.evaluation.results import ANOMALIES, OVERLAY, PREFIX
+from semanom_ros.evaluation.detectors import VARIANTS, Detectors, Row
+from semanom_ros.evaluation.live_run import LiveRun, run_live
+from semanom_ros.evaluation.result_bag import ANOMALIES, OVERLAY, PREFIX
+from semanom_ros.evaluation.runner import evaluate
 from semanom_ros.evaluation.video import write_video
 from semanom_ros.parameters import DETECTOR, METHOD, NODE, RECORDER, Value, resolve, table
-from semanom_ros.ros.bag_recording import record_bags
-from semanom_ros.ros.bags import BagReader
-from semanom_ros.ros.images import image_from_compressed, stamp_ns
+from semanom_ros.recordings.bags import BagReader
+from semanom_ros.recordings.images import image_from_compressed, stamp_ns
+from semanom_ros.recordings.nominal_recording import record_bags
 from semanom_ros.simulation import simulate
 from semanom_ros.simulation.drive import RATE
-from semanom_ros.simulation.recording import write_bag
+from semanom_ros.simulation.drive_bag import write_bag
 
 MARKER = '.semanom_demo'
 # Its nominal distances are the same all over the picture. At 10 Hz the filter takes single frames back.

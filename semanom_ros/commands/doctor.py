@@ -309,7 +309,7 @@ def _faiss_gpu() -> str:
 def _encoder() -> str:
     import torch
 
-    from semanom_ros.core.encoders import TINY, load_encoder
+    from semanom_ros.core.embedding.encoders import TINY, load_encoder
 
     encoder = load_encoder(TINY, device='cpu')
     begin = time.perf_counter()
@@ -321,8 +321,8 @@ def _encoder() -> str:
 
 
 def _weights() -> str:
-    from semanom_ros.core.encoders import TINY
-    from semanom_ros.core.encoders.catalogue import cards
+    from semanom_ros.core.embedding.encoders import TINY
+    from semanom_ros.core.embedding.encoders.encoder_cards import cards
 
     here = [card.name for card in cards() if card.present and card.name != TINY]
     if not here:
@@ -335,7 +335,7 @@ def _weights() -> str:
 def _bags() -> str:
     import numpy as np
 
-    from semanom_ros.ros.bags import STORAGES, BagReader, BagWriter
+    from semanom_ros.recordings.bags import STORAGES, BagReader, BagWriter
 
     image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     for storage in STORAGES:

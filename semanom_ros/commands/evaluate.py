@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from semanom_ros.commands.options import add_parameter_options, parameters_of
-from semanom_ros.commands.progress import Bars
+from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.errors import SemanomError
 from semanom_ros.evaluation.baselines import DctBaseline, PatchCoreBaseline
-from semanom_ros.evaluation.evaluate import REPORT, check_output, evaluate
-from semanom_ros.evaluation.methods import Detectors, Method
+from semanom_ros.evaluation.detectors import Detectors, Method
 from semanom_ros.evaluation.replay import Topics
+from semanom_ros.evaluation.runner import REPORT, check_output, evaluate
 from semanom_ros.evaluation.vlm import VlmBaseline
 from semanom_ros.parameters import METHOD, Value
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from semanom_ros.commands.progress import Bars
+from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.errors import BagError
-from semanom_ros.ros.bag_import import Masks, import_images, import_video
+from semanom_ros.recordings.importing import Masks, import_images, import_video
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

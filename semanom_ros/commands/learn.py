@@ -11,14 +11,15 @@ import numpy.typing as npt
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from semanom_ros.commands.options import add_parameter_options, parameters_of
-from semanom_ros.commands.progress import Bars
-from semanom_ros.core.calibration import calibrate, view_settings
-from semanom_ros.core.database import NominalDatabase, operations
-from semanom_ros.core.embedding import Embedder
+from semanom_ros.commands.progress_bars import Bars
+from semanom_ros.core.curation import operations
+from semanom_ros.core.database import NominalDatabase
+from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
-from semanom_ros.core.learning import learn_plausibility
+from semanom_ros.core.plausibility.learning import learn_plausibility
+from semanom_ros.core.scoring.calibration import calibrate, view_settings
 from semanom_ros.parameters import METHOD
-from semanom_ros.ros.bags import BagReader
+from semanom_ros.recordings.bags import BagReader
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

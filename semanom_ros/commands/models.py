@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from semanom_ros.core.encoders import catalogue, load_encoder
-from semanom_ros.core.encoders.base import TextAlignedEncoder
-from semanom_ros.core.encoders.weights import LOCAL_FOLDER, STORE_VARIABLE
-from semanom_ros.core.segmenters import catalogue as segmenters
+from semanom_ros.core.embedding.encoders import encoder_cards as catalogue
+from semanom_ros.core.embedding.encoders import load_encoder
+from semanom_ros.core.embedding.encoders.encoder import TextAlignedEncoder
+from semanom_ros.core.embedding.segmenters import segmenter_cards as segmenters
+from semanom_ros.core.embedding.weights import LOCAL_FOLDER, STORE_VARIABLE
 from semanom_ros.parameters import METHOD, table
 
 CHECKED_FRAMES = 20

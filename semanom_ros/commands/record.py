@@ -9,10 +9,10 @@ from pathlib import Path
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from semanom_ros.commands.options import add_parameter_options, parameters_of
-from semanom_ros.commands.progress import Bars
-from semanom_ros.core.recording import folder_size
+from semanom_ros.commands.progress_bars import Bars
+from semanom_ros.core.curation.recorder import folder_size
 from semanom_ros.parameters import METHOD, NODE, RECORDER, resolve
-from semanom_ros.ros.bag_recording import BagRecording, database_path, record_bags
+from semanom_ros.recordings.nominal_recording import BagRecording, database_path, record_bags
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from semanom_ros.errors import BagError
 from semanom_ros.simulation import CATALOGUE, simulate
 from semanom_ros.simulation.drive import RATE
-from semanom_ros.simulation.recording import IMAGE_TOPIC, write_bag
+from semanom_ros.simulation.drive_bag import IMAGE_TOPIC, write_bag
 from semanom_ros.simulation.weather import CHOICES
 
 

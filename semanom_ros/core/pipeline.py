@@ -13,16 +13,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from semanom_ros.core.calibration import Calibration, calibrate, made_for, view_settings
-from semanom_ros.core.comparison import Comparison
+from semanom_ros.core.curation.recorder import thumbnail
 from semanom_ros.core.database import FrameRecord, NominalAddition, NominalDatabase
-from semanom_ros.core.embedding import Embedder, FrameEmbedding
-from semanom_ros.core.encoders.base import TextAlignedEncoder
-from semanom_ros.core.filtering import Filter, Region, TemporalFilter, regions
+from semanom_ros.core.embedding.embedder import Embedder, FrameEmbedding
+from semanom_ros.core.embedding.encoders.encoder import TextAlignedEncoder
 from semanom_ros.core.frames import Anomaly, Frame, FrameResult
-from semanom_ros.core.recording import thumbnail
-from semanom_ros.core.scoring import FrameScores, Scorer
-from semanom_ros.core.tracking import Track
+from semanom_ros.core.localization.filtering import Filter, Region, TemporalFilter, regions
+from semanom_ros.core.localization.tracking import Track
+from semanom_ros.core.scoring.calibration import Calibration, calibrate, made_for, view_settings
+from semanom_ros.core.scoring.comparison import Comparison
+from semanom_ros.core.scoring.scorer import FrameScores, Scorer
 from semanom_ros.errors import ParameterError
 from semanom_ros.parameters import METHOD, Value, resolve, table
 

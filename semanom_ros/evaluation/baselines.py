@@ -11,16 +11,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from semanom_ros.core.calibration import calibrator
-from semanom_ros.core.database import operations, read_manifest
-from semanom_ros.core.embedding import Embedder
-from semanom_ros.core.encoders.base import Encoder
+from semanom_ros.core.curation import operations
+from semanom_ros.core.database import read_manifest
+from semanom_ros.core.embedding.embedder import Embedder
+from semanom_ros.core.embedding.encoders.encoder import Encoder
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.progress import SILENT, Progress
+from semanom_ros.core.scoring.calibration import calibrator
 from semanom_ros.errors import BagError, DatabaseError, EncoderError
-from semanom_ros.evaluation.methods import Detectors, Row, Verdict
+from semanom_ros.evaluation.detectors import Detectors, Row, Verdict
 from semanom_ros.parameters import METHOD, NODE, RECORDER, Value, resolve
-from semanom_ros.ros.bag_recording import record_bags
+from semanom_ros.recordings.nominal_recording import record_bags
 
 CORESET_SHARE = 0.1
 """Share of the nominal embeddings that the PatchCore row keeps: PatchCore-10 % of the paper."""

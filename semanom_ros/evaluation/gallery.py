@@ -19,11 +19,11 @@ from semanom_ros.errors import BagError
 from semanom_ros.evaluation.measurement import Measurement
 from semanom_ros.evaluation.metrics import ANOMALOUS, IGNORE
 from semanom_ros.evaluation.replay import Recording, Replay
-from semanom_ros.evaluation.results import ANOMALIES, MAP, OVERLAY
+from semanom_ros.evaluation.result_bag import ANOMALIES, MAP, OVERLAY
 from semanom_ros.evaluation.truth import TruthReader
-from semanom_ros.ros.bags import BagReader
-from semanom_ros.ros.images import compress_pixels, image_from_compressed, stamp_ns
-from semanom_ros.simulation.recording import SCENARIO_TOPIC
+from semanom_ros.recordings.bags import BagReader
+from semanom_ros.recordings.images import compress_pixels, image_from_compressed, stamp_ns
+from semanom_ros.simulation.drive_bag import SCENARIO_TOPIC
 
 MOST = 6
 """Most pictures of each kind."""

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from semanom_ros.evaluation.components import ComponentStatistics
-from semanom_ros.evaluation.methods import Row, Verdict
+from semanom_ros.evaluation.detectors import Row, Verdict
 from semanom_ros.evaluation.metrics import (
     ANOMALOUS,
     Array,

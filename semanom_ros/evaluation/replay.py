@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from semanom_ros.core.camera import CameraModel
 from semanom_ros.errors import BagError, CameraError
+from semanom_ros.evaluation.detectors import Method, Row
 from semanom_ros.evaluation.measurement import Measurement, rounded
-from semanom_ros.evaluation.methods import Method, Row
-from semanom_ros.evaluation.results import CAMERA, ResultBag
+from semanom_ros.evaluation.result_bag import CAMERA, ResultBag
 from semanom_ros.evaluation.sequences import SequenceCounter
 from semanom_ros.evaluation.truth import TruthReader
-from semanom_ros.ros.bags import BagReader
+from semanom_ros.geometry.camera_model import CameraModel
+from semanom_ros.recordings.bags import BagReader
+from semanom_ros.recordings.instance_masks import BagSegments
 from semanom_ros.ros.messages import camera_model
-from semanom_ros.ros.segments import BagSegments
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ import numpy.typing as npt
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from semanom_ros import __version__
-from semanom_ros.core.timeline import JOIN_S
+from semanom_ros.core.scoring.timeline import JOIN_S
 from semanom_ros.evaluation.charts import Chart, rate_curve
+from semanom_ros.evaluation.detectors import Row
 from semanom_ros.evaluation.gallery import Gallery
 from semanom_ros.evaluation.measurement import Measurement
-from semanom_ros.evaluation.methods import Row
 from semanom_ros.evaluation.metrics import AUPRO_LIMIT
 from semanom_ros.evaluation.replay import Replay
 from semanom_ros.evaluation.sequences import GRACE_S, RESAMPLES, STRETCH_S, Timeline

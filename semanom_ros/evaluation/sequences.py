@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from semanom_ros.core.timeline import durations_s, runs
+from semanom_ros.core.scoring.timeline import durations_s, runs
 
 GRACE_S = 1.0
 """An alarm is not false until this many seconds after an anomaly has left the picture."""

@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from semanom_ros.errors import BagError, ImageError, ParameterError
 from semanom_ros.evaluation.metrics import ANOMALOUS, IGNORE, NOMINAL
-from semanom_ros.ros.bags import BagReader
-from semanom_ros.ros.images import image_from_compressed, image_from_message, is_compressed
-from semanom_ros.ros.in_step import InStep
-from semanom_ros.ros.segments import carla_instances
+from semanom_ros.recordings.bags import BagReader
+from semanom_ros.recordings.images import image_from_compressed, image_from_message, is_compressed
+from semanom_ros.recordings.in_step import InStep
+from semanom_ros.recordings.instance_masks import carla_instances
 
 DEFAULT_TOPIC = '/ground_truth/anomaly_mask'
 

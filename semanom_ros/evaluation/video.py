@@ -12,8 +12,8 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from semanom_ros.errors import BagError
-from semanom_ros.ros.bags import BagReader
-from semanom_ros.ros.images import image_from_compressed, stamp_ns
+from semanom_ros.recordings.bags import BagReader
+from semanom_ros.recordings.images import image_from_compressed, stamp_ns
 
 _SLOWEST, _FASTEST = 2.0, 30.0  # frames per second of the film
 _QUALITY = 25  # libx264's constant rate factor

@@ -24,8 +24,8 @@ import numpy.typing as npt
 
 from semanom_ros.core.frames import Anomaly, Frame, FrameResult
 from semanom_ros.errors import SemanomError
-from semanom_ros.evaluation.methods import Row, Verdict, ranked
-from semanom_ros.ros.images import compress_pixels
+from semanom_ros.evaluation.detectors import Row, Verdict, ranked
+from semanom_ros.recordings.images import compress_pixels
 
 log = logging.getLogger(__name__)
 

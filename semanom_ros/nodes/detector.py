@@ -24,20 +24,20 @@ from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
 
-from semanom_ros.core.camera import CameraModel
+from semanom_ros.core.embedding.segmenters import segmenter_name
 from semanom_ros.core.frames import Frame, FrameResult, Segments
 from semanom_ros.core.pipeline import Pipeline
-from semanom_ros.core.segmenters import segmenter_name
 from semanom_ros.errors import CameraError, ImageError, ParameterError, SemanomError
+from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.msg import DatabaseInfo
-from semanom_ros.nodes.mailbox import Mailbox
 from semanom_ros.parameters import DETECTOR, METHOD, NODE, Value, table
 from semanom_ros.ros import diagnostics, messages
 from semanom_ros.ros.diagnostics import CameraMonitor, Health
+from semanom_ros.ros.mailbox import Mailbox
+from semanom_ros.ros.masks_subscription import SegmentsSubscription
+from semanom_ros.ros.node_parameters import NodeParameters, typed_parameters
 from semanom_ros.ros.outputs import CameraOutputs
-from semanom_ros.ros.parameters import NodeParameters, typed_parameters
 from semanom_ros.ros.qos import INPUT, LATCHED, OUTPUT
-from semanom_ros.ros.segments_subscription import SegmentsSubscription
 
 if TYPE_CHECKING:
     from rclpy.subscription import MessageInfo

@@ -27,20 +27,20 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
+from semanom_ros.core.curation.recorder import HeldOut, NominalRecorder, RecordingSummary, Thinning, describe
 from semanom_ros.core.database import DatabaseWriter
-from semanom_ros.core.embedding import Embedder
+from semanom_ros.core.embedding.embedder import Embedder
+from semanom_ros.core.embedding.segmenters import segmenter_name
 from semanom_ros.core.frames import Frame
-from semanom_ros.core.recording import HeldOut, NominalRecorder, RecordingSummary, Thinning, describe
-from semanom_ros.core.segmenters import segmenter_name
 from semanom_ros.errors import BagError, ImageError, SemanomError
 from semanom_ros.parameters import METHOD, NODE, RECORDER
+from semanom_ros.recordings.nominal_recording import commit, database_path, record_bags
 from semanom_ros.ros import diagnostics
-from semanom_ros.ros.bag_recording import commit, database_path, record_bags
 from semanom_ros.ros.diagnostics import Health
+from semanom_ros.ros.masks_subscription import SegmentsSubscription
 from semanom_ros.ros.messages import picture_of, stamp_of
-from semanom_ros.ros.parameters import NodeParameters, typed_parameters
+from semanom_ros.ros.node_parameters import NodeParameters, typed_parameters
 from semanom_ros.ros.qos import OUTPUT
-from semanom_ros.ros.segments_subscription import SegmentsSubscription
 
 LOG_PERIOD_S = 10.0
 CAMERA = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)

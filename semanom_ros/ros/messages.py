@@ -13,15 +13,15 @@ from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, CompressedImage, RegionOfInterest
 from std_msgs.msg import Header
 
-from semanom_ros.core.camera import CameraModel
 from semanom_ros.core.database import NominalDatabase
 from semanom_ros.core.frames import Anomaly, FrameResult, NominalExample
-from semanom_ros.core.rendering import caption
 from semanom_ros.errors import ImageError
+from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.msg import Anomaly as AnomalyMessage
 from semanom_ros.msg import AnomalyArray, AnomalyScore, DatabaseInfo, NominalMatch
-from semanom_ros.ros.images import header as make_header
-from semanom_ros.ros.images import image_from_compressed, image_from_message, image_to_compressed, stamp_ns
+from semanom_ros.recordings.images import header as make_header
+from semanom_ros.recordings.images import image_from_compressed, image_from_message, image_to_compressed, stamp_ns
+from semanom_ros.rendering.overlay import caption
 
 try:
     from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose

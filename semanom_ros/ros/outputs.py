@@ -9,12 +9,12 @@ from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from sensor_msgs.msg import CompressedImage, Image
 from visualization_msgs.msg import MarkerArray
 
-from semanom_ros.core.camera import CameraModel
 from semanom_ros.core.frames import Frame, FrameResult
-from semanom_ros.core.rendering import render_overlay
+from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.msg import AnomalyArray, AnomalyScore
+from semanom_ros.recordings.images import header, image_to_compressed, image_to_message
+from semanom_ros.rendering.overlay import render_overlay
 from semanom_ros.ros import messages
-from semanom_ros.ros.images import header, image_to_compressed, image_to_message
 from semanom_ros.ros.markers import marker_array
 from semanom_ros.ros.qos import OUTPUT, OUTPUT_IMAGE
 

@@ -22,7 +22,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 
 from semanom_ros.errors import BagError
-from semanom_ros.ros.bags import BagReader, BagWriter
+from semanom_ros.recordings.bags import BagReader, BagWriter
 from semanom_ros.ros.messages import stamp_of
 from semanom_ros.ros.qos import LATCHED, OUTPUT
 

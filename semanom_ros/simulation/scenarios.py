@@ -13,7 +13,7 @@ import numpy as np
 
 from semanom_ros.simulation import textures
 from semanom_ros.simulation.catalogue import Scenario
-from semanom_ros.simulation.models import CAR_PAINTS, CARS, LENGTHS, solid, vehicle
+from semanom_ros.simulation.meshes import CAR_PAINTS, CARS, LENGTHS, solid, vehicle
 from semanom_ros.simulation.painter import Picture, Texture
 from semanom_ros.simulation.textures import KERB_EDGE, PAVEMENT_EDGE
 from semanom_ros.simulation.things import (

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from semanom_ros.simulation import textures
-from semanom_ros.simulation.models import CAR_PAINTS, LENGTHS, RIM, solid, vehicle
+from semanom_ros.simulation.meshes import CAR_PAINTS, LENGTHS, RIM, solid, vehicle
 from semanom_ros.simulation.painter import Canvas, Colour, FloatArray, Mesh, Texture
 from semanom_ros.simulation.weather import Weather
 

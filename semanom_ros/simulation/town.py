@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from semanom_ros.simulation import textures
-from semanom_ros.simulation.models import CARS, LENGTHS, solid
+from semanom_ros.simulation.meshes import CARS, LENGTHS, solid
 from semanom_ros.simulation.painter import Colour, FloatArray, Texture
 from semanom_ros.simulation.textures import HALF_STREET, KERB_EDGE, PAVEMENT_EDGE, ROAD_EDGE, TILE_LENGTH
 from semanom_ros.simulation.things import (

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from semanom_ros.cli import main
-from semanom_ros.evaluation.live import run_live
-from semanom_ros.evaluation.results import ANOMALIES, PREFIX
+from semanom_ros.evaluation.live_run import run_live
+from semanom_ros.evaluation.result_bag import ANOMALIES, PREFIX
 from semanom_ros.parameters import DETECTOR, METHOD, NODE, read_yaml, resolve, table
-from semanom_ros.ros.bags import BagReader, BagWriter, typestore
-from semanom_ros.ros.images import stamp_ns
+from semanom_ros.recordings.bags import BagReader, BagWriter, typestore
+from semanom_ros.recordings.images import stamp_ns
 
 CAMERA = '/carla/ego_vehicle/rgb_front/image'
 INFO = '/carla/ego_vehicle/rgb_front/camera_info'

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from semanom_ros.commands import progress
+from semanom_ros.commands import progress_bars as progress
 
 
 def look_at(frames: int) -> None:

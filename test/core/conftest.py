@@ -12,13 +12,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from semanom_ros.core.calibration import calibrate, view_settings
 from semanom_ros.core.database import DatabaseDescription, DatabaseWriter, FrameRecord, NominalDatabase
-from semanom_ros.core.embedding import Embedder
-from semanom_ros.core.encoders.base import TextAlignedEncoder
+from semanom_ros.core.embedding.embedder import Embedder
+from semanom_ros.core.embedding.encoders.encoder import TextAlignedEncoder
+from semanom_ros.core.embedding.segmenters import load_segmenter
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.pipeline import Pipeline
-from semanom_ros.core.segmenters import load_segmenter
+from semanom_ros.core.scoring.calibration import calibrate, view_settings
 from semanom_ros.parameters import METHOD, Value, resolve
 
 

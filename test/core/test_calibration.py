@@ -5,9 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from semanom_ros.core.calibration import Calibration, RegionStatistics, calibrate, frame_statistic, view_settings
 from semanom_ros.core.frames import Frame
-from semanom_ros.core.learning import learn_plausibility
+from semanom_ros.core.plausibility.learning import learn_plausibility
+from semanom_ros.core.scoring.calibration import (
+    Calibration,
+    RegionStatistics,
+    calibrate,
+    frame_statistic,
+    view_settings,
+)
 
 
 @pytest.mark.parametrize('rate', [0.02, 0.05, 0.1, 0.3])

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from semanom_ros.core.camera import CameraModel
 from semanom_ros.errors import CameraError
+from semanom_ros.geometry.camera_model import CameraModel
 
 INTRINSICS = np.array([[500.0, 0, 319.5], [0, 510.0, 239.5], [0, 0, 1]])
 SIZE = (480, 640)

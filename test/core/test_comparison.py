@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from semanom_ros.core.comparison import Comparison
+from semanom_ros.core.scoring.comparison import Comparison
 
 
 def unit(count: int, seed: int, dimension: int) -> torch.Tensor:

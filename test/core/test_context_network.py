@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from semanom_ros.core.context_network import ContextNetwork, Lesson
+from semanom_ros.core.plausibility.context_network import ContextNetwork, Lesson
 
 CPU = torch.device('cpu')
 

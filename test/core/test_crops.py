@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from semanom_ros.core.crops import CONTEXT, SMALLEST, masked_crops
+from semanom_ros.core.embedding.crops import CONTEXT, SMALLEST, masked_crops
 
 
 def pattern(height: int, width: int) -> np.ndarray:

@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from semanom_ros.core.embedding import FrameEmbedding, patch_boxes, segment_cover
+from semanom_ros.core.embedding.embedder import FrameEmbedding, patch_boxes, segment_cover
+from semanom_ros.core.embedding.preprocessing import PatchGrid
+from semanom_ros.core.embedding.segmenters import load_segmenter
+from semanom_ros.core.embedding.segmenters.superpixels import EmbeddingSegmenter
 from semanom_ros.core.frames import Frame, Segments
-from semanom_ros.core.preprocessing import PatchGrid
-from semanom_ros.core.segmenters import load_segmenter
-from semanom_ros.core.segmenters.embedding import EmbeddingSegmenter
 
 
 def embedding_of(labels, count, rows=5, columns=7):

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from semanom_ros.core.filtering import Filter, TemporalFilter, regions
 from semanom_ros.core.frames import Segments
-from semanom_ros.core.tracking import Tracker, iou
+from semanom_ros.core.localization.filtering import Filter, TemporalFilter, regions
+from semanom_ros.core.localization.tracking import Tracker, iou
 
 HEIGHT, WIDTH, TENTH = 120, 160, 100_000_000
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from semanom_ros.core.calibration import SMALLEST_LEVEL, Calibration
+from semanom_ros.core.scoring.calibration import SMALLEST_LEVEL, Calibration
 
 
 @pytest.mark.parametrize('rate', [0.2, 0.001])

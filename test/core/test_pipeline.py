@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from semanom_ros.core.calibration import calibrate, made_for, stored_parameters
+from semanom_ros.core.curation.recorder import describe
 from semanom_ros.core.database import DatabaseWriter, FrameRecord
 from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.core.pipeline import Pipeline
-from semanom_ros.core.recording import describe
+from semanom_ros.core.scoring.calibration import calibrate, made_for, stored_parameters
 from semanom_ros.errors import DatabaseError, ParameterError
 
 

@@ -6,14 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from semanom_ros.core.calibration import calibrate, calibrator, view_settings
-from semanom_ros.core.context_network import ContextNetwork, Lesson
-from semanom_ros.core.database import operations
+from semanom_ros.core.curation import operations
 from semanom_ros.core.frames import Frame
-from semanom_ros.core.learning import learn_plausibility
 from semanom_ros.core.pipeline import Pipeline
-from semanom_ros.core.plausibility import DEPTH, LEAVES, TREES, PlausibilityModel, Projection, Trees, features
-from semanom_ros.core.transplanting import IMPLAUSIBLE, VALID, NominalPicture, Transplanter
+from semanom_ros.core.plausibility.context_network import ContextNetwork, Lesson
+from semanom_ros.core.plausibility.learning import learn_plausibility
+from semanom_ros.core.plausibility.plausibility_model import (
+    DEPTH,
+    LEAVES,
+    TREES,
+    PlausibilityModel,
+    Projection,
+    Trees,
+    features,
+)
+from semanom_ros.core.plausibility.transplanting import IMPLAUSIBLE, VALID, NominalPicture, Transplanter
+from semanom_ros.core.scoring.calibration import calibrate, calibrator, view_settings
 from semanom_ros.errors import DatabaseError
 
 

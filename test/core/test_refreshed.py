@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from semanom_ros.core.embedding.segmenters import load_segmenter
+from semanom_ros.core.embedding.segmenters.refreshed import RefreshedSegmenter
+from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
 from semanom_ros.core.frames import Frame, Segments
-from semanom_ros.core.segmenters import load_segmenter
-from semanom_ros.core.segmenters.base import Segmenter
-from semanom_ros.core.segmenters.refreshed import RefreshedSegmenter
 
 HEIGHT, WIDTH, TENTH = 120, 160, 100_000_000
 NOISE = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (HEIGHT, 2 * WIDTH, 3)).astype(np.uint8), (0, 0), 3)

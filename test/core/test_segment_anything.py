@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from semanom_ros.core.embedding import Embedder
+from semanom_ros.core.embedding.embedder import Embedder
+from semanom_ros.core.embedding.segmenters import load_segmenter
+from semanom_ros.core.embedding.segmenters.segment_anything import (
+    PROMPTS,
+    AnySegmenter,
+    PromptedSegmenter,
+    layered,
+    read_prompts,
+)
 from semanom_ros.core.frames import Frame
-from semanom_ros.core.segmenters import load_segmenter
-from semanom_ros.core.segmenters.segment_anything import PROMPTS, AnySegmenter, PromptedSegmenter, layered, read_prompts
 from semanom_ros.errors import ParameterError, SegmenterError
 
 transformers = pytest.importorskip('transformers', reason='Hugging Face transformers are not installed')

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from semanom_ros.core.embedding.segmenters import load_segmenter
+from semanom_ros.core.embedding.segmenters.mask_rcnn import MaskRCNN
 from semanom_ros.core.frames import Frame, Segments
-from semanom_ros.core.segmenters import load_segmenter
-from semanom_ros.core.segmenters.torchvision import MaskRCNN
 from semanom_ros.errors import SegmenterError
 
 

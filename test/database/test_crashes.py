@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from semanom_ros.core.database import DatabaseWriter, FrameRecord, NominalAddition, NominalDatabase, operations
+from semanom_ros.core.curation import operations
+from semanom_ros.core.database import DatabaseWriter, FrameRecord, NominalAddition, NominalDatabase
 from semanom_ros.core.database.database import read_manifest
 from semanom_ros.errors import DatabaseError
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from semanom_ros import cli
-from semanom_ros.core.calibration import calibrate, stored_parameters, view_settings
 from semanom_ros.core.database import NominalAddition, NominalDatabase
+from semanom_ros.core.scoring.calibration import calibrate, stored_parameters, view_settings
 from semanom_ros.parameters import METHOD, resolve
 
 

@@ -8,11 +8,12 @@ import time
 import numpy as np
 import pytest
 
-from semanom_ros.core.database import DatabaseWriter, FrameRecord, NominalAddition, NominalDatabase, operations
+from semanom_ros.core.curation import operations
+from semanom_ros.core.curation.operations import IndexSettings
+from semanom_ros.core.curation.reduction import coreset, distinct
+from semanom_ros.core.database import DatabaseWriter, FrameRecord, NominalAddition, NominalDatabase
 from semanom_ros.core.database.database import read_manifest
 from semanom_ros.core.database.manifest import Manifest
-from semanom_ros.core.database.operations import IndexSettings
-from semanom_ros.core.database.reduction import coreset, distinct
 from semanom_ros.errors import DatabaseError
 
 

@@ -17,9 +17,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from semanom_ros.core.database import DatabaseDescription, DatabaseWriter, FrameRecord, NominalDatabase, operations
+from semanom_ros.core.curation import operations
+from semanom_ros.core.curation.publishing import IndexSettings, suggested_factory
+from semanom_ros.core.database import DatabaseDescription, DatabaseWriter, FrameRecord, NominalDatabase
 from semanom_ros.core.database.index import NearestNeighbours, Space, faiss
-from semanom_ros.core.database.publishing import IndexSettings, suggested_factory
 from semanom_ros.core.database.storage import Statistics
 from semanom_ros.errors import DatabaseError
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from semanom_ros.core.database import DatabaseDescription, NominalDatabase, operations, read_manifest
+from semanom_ros.core.curation import operations
+from semanom_ros.core.database import DatabaseDescription, NominalDatabase, read_manifest
 from semanom_ros.core.database.manifest import SCHEMA_VERSION, Manifest
 from semanom_ros.errors import DatabaseError
 

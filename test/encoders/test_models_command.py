@@ -17,8 +17,9 @@ from open_clip.pretrained import _PRETRAINED
 from safetensors.torch import load_file, save_file
 
 from semanom_ros.cli import main
-from semanom_ros.core import encoders
-from semanom_ros.core.encoders import load_encoder
+from semanom_ros.core.embedding import encoders
+from semanom_ros.core.embedding.encoders import load_encoder
+from semanom_ros.core.embedding.segmenters import segmenter_cards
 
 
 class Hub:
@@ -169,7 +170,7 @@ def test_fetch_and_list_a_segmenter(hub, tmp_path, monkeypatch, capsys):
     content = b'weights'
     name = f'maskrcnn-{hashlib.sha256(content).hexdigest()[:8]}.pth'
     hub.files[f'models/{name}'] = content
-    monkeypatch.setattr('semanom_ros.core.segmenters.catalogue._url', lambda: f'{hub.address}/models/{name}')
+    monkeypatch.setattr(segmenter_cards, '_url', lambda: f'{hub.address}/models/{name}')
     monkeypatch.setattr('torch.hub.get_dir', lambda: str(tmp_path / 'torch'))
     file = tmp_path / 'torch' / 'checkpoints' / name
 

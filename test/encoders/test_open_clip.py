@@ -19,16 +19,16 @@ import torch.nn.functional as F
 from open_clip.pretrained import _PRETRAINED
 from safetensors.torch import load_file, save_file
 
-from semanom_ros.core import encoders
-from semanom_ros.core.calibration import calibrate
-from semanom_ros.core.crops import masked_crops
+from semanom_ros.core.curation.recorder import describe
 from semanom_ros.core.database import DatabaseWriter, FrameRecord
-from semanom_ros.core.embedding import Embedder
-from semanom_ros.core.encoders import TextAlignedEncoder, load_encoder
-from semanom_ros.core.encoders.base import PictureEncoder
+from semanom_ros.core.embedding import encoders
+from semanom_ros.core.embedding.crops import masked_crops
+from semanom_ros.core.embedding.embedder import Embedder
+from semanom_ros.core.embedding.encoders import TextAlignedEncoder, load_encoder
+from semanom_ros.core.embedding.encoders.encoder import PictureEncoder
 from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.core.pipeline import Pipeline
-from semanom_ros.core.recording import describe
+from semanom_ros.core.scoring.calibration import calibrate
 from semanom_ros.errors import DatabaseError, EncoderError
 from semanom_ros.parameters import METHOD, resolve
 

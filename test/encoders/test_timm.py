@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from semanom_ros.core.encoders import TextAlignedEncoder, load_encoder
+from semanom_ros.core.embedding.encoders import TextAlignedEncoder, load_encoder
 from semanom_ros.errors import EncoderError
 
 CLOSE = {'atol': 1e-5, 'rtol': 1e-4}

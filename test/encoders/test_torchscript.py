@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from semanom_ros.core.encoders import load_encoder
+from semanom_ros.core.embedding.encoders import load_encoder
 from semanom_ros.errors import EncoderError
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from semanom_ros.core.device import resolve_device, resolve_dtype
-from semanom_ros.core.encoders import load_encoder
-from semanom_ros.core.encoders.weights import sha256_of_state
+from semanom_ros.core.embedding.device import resolve_device, resolve_dtype
+from semanom_ros.core.embedding.encoders import load_encoder
+from semanom_ros.core.embedding.weights import sha256_of_state
 from semanom_ros.errors import EncoderError, ParameterError
 
 

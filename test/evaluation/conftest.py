@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from semanom_ros.commands.progress import Bars
+from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.parameters import METHOD, NODE, RECORDER, resolve
-from semanom_ros.ros.bag_recording import record_bags
-from semanom_ros.ros.bags import BagWriter
-from semanom_ros.ros.images import image_to_compressed, image_to_message
+from semanom_ros.recordings.bags import BagWriter
+from semanom_ros.recordings.images import image_to_compressed, image_to_message
+from semanom_ros.recordings.nominal_recording import record_bags
 
 HEIGHT, WIDTH = 72, 96
 START_NS = 1_700_000_000_000_000_000

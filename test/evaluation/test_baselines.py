@@ -15,7 +15,7 @@ import torch
 
 from semanom_ros.cli import main
 from semanom_ros.core.database import NominalDatabase
-from semanom_ros.core.embedding import Embedder
+from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.progress import SILENT
 from semanom_ros.errors import SemanomError

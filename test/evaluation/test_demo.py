@@ -9,8 +9,8 @@ import pytest
 
 from semanom_ros.cli import main
 from semanom_ros.evaluation.video import write_video
-from semanom_ros.ros.bags import BagReader, BagWriter
-from semanom_ros.ros.images import image_to_compressed
+from semanom_ros.recordings.bags import BagReader, BagWriter
+from semanom_ros.recordings.images import image_to_compressed
 
 from .conftest import PERIOD_NS, START_NS, road
 

@@ -13,8 +13,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from semanom_ros.cli import main
 from semanom_ros.evaluation.measurement import rounded
-from semanom_ros.ros.bags import BagReader
-from semanom_ros.ros.images import image_from_message, stamp_ns
+from semanom_ros.recordings.bags import BagReader
+from semanom_ros.recordings.images import image_from_message, stamp_ns
 
 from .conftest import PERIOD_NS, START_NS, write_drive
 

@@ -10,11 +10,11 @@ import pytest
 
 from semanom_ros.cli import main
 from semanom_ros.errors import SemanomError
-from semanom_ros.evaluation.live import run_live
+from semanom_ros.evaluation.live_run import run_live
 from semanom_ros.parameters import DETECTOR, METHOD, read_yaml, resolve, table
+from semanom_ros.recordings.bags import BagReader
+from semanom_ros.recordings.images import stamp_ns
 from semanom_ros.ros.background import private_domain
-from semanom_ros.ros.bags import BagReader
-from semanom_ros.ros.images import stamp_ns
 
 TOPIC = '/camera/image_raw'
 SCORE = '/semanom_detector/camera/score'

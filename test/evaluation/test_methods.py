@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from semanom_ros.core.frames import FrameResult
-from semanom_ros.evaluation.methods import ranked
+from semanom_ros.evaluation.detectors import ranked
 
 SCORES = np.array([[0.2, 0.8, 1.7], [0.6, 3.0, 0.1]], np.float32)
 RESULT = FrameResult(

@@ -5,8 +5,8 @@ import pytest
 
 from semanom_ros.errors import BagError
 from semanom_ros.evaluation.truth import DEFAULT_TOPIC, TruthReader
-from semanom_ros.ros.bags import BagReader, BagWriter
-from semanom_ros.ros.images import image_to_message
+from semanom_ros.recordings.bags import BagReader, BagWriter
+from semanom_ros.recordings.images import image_to_message
 
 
 def write(path, stamps, topic=DEFAULT_TOPIC, value=255, shape=(6, 8)):

@@ -30,8 +30,8 @@ from sensor_msgs.msg import Image
 
 from semanom_ros import cli
 from semanom_ros.msg import AnomalyScore
-from semanom_ros.ros.bags import BagWriter
-from semanom_ros.ros.images import image_to_message
+from semanom_ros.recordings.bags import BagWriter
+from semanom_ros.recordings.images import image_to_message
 
 pytest.importorskip('launch_ros', reason='launch_ros is not installed: source a ROS 2 installation')
 
@@ -58,7 +58,7 @@ import sys, time
 import rclpy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
-from semanom_ros.ros.bags import BagReader
+from semanom_ros.recordings.bags import BagReader
 
 assert sys.argv[1:3] == ['bag', 'play'] and '--clock' in sys.argv, sys.argv
 rclpy.init()

@@ -22,15 +22,15 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image
 
-from semanom_ros.core.calibration import calibrate
+from semanom_ros.core.curation.recorder import NominalRecorder, describe
 from semanom_ros.core.database import DatabaseWriter
-from semanom_ros.core.embedding import Embedder
+from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
-from semanom_ros.core.recording import NominalRecorder, describe
+from semanom_ros.core.scoring.calibration import calibrate
 from semanom_ros.nodes import detector
 from semanom_ros.nodes.detector import Detector
 from semanom_ros.parameters import METHOD, resolve
-from semanom_ros.ros.images import image_to_message
+from semanom_ros.recordings.images import image_to_message
 
 HEIGHT, WIDTH, PATCH = 96, 128, 8
 FOCAL = 100.0

@@ -15,8 +15,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from semanom_ros.core.pipeline import Pipeline
 from semanom_ros.msg import AnomalyArray, AnomalyScore
+from semanom_ros.recordings.images import image_to_compressed, image_to_message
 from semanom_ros.ros import diagnostics
-from semanom_ros.ros.images import image_to_compressed, image_to_message
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 

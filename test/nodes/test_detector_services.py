@@ -13,10 +13,10 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
+from semanom_ros.core.curation.recorder import NominalRecorder, describe
 from semanom_ros.core.database import DatabaseWriter, NominalDatabase, read_manifest
-from semanom_ros.core.embedding import Embedder
+from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
-from semanom_ros.core.recording import NominalRecorder, describe
 from semanom_ros.msg import AnomalyScore, DatabaseInfo
 from semanom_ros.parameters import METHOD, resolve
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from semanom_ros.nodes.mailbox import Mailbox
+from semanom_ros.ros.mailbox import Mailbox
 
 
 def test_a_newer_item_replaces_the_older_of_its_own_camera() -> None:

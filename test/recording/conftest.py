@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from semanom_ros.core.embedding import Embedder
+from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.parameters import METHOD, NODE, RECORDER, resolve
-from semanom_ros.ros.bags import BagWriter
+from semanom_ros.recordings.bags import BagWriter
 
 SECOND = 10**9
 

@@ -23,9 +23,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
 from semanom_ros.core.database import NominalDatabase
-from semanom_ros.core.embedding import Embedder
+from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.nodes.nominal_recorder import NominalRecorderNode
-from semanom_ros.ros.images import image_to_compressed, image_to_message
+from semanom_ros.recordings.images import image_to_compressed, image_to_message
 
 SECOND = 10**9
 PATIENCE_S = 60.0

@@ -17,16 +17,17 @@ import pytest
 import yaml
 
 from semanom_ros.cli import main
-from semanom_ros.core.calibration import calibrate
-from semanom_ros.core.database import NominalDatabase, operations
-from semanom_ros.core.embedding import Embedder
+from semanom_ros.core.curation import operations
+from semanom_ros.core.database import NominalDatabase
+from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
-from semanom_ros.core.plausibility import PlausibilityModel, Projection, Trees, features
+from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel, Projection, Trees, features
+from semanom_ros.core.scoring.calibration import calibrate
 from semanom_ros.errors import BagError
 from semanom_ros.parameters import METHOD, NODE, RECORDER, resolve
-from semanom_ros.ros import bag_recording
-from semanom_ros.ros.bag_recording import BagRecording, record_bags
-from semanom_ros.ros.bags import BagReader
+from semanom_ros.recordings import nominal_recording as bag_recording
+from semanom_ros.recordings.bags import BagReader
+from semanom_ros.recordings.nominal_recording import BagRecording, record_bags
 
 SECOND = 10**9
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from semanom_ros.core.curation.recorder import HeldOut, NominalRecorder, Thinning, describe, thumbnail
 from semanom_ros.core.database import DatabaseWriter
-from semanom_ros.core.embedding import Embedder
+from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
-from semanom_ros.core.recording import HeldOut, NominalRecorder, Thinning, describe, thumbnail
 from semanom_ros.errors import BagError
 
 SECOND = 10**9

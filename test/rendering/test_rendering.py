@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from semanom_ros.core.frames import Anomaly, FrameResult, NominalExample
-from semanom_ros.core.rendering import Rect, heat_colour, place_labels, render_overlay
+from semanom_ros.rendering.overlay import Rect, heat_colour, place_labels, render_overlay
 
 SIZES = [(360, 480), (720, 1280), (1080, 1920)]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from semanom_ros.cli import main
-from semanom_ros.ros.bags import BagReader
-from semanom_ros.ros.images import image_from_message, stamp_ns
+from semanom_ros.recordings.bags import BagReader
+from semanom_ros.recordings.images import image_from_message, stamp_ns
 
 IMAGE, INFO, MASK = '/camera/image_raw/compressed', '/camera/camera_info', '/ground_truth/anomaly_mask'
 

@@ -20,8 +20,8 @@ import yaml
 from rosbags.highlevel import AnyReader
 
 from semanom_ros.errors import BagError, ImageError
-from semanom_ros.ros.bags import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, STORAGES, BagReader, BagWriter, typestore
-from semanom_ros.ros.images import image_from_message
+from semanom_ros.recordings.bags import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE, STORAGES, BagReader, BagWriter, typestore
+from semanom_ros.recordings.images import image_from_message
 
 SECOND = 10**9
 FRAMES = 12

@@ -12,7 +12,7 @@ import pytest
 from rosbags.image import message_to_cvimage
 
 from semanom_ros.errors import ImageError
-from semanom_ros.ros.images import (
+from semanom_ros.recordings.images import (
     ENCODINGS,
     image_from_compressed,
     image_from_message,

@@ -13,9 +13,9 @@ from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import CompressedImage, Image
 
 from semanom_ros.errors import ImageError
-from semanom_ros.ros.images import header, image_to_message
-from semanom_ros.ros.segments import segments_from_message
-from semanom_ros.ros.segments_subscription import SegmentsSubscription
+from semanom_ros.recordings.images import header, image_to_message
+from semanom_ros.recordings.instance_masks import segments_from_message
+from semanom_ros.ros.masks_subscription import SegmentsSubscription
 
 SIZE = 4, 6
 NUMBERS = np.array([[0, 0, 7, 7, 7, 7], [0, 0, 7, 7, 7, 7], [300, 300, 0, 0, 0, 9], [300, 300, 0, 0, 0, 0]])

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from semanom_ros.cli import main
-from semanom_ros.ros.bags import BagReader
-from semanom_ros.ros.images import image_from_message
+from semanom_ros.recordings.bags import BagReader
+from semanom_ros.recordings.images import image_from_message
 from semanom_ros.simulation import simulate
-from semanom_ros.simulation.recording import quaternion
+from semanom_ros.simulation.drive_bag import quaternion
 from semanom_ros.simulation.things import turn
 
 TOPICS = {

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from semanom_ros.core.encoders import open_clip as open_clip_encoders
-from semanom_ros.core.encoders.network import Request
-from semanom_ros.simulation import compose
-from semanom_ros.simulation import train as training
+from semanom_ros.core.embedding.encoders import open_clip as open_clip_encoders
+from semanom_ros.core.embedding.encoders.network import Request
 from semanom_ros.simulation.catalogue import CATALOGUE
 from semanom_ros.simulation.drive import Drive
-from semanom_ros.simulation.train import Cache, Settings, train
+from tools import scenes as compose
+from tools import train_tiny as training
+from tools.train_tiny import Cache, Settings, train
 
 SETTINGS = Settings(frames=6, part_steps=1, whole_steps=1, settle_steps=1, batch=1, seed=3)
 

@@ -1,9 +1,9 @@
 """The nominal database: build, append, merge, verify, search."""
 
+from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.database.database import NominalAddition, NominalDatabase, read_manifest
 from semanom_ros.core.database.manifest import DatabaseDescription, Manifest
 from semanom_ros.core.database.storage import FrameRecord, NominalFrame
-from semanom_ros.core.database.writer import DatabaseWriter
 
 __all__ = [
     'DatabaseDescription',

@@ -34,7 +34,7 @@ from semanom_ros.core.database.storage import (
     sha256_of,
 )
 from semanom_ros.core.database.transaction import JOURNAL, STAGING, Transaction
-from semanom_ros.core.encoders.base import Encoder
+from semanom_ros.core.embedding.encoders.encoder import Encoder
 from semanom_ros.core.frames import NominalExample
 from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.errors import DatabaseError

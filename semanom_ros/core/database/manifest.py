@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from semanom_ros.core.encoders.base import Encoder
+from semanom_ros.core.embedding.encoders.encoder import Encoder
 from semanom_ros.errors import DatabaseError
 
 SCHEMA_VERSION = 1

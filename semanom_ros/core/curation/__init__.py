@@ -1,0 +1,1 @@
+"""Making and changing nominal databases: recording, publishing, merging, compacting."""

@@ -1,0 +1,284 @@
+"""Looking after nominal databases. Each change is a new version, made in one step; the one before is kept."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from fnmatch import fnmatch
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+
+from semanom_ros import __version__
+from semanom_ros.core.curation.publishing import Calibrate, IndexSettings, publish
+from semanom_ros.core.curation.reduction import coreset, distinct
+from semanom_ros.core.database.database import NominalDatabase, read_manifest, verify_files
+from semanom_ros.core.database.manifest import HELD_OUT, MANIFEST, RECORDED, REVIEWED, Manifest, PartEntry
+from semanom_ros.core.database.storage import Part, PartWriter
+from semanom_ros.core.database.transaction import Transaction
+from semanom_ros.core.progress import SILENT, Progress
+from semanom_ros.errors import DatabaseError
+
+
+def verify(path: Path, progress: Progress = SILENT) -> Manifest:
+    """Checks every file of a database against its manifest.
+
+    Raises:
+        DatabaseError: the first fault found.
+    """
+    manifest = read_manifest(path)
+    verify_files(Path(path), manifest, progress)
+    NominalDatabase(path, manifest).close()
+    return manifest
+
+
+def merge(path: Path, others: Sequence[Path], *, calibrate: Calibrate | None = None, progress: Progress = SILENT
+          ) -> NominalDatabase:
+    """Adds the frames of other databases to one, which is made where there is none.
+
+    A frame that is in several of them is taken once; where there is nothing new, no version is made.
+
+    Args:
+        path: the database that grows.
+        others: those to take from; they stay as they are.
+        calibrate: makes the calibration arrays anew.
+        progress: is told.
+
+    Raises:
+        DatabaseError: one of them is unusable, or was made with another encoder, preprocessing or variant.
+    """
+    path = Path(path)
+    if not others or path.resolve() in {Path(other).resolve() for other in others}:
+        raise DatabaseError(f'{path}: found it among the databases to merge, expected other ones; leave it out')
+    manifests = [verify(other, progress) for other in others]
+    with _changing(path, progress, must_exist=False) as transaction:
+        current = transaction.current
+        description = current.description if current else manifests[0].description
+        for other, manifest in zip(others, manifests, strict=True):
+            difference = description.difference(manifest.description)
+            if difference:
+                field, expected, found = difference
+                raise DatabaseError(f'{other}: {field}: found {found}, expected {expected} as in '
+                                    f'{path if current else others[0]}; merge databases of one encoder and variant')
+        entries = list(current.parts) if current else []
+        known: set[tuple] = set()
+        for entry in entries:
+            part = Part(path / entry.name, description.dimension)
+            known.update(_keys(part, entry))
+        progress.begin('merge', sum(len(manifest.parts) for manifest in manifests), 'part')
+        for other, manifest in zip(others, manifests, strict=True):
+            for entry in manifest.parts:
+                part = Part(Path(other) / entry.name, description.dimension)
+                keys = _keys(part, entry)
+                new = [key not in known for key in keys]
+                known.update(keys)
+                folder = transaction.folder / f'{entry.kind}-{len(entries)}'
+                if all(new):
+                    shutil.copytree(part.folder, folder)
+                    entries.append(replace(entry, name=transaction.relative(folder)))
+                else:
+                    entries += _rewrite(transaction, part, entry, folder, np.array(new, bool))
+                part.close()
+                progress.advance(1)
+        progress.end()
+        if current and tuple(entries) == current.parts:
+            return NominalDatabase(path, current)
+        names = ', '.join(Path(other).name for other in others)
+        return publish(transaction, description, entries, f'merged {names}', calibrate=calibrate, progress=progress)
+
+
+def _keys(part: Part, entry: PartEntry) -> list[tuple]:
+    """What tells the frames of a part from others; a frame may be reviewed twice, so then its embeddings, too."""
+    keys: list[tuple] = []
+    for index in range(len(part.frames)):
+        frame = part.frame(index, entry.kind == HELD_OUT)
+        content = crc32(frame.vectors.tobytes()) if entry.kind == REVIEWED else None
+        keys.append((entry.kind == REVIEWED, *frame.record.key, content))
+    return keys
+
+
+def remove(path: Path, sources: Sequence[str], *, calibrate: Calibrate | None = None, progress: Progress = SILENT
+           ) -> NominalDatabase:
+    """Takes the frames of some sources out of a database.
+
+    Args:
+        path: the database.
+        sources: their paths or names as `info` shows them, the beginning of their SHA-256
+            (8 digits at least), or patterns such as `reviewed:*`.
+        calibrate: makes the calibration arrays anew.
+        progress: is told.
+
+    Raises:
+        DatabaseError: nothing matches, or nothing would be left.
+    """
+    path = Path(path)
+    with _changing(path, progress) as transaction:
+        current = _current(transaction)
+
+        unwanted = set()
+        for wanted in sources:
+            found = {(source.path, source.sha256) for source in current.sources
+                     if fnmatch(source.path, wanted) or Path(source.path).name == wanted.rstrip('/')
+                     or (len(wanted) >= 8 and source.sha256.startswith(wanted))}
+            if not found:
+                raise DatabaseError(f'{path}: source: found none that is {wanted}, expected one of '
+                                    f'{", ".join(source.path for source in current.sources)}')
+            unwanted |= found
+        entries: list[PartEntry] = []
+        for number, entry in enumerate(current.parts):
+            part = Part(path / entry.name, current.description.dimension)
+            records = [part.record(index, False) for index in range(len(part.frames))]
+            stays = np.array([(record.source, record.source_sha256) not in unwanted for record in records], bool)
+            if stays.all():
+                entries.append(entry)
+            elif stays.any():
+                entries += _rewrite(transaction, part, entry, transaction.folder / f'{entry.kind}-{number}', stays)
+            part.close()
+        if not sum(entry.vectors for entry in entries if entry.kind != HELD_OUT):
+            raise DatabaseError(f'{path}: source: found all of its vectors in {", ".join(sources)}, expected some to '
+                                'be left; name fewer, or delete the folder')
+        change = f'removed {", ".join(sources)}'
+        return publish(transaction, current.description, entries, change, calibrate=calibrate, progress=progress)
+
+
+def _rewrite(transaction: Transaction, part: Part, entry: PartEntry, folder: Path, frames: npt.NDArray[np.bool_]
+             ) -> list[PartEntry]:
+    """A part with some frames of another; none where no frame is left."""
+    if not frames.any():
+        return []
+    writer = PartWriter(folder, part.vectors.shape[1])
+    for index in np.flatnonzero(frames):
+        writer.append(*part.frame(int(index), entry.kind == HELD_OUT), part.thumbnail(int(index)))
+    writer.finish()
+    return [PartEntry(transaction.relative(folder), entry.kind, writer.vectors, writer.frames)]
+
+
+def compact(path: Path, *, distance: float = 0.0, size: int | None = None, candidates: int | None = None,
+            position_weight: float = 0.0, scale_weight: float = 0.0, standardize: bool = False,
+            calibrate: Calibrate | None = None, progress: Progress = SILENT) -> NominalDatabase:
+    """Keeps fewer vectors that stand for all, and joins the parts into one.
+
+    What was reviewed and what is held out stays whole, and so do the statistics that
+    standardization uses: they are of the drive, not of the choice made here. Vectors are
+    in memory at once (4 bytes a dimension). Frames without vectors stay known, so that
+    appending the same bag again does not bring them back.
+
+    Args:
+        path: the database.
+        distance: vectors within this distance of one that is kept are dropped; no query's
+            distance then grows by more than sqrt(2 * distance) in Euclidean terms.
+        size: afterwards, at most so many vectors, as a greedy coreset.
+        candidates: choose from so many vectors at most, evenly spread over the drives: the time grows faster than
+            their number.
+        position_weight, scale_weight, standardize: the search settings that the distances are for.
+        calibrate: makes the calibration arrays anew.
+        progress: is told.
+    """
+    path = Path(path)
+    with _changing(path, progress) as transaction:
+        current = _current(transaction)
+        database = NominalDatabase(path, current.replace(index=None), position_weight=position_weight,
+                                   scale_weight=scale_weight, standardize=standardize)
+        recorded = [(part, entry, array) for part, entry, array in database.parts() if entry.kind == RECORDED]
+        arrays = [array for _, _, array in recorded]
+        before = sum(len(array) for array in arrays)
+        kept = np.arange(before)
+        if before:
+            points = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+            if candidates is not None and candidates < before:
+                kept = np.linspace(0, before - 1, max(1, candidates)).astype(np.int64)
+                points = points[kept]
+            chosen = distinct(points, distance, progress)
+            if size is not None and size < len(chosen):
+                chosen = chosen[coreset(points[chosen], max(1, size), progress)]
+            kept = kept[chosen]
+        entries = [entry for entry in current.parts if entry.kind != RECORDED]
+        if recorded:
+            writer = PartWriter(transaction.folder / RECORDED, current.description.dimension)
+            offset = 0
+            progress.begin('write', sum(len(part.frames) for part, _, _ in recorded), 'frame')
+            for part, _, points in recorded:
+                for index in range(len(part.frames)):
+                    frame = part.frame(index, held_out=False)
+                    first = offset + int(part.frames[index]['first'])
+                    low, high = np.searchsorted(kept, (first, first + len(frame.vectors)))
+                    chosen = kept[low:high] - first
+                    picture = part.thumbnail(index) if len(chosen) else b''
+                    writer.append(frame.record, frame.vectors[chosen], frame.boxes[chosen],
+                                  frame.positions[chosen], picture)
+                    progress.advance(1)
+                offset += len(points)
+            progress.end()
+            writer.finish(database.statistics)
+            entries.insert(0, PartEntry(transaction.relative(writer.folder), RECORDED, writer.vectors, writer.frames))
+        database.close()
+        change = f'compacted {before} vectors to {len(kept)}'
+        return publish(transaction, current.description, entries, change, calibrate=calibrate, progress=progress)
+
+
+def calibrate(path: Path, calibrate: Calibrate, progress: Progress = SILENT) -> NominalDatabase:
+    """Makes the calibration arrays anew."""
+    with _changing(Path(path), progress) as transaction:
+        current = _current(transaction)
+        return publish(transaction, current.description, current.parts, 'calibrated', calibrate=calibrate,
+                       progress=progress)
+
+
+def build_index(path: Path, settings: IndexSettings, *, calibrate: Calibrate | None = None, progress: Progress = SILENT
+                ) -> NominalDatabase:
+    """Gives a database an approximate index, or with `Flat` takes it away.
+
+    Later changes keep it: appended vectors are searched exactly beside it, and what
+    rewrites vectors builds it anew.
+
+    Raises:
+        DatabaseError: not a factory string of an inverted file, or more lists than vectors.
+    """
+    with _changing(Path(path), progress) as transaction:
+        current = _current(transaction)
+        return publish(transaction, current.description, current.parts, f'index {settings.factory}',
+                       calibrate=calibrate, index=settings, progress=progress)
+
+
+def revert(path: Path, progress: Progress = SILENT) -> Manifest:
+    """Makes a new version that is as the one before the current one, be that corrupt.
+
+    Raises:
+        DatabaseError: there is none, or it is corrupt, too.
+    """
+    read_manifest(path)
+    with Transaction(Path(path)) as transaction:
+        current = _current(transaction)
+        file = transaction.root / f'v{current.version - 1:06d}' / MANIFEST
+        if not file.exists():
+            raise DatabaseError(f'{path}: found no version before {current.version}, expected one to go back to')
+        before = Manifest.read(file)
+        verify_files(transaction.root, before, progress)
+        manifest = before.replace(
+            version=transaction.number, change=f'as version {before.version}: {before.change}',
+            created=datetime.now(timezone.utc).isoformat(timespec='seconds'), package_version=__version__)
+        transaction.publish(manifest)
+        return manifest
+
+
+def _changing(path: Path, progress: Progress, must_exist: bool = True) -> Transaction:
+    """The right to change a database whose files are sound: a copy of a corrupt one would pass for sound afterwards."""
+    if must_exist:
+        read_manifest(path)  # a path with a slip of the pen must not become a folder
+    transaction = Transaction(path)
+    try:
+        if transaction.current is not None:
+            verify_files(path, transaction.current, progress)
+    except BaseException:
+        transaction.close()
+        raise
+    return transaction
+
+
+def _current(transaction: Transaction) -> Manifest:
+    assert transaction.current is not None
+    return transaction.current

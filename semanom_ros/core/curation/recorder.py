@@ -1,0 +1,250 @@
+"""Nominal frames into a nominal database: thinned, embedded in batches, some kept aside for calibration."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from semanom_ros.core.database import DatabaseDescription, DatabaseWriter, FrameRecord
+from semanom_ros.core.embedding.embedder import Embedder
+from semanom_ros.core.frames import Frame
+from semanom_ros.errors import SemanomError
+
+SHORTEST_STRETCH_NS = 5_000_000_000  # neighbouring frames look alike: a stretch must be longer than they do
+MOST_STRETCHES = 10  # of one drive
+_END = object()
+
+T = TypeVar('T')
+
+
+class Thinning:
+    """Which frames of a stream to take: every n-th, or so many a second by their stamps.
+
+    Looks at every frame of a stream in its order, so a recording is thinned to the same
+    frames however often it is begun again.
+    """
+
+    def __init__(self, every_n: int = 1, rate: float = 0.0) -> None:
+        """
+        Args:
+            every_n: take the first of every n frames of a camera.
+            rate: then take at most so many a second of a camera, Hz; 0: all.
+        """
+        self._every_n = every_n
+        self._period_ns = round(1e9 / rate) if rate else 0
+        self._seen: dict[str, int] = {}
+        self._due: dict[str, int] = {}
+        self._last: dict[str, int] = {}
+
+    def __call__(self, camera: str, stamp_ns: int) -> bool:
+        """Whether to take the next frame of a camera."""
+        seen = self._seen.get(camera, 0)
+        self._seen[camera] = seen + 1
+        if seen % self._every_n:
+            return False
+        backwards = stamp_ns < self._last.get(camera, stamp_ns)  # a looped bag, or a clock that was set
+        self._last[camera] = stamp_ns
+        due = stamp_ns if backwards else self._due.get(camera, stamp_ns)
+        if stamp_ns < due - self._period_ns // 10:  # a camera at that very rate keeps time to so much
+            return False
+        gap = stamp_ns - due > self._period_ns  # what was missed is not caught up with
+        self._due[camera] = (stamp_ns if gap else due) + self._period_ns
+        return True
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The stretches of a drive that are kept aside for calibration.
+
+    Whole stretches and not single frames: the neighbour of a recorded frame looks like it
+    and would make nominal scores seem lower than they are. A stretch lies in the middle
+    of every cycle.
+
+    Attributes:
+        start_ns: where the first cycle begins.
+        cycle_ns: length of a cycle.
+        stretch_ns: held-out part of every cycle; 0: none.
+    """
+
+    start_ns: int
+    cycle_ns: int
+    stretch_ns: int
+
+    @classmethod
+    def of_drive(cls, start_ns: int, duration_ns: int, share: float) -> HeldOut:
+        """For a drive whose length is known: up to MOST_STRETCHES of at least SHORTEST_STRETCH_NS, if it is that long.
+
+        Args:
+            start_ns: stamp of its first frame.
+            duration_ns: from its first to its last frame.
+            share: of the time, 0 to 0.5.
+        """
+        stretches = min(MOST_STRETCHES, max(1, int(duration_ns * share) // SHORTEST_STRETCH_NS))
+        cycle = max(1, duration_ns // stretches)
+        return cls(start_ns, cycle, int(cycle * share))
+
+    @classmethod
+    def of_live(cls, start_ns: int, share: float) -> HeldOut:
+        """For a drive that may end at any time: stretches of SHORTEST_STRETCH_NS."""
+        if not share:
+            return cls(start_ns, 1, 0)
+        return cls(start_ns, int(SHORTEST_STRETCH_NS / share), SHORTEST_STRETCH_NS)
+
+    def __contains__(self, stamp_ns: int) -> bool:
+        place = (stamp_ns - self.start_ns) % self.cycle_ns
+        begin = (self.cycle_ns - self.stretch_ns) // 2
+        return begin <= place < begin + self.stretch_ns
+
+
+@dataclass
+class RecordingSummary:
+    """What a recording added.
+
+    Attributes:
+        frames: frames added.
+        held_out: of these, kept aside for calibration.
+        vectors: embeddings added.
+        known: frames that the database, or an interrupted recording, held already.
+    """
+
+    frames: int = 0
+    held_out: int = 0
+    vectors: int = 0
+    known: int = 0
+
+
+class NominalRecorder:
+    """Embeds frames and adds them to a database that is being written.
+
+    Memory does not grow with the number of frames.
+
+    Attributes:
+        summary: what was added so far.
+    """
+
+    def __init__(self, embedder: Embedder, writer: DatabaseWriter, thumbnail_size: int = 160) -> None:
+        """
+        Args:
+            embedder: the one that the detector will use.
+            writer: begun with `describe(embedder)`.
+            thumbnail_size: longer side of the pictures kept as evidence, pixels; 0: none.
+        """
+        self._embedder = embedder
+        self._writer = writer
+        self._thumbnail_size = thumbnail_size
+        # a GPU is idle most of the time with one frame; a CPU gains nothing from more
+        self._batch = 8 if embedder.encoder.device.type == 'cuda' else 1
+        self.summary = RecordingSummary()
+
+    def wanted(self, thinning: Thinning, sha256: str) -> Callable[[str, int], bool]:
+        """Whether to take a frame of a topic and stamp: chosen by the thinning, and not recorded yet.
+
+        Args:
+            thinning: of this source.
+            sha256: of this source.
+        """
+
+        def decide(topic: str, stamp_ns: int) -> bool:
+            if not thinning(topic, stamp_ns):
+                return False
+            if self._writer.has(sha256, topic, stamp_ns):
+                self.summary.known += 1
+                return False
+            return True
+
+        return decide
+
+    def record(self, frames: Iterable[Frame], sha256: str, held_out: Callable[[int], bool]) -> Iterator[int]:
+        """Adds frames; decodes the next ones while the encoder works.
+
+        Args:
+            frames: from one source, not recorded yet.
+            sha256: of that source.
+            held_out: whether a stamp lies in a stretch that is kept aside.
+
+        Yields:
+            How many frames were embedded, batch by batch.
+
+        Raises:
+            SemanomError: from `frames`, after all that came before it is recorded.
+        """
+        with closing(_ahead(frames, 2 * self._batch)) as ahead:
+            for batch in _batches(ahead, self._batch):
+                self._add(batch, sha256, held_out)
+                yield len(batch)
+
+    def _add(self, frames: list[Frame], sha256: str, held_out: Callable[[int], bool]) -> None:
+        for embedding in self._embedder.embed(frames):
+            frame, queries = embedding.frame, self._embedder.queries(embedding)
+            record = FrameRecord(
+                source=frame.source, source_sha256=sha256, topic=frame.topic, stamp_ns=frame.stamp_ns,
+                image_size=frame.image.shape[:2], held_out=held_out(frame.stamp_ns))
+            added = self._writer.add(record, queries.vectors, queries.boxes, queries.positions,
+                                     thumbnail(frame.image, self._thumbnail_size))
+            if added:
+                self.summary.frames += 1
+                self.summary.held_out += record.held_out
+                self.summary.vectors += len(queries.vectors)
+            else:  # two frames of one stamp
+                self.summary.known += 1
+
+
+def describe(embedder: Embedder) -> DatabaseDescription:
+    """What a database is told about the embeddings that it gets."""
+    return DatabaseDescription.of(embedder.encoder, embedder.preprocessor.sha256, embedder.variant,
+                                  embedder.settings)
+
+
+def thumbnail(image: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8] | None:
+    """The picture with its longer side at most `size` pixels; None where size is 0."""
+    if not size:
+        return None
+    height, width = image.shape[:2]
+    scale = min(1.0, size / max(height, width))
+    shape = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(image, shape, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+
+
+def folder_size(path: Path) -> int:
+    """Bytes of the files in a folder."""
+    return sum(file.stat().st_size for file in path.rglob('*') if file.is_file())
+
+
+def _ahead(items: Iterable[T], count: int) -> Generator[T, None, None]:
+    """The items, up to `count` of them computed in a thread before they are asked for."""
+    iterator = iter(items)
+    with ThreadPoolExecutor(1, 'frames') as pool:
+        waiting = deque(pool.submit(next, iterator, _END) for _ in range(count))
+        try:
+            while (item := waiting.popleft().result()) is not _END:
+                waiting.append(pool.submit(next, iterator, _END))
+                yield item  # type: ignore[misc]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items; a shorter one at the end, or before a SemanomError of the items."""
+    batch: list[T] = []
+    failure: SemanomError | None = None
+    try:
+        for item in items:
+            batch.append(item)
+            if len(batch) == size:
+                yield batch
+                batch = []
+    except SemanomError as error:
+        failure = error
+    if batch:
+        yield batch
+    if failure is not None:
+        raise failure

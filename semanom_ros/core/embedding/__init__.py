@@ -1,0 +1,1 @@
+"""Pictures in, embeddings out: preprocessing, encoders, segmenters, and the queries made of them."""

@@ -1,0 +1,410 @@
+"""open_clip models as encoders, `semanom-tiny` among them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.factory import load_state_dict
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
+from torch import nn
+
+from semanom_ros.core.embedding import weights as weights_of
+from semanom_ros.core.embedding.device import resolve_dtype
+from semanom_ros.core.embedding.encoders import timm as timm_encoders
+from semanom_ros.core.embedding.encoders.encoder import Encoder, PictureEncoder, TextAlignedEncoder
+from semanom_ros.core.embedding.encoders.network import (
+    Colours,
+    NetworkEncoder,
+    Request,
+    fit_input_size,
+    fit_layer,
+    nearest_names,
+)
+from semanom_ros.core.embedding.weights import LOCAL_FOLDER, HubFile, Library, Weights, reason
+from semanom_ros.errors import EncoderError
+
+CONFIG_FILE = 'open_clip_config.json'
+WEIGHTS_FILES = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')
+PREFERRED_TAG = 'openai'
+
+# Stands in for a text tower of Hugging Face transformers, which the patches do not need.
+_NO_TEXT = {'context_length': 1, 'vocab_size': 1, 'width': 1, 'heads': 1, 'layers': 1}
+
+
+def load(request: Request) -> Encoder:
+    """The encoder `open_clip:MODEL`, or the model of a folder in open_clip's `local-dir:` layout.
+
+    `tokens` are the patch tokens of a block after the tower's final norm (for the last block: what open_clip's
+    `output_tokens` gives). `maskclip` are the values of the last block, projected as the class token is: patches
+    in the space of the texts (Zhou et al., Extract Free Dense Labels from CLIP, ECCV 2022; without the residual
+    and the MLP of the block). Position embeddings are interpolated (bicubic, antialiased) once for the input size.
+
+    Raises:
+        EncoderError: unknown model, weights missing or of another model, no vision transformer, or a
+            layer, input size or kind of features that it does not have.
+    """
+    found = find(request.name, request.model, request.weights, request.folder)
+    blueprint = _blueprint(request, found)
+    model = _build(request, found, blueprint)
+    sha256 = found.sha256(model.visual.state_dict())
+    tower = _tower(request, model.visual)
+    arguments: dict[str, Any] = {
+        'weights': found.label, 'sha256': sha256, 'input_size': tower.input_size, 'colours': blueprint.colours,
+        'settings': {**tower.settings, 'activation': 'quick_gelu' if blueprint.quick_gelu else 'own'},
+        'dtype': resolve_dtype(request.precision, request.device)}
+    if tower.projection is None or not blueprint.has_text:
+        return NetworkEncoder(request, tower.features, **arguments)
+    arguments |= {'model': model, 'tokenizer': blueprint.tokenizer}
+    if tower.whole is not None:
+        return MaskClipEncoder(request, tower.features, **arguments, whole=tower.whole)
+    return ClipEncoder(request, tower.features, **arguments, projection=tower.projection)
+
+
+class ClipEncoder(NetworkEncoder, TextAlignedEncoder):
+    """A CLIP vision transformer with its text tower.
+
+    The text tower stays on the CPU in fp32: a vocabulary is embedded once, and a robot's GPU has no memory to spare.
+
+    Args:
+        model: the CLIP model whose vision tower `network` is made of.
+        tokenizer: makes its tokenizer.
+        projection: (D, T) from the patch embeddings to the texts; None where they are in one space.
+        request, network, arguments: see NetworkEncoder.
+    """
+
+    def __init__(self, request: Request, network: nn.Module, *, model: Any, tokenizer: Callable[[], Any],
+                 projection: torch.Tensor | None, **arguments: Any) -> None:
+        super().__init__(request, network, **arguments)
+        self._model, self._tokenizer = model, tokenizer
+        self._projection = None if projection is None else projection.detach().to(self.device, torch.float32)
+
+    @torch.inference_mode()
+    def encode_text(self, texts: list[str]) -> torch.Tensor:
+        """See TextAlignedEncoder.encode_text."""
+        return F.normalize(self._model.encode_text(self._tokenizer()(texts)), dim=-1).to(self.device)
+
+    @torch.inference_mode()
+    def project_to_text(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """See TextAlignedEncoder.project_to_text."""
+        # The projection is linear: that the embeddings have length 1 does not change where they point.
+        return F.normalize(embeddings if self._projection is None else embeddings @ self._projection, dim=-1)
+
+
+class MaskClipEncoder(ClipEncoder, PictureEncoder):
+    """A CLIP vision transformer whose patches, whole pictures and texts are in one space.
+
+    Args:
+        whole: the vision tower, images (B, 3, H, W) -> (B, T).
+        request, network, arguments: see ClipEncoder.
+    """
+
+    def __init__(self, request: Request, network: nn.Module, *, whole: VisionTransformer, **arguments: Any) -> None:
+        super().__init__(request, network, projection=None, **arguments)
+        self._whole = whole.eval().requires_grad_(False).to(self.device, self.dtype)
+        self.picture_size = (int(whole.image_size[0]), int(whole.image_size[1]))
+
+    @torch.inference_mode()
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        """See PictureEncoder.encode_image."""
+        pooled = self._whole(((images - self._mean) / self._std).to(self.dtype))
+        return F.normalize((pooled[0] if isinstance(pooled, tuple) else pooled).float(), dim=-1)
+
+
+def find(name: str, model: str, weights: str, folder: str = '') -> Weights:
+    """See `weights.find`; with a folder, '' means the weights in it.
+
+    Raises:
+        EncoderError: no such model or tag, or not on this machine.
+    """
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if folder and not weights:
+        weights = LOCAL_FOLDER + folder
+    if not folder and not weights.startswith(LOCAL_FOLDER) and model not in open_clip.list_models():
+        near = nearest_names(model, open_clip.list_models())
+        raise EncoderError(f'encoder {name}: open_clip has no model {model!r}{near}')
+    return weights_of.find(name, model, weights, _library(model), default_tag(model), tags)
+
+
+def default_tag(model: str) -> str:
+    """`openai` where a model has it, else the first tag of open_clip's table; '' where it has none."""
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    return PREFERRED_TAG if PREFERRED_TAG in tags else next(iter(tags), '')
+
+
+def fetch(name: str, model: str, tag: str, root: Path) -> Path:
+    """Fetches weights into the store at `root`; returns their folder, for `local-dir:`.
+
+    Raises:
+        EncoderError: no such model or tag, not reachable, wrong checksum.
+    """
+    tag = tag or default_tag(model)
+    if not open_clip.is_pretrained_cfg(model, tag):
+        tags = open_clip.list_pretrained_tags_by_model(model)
+        near = nearest_names(model, open_clip.list_models())
+        raise EncoderError(f'encoder {name}: no weights {tag!r} on the hub, '
+                           f'{"expected one of " + ", ".join(tags) if tags else "none are known" + near}')
+    pretrained = open_clip.get_pretrained_cfg(model, tag)
+
+    def finish(file: Path, folder: Path) -> None:
+        config = {'model_cfg': open_clip.get_model_config(model),
+                  'preprocess_cfg': {'mean': pretrained['mean'], 'std': pretrained['std']}}
+        if pretrained.get('quick_gelu'):
+            config['model_cfg']['quick_gelu'] = True
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + '\n')
+        weights_of.keep(file, folder / WEIGHTS_FILES[0], lambda: load_state_dict(str(file), weights_only=True))
+
+    folder = weights_of.store_folder('open_clip', model, tag, root)
+    weights_of.fetch(_library(model).hub_files(tag), folder, finish)
+    return folder
+
+
+def describe(model: str, folder: str = '') -> tuple[int, tuple[int, int]]:
+    """(dimension, own input size) of a model's patch tokens, without its weights."""
+    config = _read_config(model, Path(folder))['model_cfg'] if folder else open_clip.get_model_config(model)
+    vision = config['vision_cfg']
+    size = vision.get('image_size', 224)
+    height, width = (size, size) if isinstance(size, int) else size
+    if 'timm_model_name' in vision:
+        return timm_encoders.describe(vision['timm_model_name'])[0], (height, width)
+    return vision.get('width', 768), (height, width)
+
+
+@dataclass(frozen=True)
+class _Blueprint:
+    """How a model is built: its architecture, and what its weights were trained with.
+
+    Attributes:
+        source: name for open_clip's factories: a model of its table, or `local-dir:FOLDER`.
+        config: `model_cfg`.
+        folder: that describes it, None for a model of the table.
+        colours: of its training.
+        quick_gelu: whether it was trained with QuickGELU.
+    """
+
+    source: str
+    config: dict[str, Any]
+    folder: Path | None
+    colours: Colours
+    quick_gelu: bool
+
+    @property
+    def foreign_text(self) -> bool:
+        """The text tower is one of Hugging Face transformers."""
+        return 'hf_model_name' in self.config['text_cfg']
+
+    @property
+    def has_text(self) -> bool:
+        """Texts can be embedded without anything that is not on this machine."""
+        if self.foreign_text:
+            return False
+        in_folder = self.folder is not None and any(self.folder.glob('tokenizer*'))
+        return in_folder or not self.config['text_cfg'].get('hf_tokenizer_name')
+
+    def tokenizer(self) -> Any:
+        """The model's tokenizer; a `bpe_path` in a folder's configuration is relative to the folder."""
+        bpe_path = (self.config['text_cfg'].get('tokenizer_kwargs') or {}).get('bpe_path')
+        with _quiet():
+            return open_clip.get_tokenizer(
+                self.source, **({'bpe_path': str(self.folder / bpe_path)} if bpe_path and self.folder else {}))
+
+
+def _blueprint(request: Request, found: Weights) -> _Blueprint:
+    folder = found.folder or (Path(request.folder) if request.folder else None)
+    if folder:
+        described = _read_config(request.name, folder)
+        config, trained, source = described['model_cfg'], described.get('preprocess_cfg', {}), f'{LOCAL_FOLDER}{folder}'
+    else:
+        # A bare file does not say how it was trained; most weights of a model agree on the colours.
+        tag = found.tag or default_tag(request.model)
+        config, trained = open_clip.get_model_config(request.model), open_clip.get_pretrained_cfg(request.model, tag)
+        source = request.model
+    colours = Colours(tuple(trained.get('mean', OPENAI_DATASET_MEAN)), tuple(trained.get('std', OPENAI_DATASET_STD)))
+    # The tag decides, not the name: OpenAI's weights with the plain GELU give plausible, wrong embeddings.
+    quick_gelu = config.get('quick_gelu', False) or bool(found.tag and not folder and trained.get('quick_gelu'))
+    return _Blueprint(source, config, folder, colours, quick_gelu)
+
+
+def _read_config(name: str, folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    try:
+        config = json.loads(path.read_text())
+        if isinstance(config['model_cfg']['vision_cfg'], dict) and isinstance(config['model_cfg']['text_cfg'], dict):
+            return config
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EncoderError(f'encoder {name}: {path} is missing or no open_clip configuration ({reason(error)}); '
+                           'expected model_cfg with vision_cfg and text_cfg') from error
+    raise EncoderError(f'encoder {name}: {path} has no vision_cfg and text_cfg; give an open_clip configuration')
+
+
+def _build(request: Request, found: Weights, blueprint: _Blueprint) -> Any:
+    """The whole model on the CPU in fp32."""
+    overrides = {'text_cfg': _NO_TEXT} if blueprint.foreign_text else {}
+    try:
+        with _quiet(), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(found.seed)
+            model = open_clip.create_model(blueprint.source, load_weights=False, pretrained_text=False,
+                                           force_quick_gelu=blueprint.quick_gelu, **overrides)
+    except Exception as error:  # whatever a wrong configuration makes the library raise
+        raise EncoderError(f'encoder {request.name}: open_clip cannot build it ({reason(error)}); '
+                           'choose another model') from error
+    if found.file is not None:
+        try:
+            with _quiet():
+                if blueprint.foreign_text:
+                    state = load_state_dict(str(found.file), weights_only=True)
+                    model.visual.load_state_dict({name.removeprefix('visual.'): tensor for name, tensor in state.items()
+                                                  if name.startswith('visual.')})
+                else:
+                    open_clip.load_checkpoint(model, str(found.file), strict=True, weights_only=True)
+        except Exception as error:  # whatever a broken or foreign file makes the library raise
+            raise EncoderError(f'encoder {request.name}: {found.file} does not hold its weights ({reason(error)}); '
+                               'give the file of this model') from error
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class _Tower:
+    """A vision tower made ready for patch features.
+
+    Attributes:
+        features: standardized images (B, 3, H, W) -> (B, rows, columns, D).
+        input_size: (height, width), pixels.
+        settings: what of the request changes the embeddings.
+        projection: (width, T) from tokens to the space of the texts; None where no linear one exists.
+        whole: the tower as it was, with the same weights, where the patches are in the space of its output.
+    """
+
+    features: nn.Module
+    input_size: tuple[int, int]
+    settings: dict[str, str]
+    projection: torch.Tensor | None = None
+    whole: VisionTransformer | None = None
+
+
+class _Tokens(nn.Module):
+    """Patch tokens of one block of open_clip's vision transformer, after the final norm."""
+
+    def __init__(self, visual: VisionTransformer, layer: int) -> None:
+        super().__init__()
+        visual.transformer.prune_intermediate_layers([layer])
+        self.visual, self.layer = visual, layer
+        # An attentional pooler norms the tokens itself; ln_post then belongs to what it pools.
+        self.norm = visual.ln_post if visual.attn_pool is None else visual.attn_pool.ln_k
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.visual.forward_intermediates(
+            images, indices=[self.layer], stop_early=True, intermediates_only=True, output_fmt='NLC')
+        return self.norm(maps['image_intermediates'][0]).unflatten(1, self.visual.grid_size)
+
+
+class _Values(nn.Module):
+    """Values of the last block (MaskCLIP), projected into the space of the texts."""
+
+    def __init__(self, visual: VisionTransformer) -> None:
+        super().__init__()
+        blocks = visual.transformer.resblocks
+        blocks[-1] = _ValuePath(blocks[-1])
+        self.tokens, self.projection = _Tokens(visual, len(blocks) - 1), visual.proj
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.tokens(images) @ self.projection
+
+
+class _ValuePath(nn.Module):
+    """A transformer block in which every token attends to itself alone, without residual and MLP."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.ln_1, self.attn, self.ls_1 = block.ln_1, block.attn, block.ls_1
+
+    def forward(self, tokens: torch.Tensor, attn_mask: torch.Tensor | None = None) -> torch.Tensor:
+        width = self.attn.embed_dim
+        values = F.linear(self.ln_1(tokens), self.attn.in_proj_weight[-width:], self.attn.in_proj_bias[-width:])
+        return self.ls_1(self.attn.out_proj(values))
+
+
+def _tower(request: Request, visual: nn.Module) -> _Tower:
+    maskclip = request.features == 'maskclip'
+    if isinstance(visual, TimmModel):
+        if maskclip:
+            raise EncoderError(f'encoder {request.name}: encoder_features maskclip needs a vision transformer of '
+                               'open_clip, this one is of timm; use tokens')
+        projection = _linear_head(visual) if request.layer == -1 else None
+        features, size, layer = timm_encoders.patch_features(request, visual.trunk, visual.image_size)
+        return _Tower(features, size, {'features': 'tokens', 'layer': str(layer)}, projection)
+    if not isinstance(visual, VisionTransformer):
+        raise EncoderError(f'encoder {request.name}: its vision tower is a {type(visual).__name__}, expected a vision '
+                           'transformer; choose another model')
+    blocks = visual.transformer.resblocks
+    layer = fit_layer(request.name, request.layer, len(blocks))
+    size = fit_input_size(request.name, request.input_size, visual.image_size, visual.patch_size)
+    whole = copy.deepcopy(visual, {id(weights): weights for weights in visual.parameters()}) if maskclip else None
+    _interpolate_positions(visual, size)
+    settings = {'features': request.features, 'layer': str(layer)}
+    projection = visual.proj if visual.attn_pool is None else None
+    if not maskclip:
+        return _Tower(_Tokens(visual, layer), size, settings, projection)
+    if layer != len(blocks) - 1:
+        raise EncoderError(f'encoder {request.name}: encoder_layer {request.layer} with encoder_features maskclip, '
+                           'which are made of the last block; expected -1')
+    if projection is None or not isinstance(blocks[-1].attn, nn.MultiheadAttention):
+        raise EncoderError(f'encoder {request.name}: encoder_features maskclip need the pooling and attention of CLIP, '
+                           'which it lacks; use tokens')
+    return _Tower(_Values(visual), size, settings, projection, whole)
+
+
+def _linear_head(visual: TimmModel) -> torch.Tensor | None:
+    """(D, T) projection of a timm tower that has nothing else between its normed tokens and the texts."""
+    pooling = getattr(visual.trunk, 'attn_pool', None), getattr(visual.trunk, 'fc_norm', None)
+    if not hasattr(visual.trunk, 'norm') or any(not isinstance(layer, nn.Identity | None) for layer in pooling):
+        return None
+    layers = [layer for layer in visual.head if not isinstance(layer, nn.Dropout)]
+    if len(layers) == 1 and isinstance(layers[0], nn.Linear) and layers[0].bias is None:
+        return layers[0].weight.T
+    return None
+
+
+def _interpolate_positions(visual: VisionTransformer, size: tuple[int, int]) -> None:
+    """Brings the position embeddings to the grid of an input size, as open_clip does when it loads weights."""
+    old, new = visual.grid_size, (size[0] // visual.patch_size[0], size[1] // visual.patch_size[1])
+    if new != old:
+        with torch.no_grad():
+            prefix, patches = visual.positional_embedding[:1], visual.positional_embedding[1:]
+            patches = patches.unflatten(0, old).permute(2, 0, 1)[None]
+            patches = F.interpolate(patches, new, mode='bicubic', antialias=True, align_corners=False)
+            visual.positional_embedding = nn.Parameter(torch.cat([prefix, patches[0].permute(1, 2, 0).flatten(0, 1)]))
+    visual.image_size, visual.grid_size = size, new
+
+
+def _library(model: str) -> Library:
+    def hub_files(tag: str) -> list[HubFile]:
+        # open_clip writes `organization/repository/` or `organization/repository/file`.
+        repository, _, name = open_clip.get_pretrained_cfg(model, tag)['hf_hub'].rpartition('/')
+        names = WEIGHTS_FILES if not name else (str(Path(name).with_suffix('.safetensors')), name)
+        return [HubFile(repository, name) for name in dict.fromkeys(names)]
+    return Library('open_clip', WEIGHTS_FILES, hub_files)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps open_clip, which logs on the root logger, from telling a robot's log about every step."""
+    def foreign(record: logging.LogRecord) -> bool:
+        return record.module not in ('factory', 'tokenizer') or Path(record.pathname).parent.name != 'open_clip'
+    root = logging.getLogger()
+    root.addFilter(foreign)
+    try:
+        yield
+    finally:
+        root.removeFilter(foreign)

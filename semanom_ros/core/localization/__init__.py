@@ -1,0 +1,1 @@
+"""Where: regions of an anomaly map, what of them is worth reporting, and their tracks."""

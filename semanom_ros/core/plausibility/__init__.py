@@ -1,0 +1,1 @@
+"""What belongs where, learned from nominal pictures and transplants made of them."""

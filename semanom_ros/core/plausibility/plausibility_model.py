@@ -1,0 +1,278 @@
+"""How plausible a patch is where it is: learned from nominal pictures and transplants made of them.
+
+A nearest neighbour says how new a patch is, not whether it belongs there. Gradient-boosted trees (J. H. Friedman,
+Annals of Statistics, 2001; trained by scikit-learn) and small convolutional networks learn from self-made transplants
+to tell what stands in the wrong place from what merely is rare, given the distance to the database, the embedding, its
+surroundings and its place. They err differently, so the mean of their log odds is better than either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from semanom_ros.core.database import FrameRecord
+from semanom_ros.core.plausibility.context_network import ContextNetwork, Lesson
+from semanom_ros.core.plausibility.transplanting import IMPLAUSIBLE, NOMINAL, VALID
+
+Floats = npt.NDArray[np.float32]
+
+COMPONENTS = 48  # principal components of the embeddings that are looked at
+CONTEXT_COMPONENTS = 8  # of these, in the surroundings
+GRID_ROWS = 33  # surroundings are measured in patches of a grid of so many rows
+SURROUNDINGS = ((5, 0, 3), (-5, 0, 3), (9, 0, 5), (-9, 0, 5), (0, 6, 5), (0, -6, 5), (0, 0, 3))  # down, right, window
+COVERED = 0.5, 0.05  # share of a patch that a transplant covers: at least, to be one; at most, to be none
+TREES, LEAVES, DEPTH = 400, 24, 8
+NETWORKS = 2
+NOMINAL_SHARE = 0.25  # of the nominal patches of a composite that are learned from
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Principal components of standardized embeddings.
+
+    Attributes:
+        mean, scale: (D,) float32, subtracted from and multiplied with an embedding.
+        axes: (D, COMPONENTS) float32.
+    """
+
+    mean: Floats
+    scale: Floats
+    axes: Floats
+
+    @classmethod
+    def of(cls, vectors: Floats) -> Projection:
+        """From a sample (N, D) of nominal embeddings."""
+        mean, deviation = vectors.mean(axis=0), vectors.std(axis=0)
+        scale = 1 / np.maximum(deviation, 1e-3 * float(deviation.max()) + 1e-12)
+        standard = (vectors - mean) * scale
+        _, axes = np.linalg.eigh(standard.T @ standard / len(vectors))
+        return cls(mean.astype(np.float32), scale.astype(np.float32),
+                   np.ascontiguousarray(axes[:, ::-1][:, :COMPONENTS], np.float32))
+
+    def __call__(self, patches: Floats) -> Floats:
+        """(rows, columns, up to COMPONENTS) of length 1, from (rows, columns, D)."""
+        projected = ((patches - self.mean) * self.scale) @ self.axes
+        return projected / np.maximum(np.linalg.norm(projected, axis=-1, keepdims=True), 1e-9)
+
+
+def features(relative: Floats, projected: Floats) -> Floats:
+    """(rows * columns, F) what is known of each patch.
+
+    Args:
+        relative: (rows, columns) distance to the nominal database over what is usual there.
+        projected: (rows, columns, C) projected embeddings.
+    """
+    rows, columns = relative.shape
+    unit = rows / GRID_ROWS
+
+    def odd(patches: int) -> int:
+        return 2 * round(patches * unit / 2 - 0.5) + 1 if patches * unit > 1 else 1
+
+    y, x = np.mgrid[:rows, :columns].astype(np.float32)
+    channels = [relative, cv2.blur(relative, (odd(3),) * 2), cv2.blur(relative, (odd(7),) * 2),
+                cv2.dilate(relative, np.ones((odd(5),) * 2, np.uint8)),
+                (y + 0.5) / rows, np.abs((x + 0.5) / columns - 0.5)]
+    context = np.ascontiguousarray(projected[..., :CONTEXT_COMPONENTS])
+    parts = [np.stack(channels, axis=-1), projected]
+    for first in range(0, context.shape[-1], 4):  # OpenCV warps at most four channels
+        some = np.ascontiguousarray(context[..., first:first + 4])
+        for down, right, window in SURROUNDINGS:
+            mean = cv2.blur(some, (odd(window),) * 2, borderType=cv2.BORDER_REPLICATE)
+            shift = np.array([[1, 0, -right * unit], [0, 1, -down * unit]], np.float32)
+            moved = cv2.warpAffine(mean, shift, (columns, rows), borderMode=cv2.BORDER_REPLICATE)
+            parts.append(moved.reshape(rows, columns, -1))
+    return np.concatenate(parts, axis=-1).reshape(rows * columns, -1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Trees:
+    """Boosted regression trees as arrays.
+
+    Attributes:
+        feature, left, right: (trees, nodes) int32; a leaf points at itself.
+        threshold: (trees, nodes) float64; a feature at or below it goes left.
+        value: (trees, nodes) float32.
+        baseline: log odds before the first tree.
+    """
+
+    feature: npt.NDArray[np.int32]
+    threshold: npt.NDArray[np.float64]
+    left: npt.NDArray[np.int32]
+    right: npt.NDArray[np.int32]
+    value: Floats
+    baseline: float
+
+    @classmethod
+    def fit(cls, samples: Floats, implausible: npt.NDArray[np.bool_], seed: int = 0) -> Trees:
+        """Learns to tell implausible samples (N, F) from the others; needs scikit-learn."""
+        from sklearn.ensemble import HistGradientBoostingClassifier
+        model = HistGradientBoostingClassifier(
+            max_iter=TREES, learning_rate=0.08, max_leaf_nodes=LEAVES, max_depth=DEPTH, min_samples_leaf=40,
+            l2_regularization=5.0, max_features=0.5, early_stopping=False, random_state=seed)
+        model.fit(samples, implausible)
+        trees = [predictor.nodes for (predictor,) in model._predictors]
+        size = max(len(nodes) for nodes in trees)
+        feature, left, right = (np.zeros((len(trees), size), np.int32) for _ in range(3))
+        threshold, value = np.zeros((len(trees), size)), np.zeros((len(trees), size), np.float32)
+        for number, nodes in enumerate(trees):
+            own, leaf = np.arange(len(nodes)), nodes['is_leaf'].astype(bool)
+            feature[number, :len(nodes)] = np.where(leaf, 0, nodes['feature_idx'])
+            threshold[number, :len(nodes)] = np.where(leaf, 0, nodes['num_threshold'])
+            left[number, :len(nodes)] = np.where(leaf, own, nodes['left'])
+            right[number, :len(nodes)] = np.where(leaf, own, nodes['right'])
+            value[number, :len(nodes)] = nodes['value']
+        return cls(feature, threshold, left, right, value, float(np.ravel(model._baseline_prediction)[0]))
+
+    def __call__(self, samples: Floats) -> Floats:
+        """(N,) log odds of samples (N, F)."""
+        count, size = self.feature.shape
+        offsets = (np.arange(count, dtype=np.int64) * size)[:, None]
+        feature, threshold = self.feature.ravel(), self.threshold.ravel()
+        left, right = (table.ravel() + np.repeat(offsets[:, 0], size) for table in (self.left, self.right))
+        node = np.broadcast_to(offsets, (count, len(samples))).copy()
+        rows = np.arange(len(samples))[None, :]
+        for _ in range(DEPTH):
+            node = np.where(samples[rows, feature[node]] <= threshold[node], left[node], right[node])
+        return (self.value.ravel()[node].sum(axis=0) + self.baseline).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class PatchOwners:
+    """Which query speaks for each patch of held-out frames, for the variant `instance`: calibration needs it.
+
+    Attributes:
+        keys: (n,) int64, which frames.
+        owners: (n, rows, columns) uint16, indices of their queries.
+    """
+
+    keys: npt.NDArray[np.int64]
+    owners: npt.NDArray[np.uint16]
+
+    @classmethod
+    def of(cls, records: Sequence[FrameRecord], owners: Sequence[npt.NDArray[np.int64]]) -> PatchOwners:
+        """Of some frames; `Queries.owners` of each."""
+        return cls(np.array([cls._key(record) for record in records], np.int64), np.stack(owners).astype(np.uint16))
+
+    def __call__(self, record: FrameRecord) -> npt.NDArray[np.int64] | None:
+        """(rows, columns) of a frame, None where it is not known."""
+        found = np.flatnonzero(self.keys == self._key(record))
+        return self.owners[found[0]].astype(np.int64) if len(found) else None
+
+    @staticmethod
+    def _key(record: FrameRecord) -> int:
+        return int.from_bytes(hashlib.sha256(repr(record.key).encode()).digest()[:8], 'big', signed=True)
+
+
+@dataclass(frozen=True)
+class PlausibilityModel:
+    """Scores each patch of a grid by the odds that it does not belong there.
+
+    Attributes:
+        projection: of the embeddings.
+        trees: of the features.
+        networks: of the same grid.
+        held_out: for the variant `instance`; None for the grid.
+    """
+
+    projection: Projection
+    trees: Trees
+    networks: tuple[ContextNetwork, ...]
+    held_out: PatchOwners | None = None
+
+    def __call__(self, relative: Floats, patches: Floats) -> Floats:
+        """(rows, columns) float32, >= 0: log(1 + odds) that a patch is implausible.
+
+        It fades to 0 within the last standard deviation above what is usual: what the database holds, and so what a
+        person has accepted as nominal, raises no alarm, whatever surrounds it.
+
+        Args:
+            relative: (rows, columns) distance to the nominal database over what is usual there, >= 0.
+            patches: (rows, columns, D) patch embeddings of length 1.
+        """
+        unusual = np.flatnonzero(relative)
+        scores = np.zeros(relative.size, np.float32)
+        if len(unusual):
+            projected = self.projection(patches)
+            odds = self.trees(features(relative, projected)[unusual])
+            if self.networks:
+                judged = np.mean([network.log_odds(relative, projected) for network in self.networks], axis=0)
+                odds = (odds + judged.ravel()[unusual]) / 2
+            scores[unusual] = np.logaddexp(0, odds) * np.minimum(relative.ravel()[unusual], 1)
+        return scores.reshape(relative.shape)
+
+    def of_queries(self, relative: Floats, vectors: Floats, positions: Floats, owners: npt.NDArray[np.int64]
+                   ) -> Floats:
+        """(N,) float32, >= 0: log(1 + odds) that queries are implausible, the mean over the patches they speak for.
+
+        A segment too small to speak for a patch is as implausible as the patch that it lies in.
+
+        Args:
+            relative: (N,) distance to the nominal database over what is usual there, >= 0.
+            vectors: (N, D) embeddings of length 1.
+            positions: (N, 2) centres, 0 to 1 of the image.
+            owners: (rows, columns) the query that speaks for each patch.
+        """
+        patches, count, (rows, columns) = self(relative[owners], vectors[owners]), len(relative), owners.shape
+        number = np.bincount(owners.ravel(), minlength=count)
+        mean = np.bincount(owners.ravel(), patches.ravel(), count) / np.maximum(number, 1)
+        row = np.clip((positions[:, 1] * rows).astype(np.int64), 0, rows - 1)
+        column = np.clip((positions[:, 0] * columns).astype(np.int64), 0, columns - 1)
+        return np.where(number > 0, mean, patches[row, column]).astype(np.float32)
+
+    def owners(self, record: FrameRecord, grid_size: tuple[int, int], variant: str) -> npt.NDArray[np.int64] | None:
+        """(rows, columns) which query speaks for each patch of a held-out frame; None where it is not known."""
+        if variant == 'grid':
+            return np.arange(grid_size[0] * grid_size[1]).reshape(grid_size)
+        return self.held_out(record) if self.held_out is not None else None
+
+    def arrays(self) -> dict[str, npt.NDArray]:
+        """To store beside the calibration; see `from_arrays`."""
+        stored = {**vars(self.projection), **vars(self.trees), **(vars(self.held_out) if self.held_out else {})}
+        for number, network in enumerate(self.networks):
+            stored |= {f'network{number}.{name}': value for name, value in network.arrays().items()}
+        return {f'plausibility_{name}': np.asarray(value) for name, value in stored.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray]) -> PlausibilityModel | None:
+        """The model among calibration arrays, None when there is none."""
+        if 'plausibility_axes' not in arrays:
+            return None
+        found = {name.removeprefix('plausibility_'): array for name, array in arrays.items()
+                 if name.startswith('plausibility_')}
+        projection = Projection(*(found[name] for name in Projection.__dataclass_fields__))
+        trees = Trees(**{name: found[name] for name in Trees.__dataclass_fields__ if name != 'baseline'},
+                      baseline=float(found['baseline']))
+        networks: list[ContextNetwork] = []
+        while weights := {name.removeprefix(prefix): array for prefix in [f'network{len(networks)}.']
+                          for name, array in found.items() if name.startswith(prefix)}:
+            networks.append(ContextNetwork.from_arrays(weights))
+        held_out = PatchOwners(found['keys'], found['owners']) if 'owners' in found else None
+        return cls(projection, trees, tuple(networks), held_out)
+
+
+def lesson(labels: npt.NDArray[np.uint8], relative: Floats, projected: Floats) -> Lesson:
+    """What a composite teaches: of its transplants all, of the rest a share.
+
+    Args:
+        labels: (H, W) uint8, see transplanting.
+        relative: (rows, columns), as in `features`.
+        projected: (rows, columns, C), as in `features`.
+    """
+    rows, columns = relative.shape
+
+    def cover(label: int) -> Floats:
+        share = cv2.resize((labels == label).astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
+        return share.reshape(rows, columns)
+
+    most, least = COVERED
+    implausible = cover(IMPLAUSIBLE) > most
+    untouched = cover(NOMINAL) > 1 - least
+    valid = (cover(VALID) > 0.3) & (cover(IMPLAUSIBLE) < least)
+    weight = np.where(implausible | valid, 1.0, np.where(untouched, NOMINAL_SHARE, 0.0)).astype(np.float32)
+    return Lesson(relative, projected.astype(np.float16), implausible, weight)

@@ -1,0 +1,172 @@
+"""The methods that are compared: the rows of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from semanom_ros.core.database import NominalDatabase, read_manifest
+from semanom_ros.core.embedding.embedder import Embedder
+from semanom_ros.core.frames import Frame, FrameResult
+from semanom_ros.core.pipeline import Pipeline
+from semanom_ros.errors import DatabaseError
+from semanom_ros.parameters import METHOD, Value, resolve
+
+VARIANTS = ('grid', 'instance')
+_STAGES = {'grid': ('preprocess', 'encode', 'search', 'score', 'filter'),
+           'instance': ('preprocess', 'encode', 'segment', 'search', 'score', 'filter')}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method of the table.
+
+    Attributes:
+        variant: `grid` or `instance`; '' for a baseline that has none.
+        filtered: whether the filter is on.
+        baseline: '' for our method, else the name of the baseline.
+    """
+
+    variant: str
+    filtered: bool = False
+    baseline: str = ''
+
+    @property
+    def name(self) -> str:
+        """For people: `instance + filter`."""
+        return self.baseline or self.variant + (' + filter' if self.filtered else '')
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one method says about one frame, in the form that is measured.
+
+    Attributes:
+        result: the detector's result.
+        score: frame score that is ranked.
+        pixel_scores: (H, W) float32, at least 0, that are ranked.
+        latency_ms: milliseconds that the method needs for the frame on its own.
+    """
+
+    result: FrameResult
+    score: float
+    pixel_scores: npt.NDArray[np.float32]
+    latency_ms: float
+
+
+class Method(Protocol):
+    """Something that judges frames: one or several rows of the table at once."""
+
+    rows: tuple[Row, ...]
+
+    def process(self, frame: Frame) -> list[Verdict]:
+        """The verdict of each row on the next frame of a recording."""
+
+    def reset(self) -> None:
+        """Forgets temporal state, before another recording."""
+
+    def details(self) -> dict[str, Any]:
+        """What else belongs beside its figures; the same on every run."""
+
+
+def ranked(result: FrameResult, filtered: bool, latency_ms: float) -> Verdict:
+    """The scores of a result that metrics rank.
+
+    A filter does not change scores, it takes alarms back. What it takes back is ranked as
+    just below an alarm: a frame without a verdict at its threshold at most, and pixels
+    outside the reported regions at the alarm level at most, below all that are reported.
+    """
+    score, pixels = result.score, result.anomaly_map
+    if filtered:
+        score = score if result.anomalous else min(score, result.threshold)
+        alarm = np.float32(result.threshold)
+        capped = np.minimum(pixels, alarm)
+        pixels = capped if result.region_mask is None else np.where(result.region_mask, pixels + alarm, capped)
+    return Verdict(result, score, pixels, latency_ms)
+
+
+class Detectors:
+    """The detector's own pipeline in up to four variants; each frame is embedded once.
+
+    Attributes:
+        rows: grid, grid + filter, instance, instance + filter, as far as asked for.
+        databases: the nominal database of each variant.
+        embedder: what all share.
+    """
+
+    def __init__(self, parameters: Mapping[str, Value], databases: Sequence[Path], variants: Sequence[str],
+                 filters: Sequence[bool], embedder: Embedder | None = None) -> None:
+        """
+        Args:
+            parameters: of the group `method`; `variant` is taken from the databases.
+            databases: folders, one for each variant.
+            variants: which to run; empty: those that there are databases of.
+            filters: without and with the filter.
+            embedder: encoder (and segmenter) to use instead of those of the parameters.
+
+        Raises:
+            SemanomError: a database or model will not do, or a variant has no database.
+        """
+        parameters = resolve(parameters, METHOD)
+        folders: dict[str, Path] = {}
+        for folder in databases:
+            variant = read_manifest(folder).description.variant
+            if variant in folders:
+                raise DatabaseError(f'{folder}: found a second database of the variant {variant}, expected one for '
+                                    'each variant; merge them with `semanom db merge`')
+            folders[variant] = folder
+        for variant in variants:
+            if variant not in folders:
+                raise DatabaseError(f'{databases[0]}: found databases of the variants {", ".join(folders)}, expected '
+                                    f'one of {variant}; record it with variant: {variant} and give both')
+        chosen = [variant for variant in VARIANTS if variant in (variants or folders)]
+        self.embedder = embedder or Embedder.load({**parameters, 'variant': chosen[-1]})
+        self.databases: dict[str, NominalDatabase] = {}
+        self._pipelines: list[tuple[str, list[Pipeline]]] = []
+        rows = []
+        for variant in chosen:
+            own = self.embedder if variant == self.embedder.variant else Embedder(self.embedder.encoder)
+            first = Pipeline.load({**parameters, 'variant': variant}, folders[variant], own)
+            self._pipelines.append((variant, [first.sibling(_switches(parameters, on)) for on in filters]))
+            self.databases[variant] = first.database
+            rows += [Row(variant, on) for on in filters]
+        self.rows = tuple(rows)
+        self.warnings = tuple(dict.fromkeys(w for _, all in self._pipelines for p in all for w in p.warnings))
+
+    def process(self, frame: Frame) -> list[Verdict]:
+        """The verdict of each row on the next frame.
+
+        Raises:
+            ImageError: the picture is none.
+        """
+        embedding = self.embedder.embed([frame])[0]
+        verdicts: list[Verdict] = []
+        for variant, pipelines in self._pipelines:
+            own = embedding if variant == 'instance' else replace(embedding, segments=None)
+            scores = pipelines[0].score(own)
+            for pipeline in pipelines:
+                result = pipeline.filter(scores)
+                row = self.rows[len(verdicts)]
+                latency = sum(result.timings_ms.get(stage, 0.0) for stage in _STAGES[variant])
+                verdicts.append(ranked(result, row.filtered, latency))
+        return verdicts
+
+    def details(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def reset(self) -> None:
+        """Forgets tracks and persistence."""
+        for _, pipelines in self._pipelines:
+            for pipeline in pipelines:
+                pipeline.reset()
+
+
+def _switches(parameters: Mapping[str, Value], on: bool) -> dict[str, Value]:
+    """The filter's switches: as configured, or all off."""
+    return {name: parameters[name] if on else False for name in ('filter_spatial', 'filter_temporal')}

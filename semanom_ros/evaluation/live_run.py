@@ -1,0 +1,228 @@
+"""The real detector, as a process of its own, watching a recording that is played at its own rate."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.client import Client
+from rclpy.node import Node
+
+from semanom_ros.errors import SemanomError
+from semanom_ros.evaluation.result_bag import ANOMALIES, CAMERA, MASK, OVERLAY, PREFIX, SCORE
+from semanom_ros.recordings.bags import BagReader, BagWriter, camera_info_topic
+from semanom_ros.ros.background import background_node, domain_environment, private_domain
+from semanom_ros.ros.messages import stamp_of
+from semanom_ros.ros.player import Capture, Player
+
+NODE = 'semanom_detector'
+_CAPTURED = {
+    PREFIX + ANOMALIES: 'semanom_ros/msg/AnomalyArray', PREFIX + SCORE: 'semanom_ros/msg/AnomalyScore',
+    PREFIX + MASK: 'sensor_msgs/msg/Image', PREFIX + OVERLAY: 'sensor_msgs/msg/CompressedImage',
+    PREFIX + 'markers': 'visualization_msgs/msg/MarkerArray', '/diagnostics': 'diagnostic_msgs/msg/DiagnosticArray'}
+_START_S, _CONFIGURE_S, _DRAIN_S, _STOP_S = 60.0, 300.0, 20.0, 10.0
+_LOG_LINES = 12
+
+
+@dataclass(frozen=True)
+class LiveRun:
+    """What happened.
+
+    Attributes:
+        published: images that were played.
+        processed: images that got a score.
+        latencies_ms: (processed,) from publishing the image to receiving its score.
+        seconds: that the recording took to play.
+    """
+
+    published: int
+    processed: int
+    latencies_ms: npt.NDArray[np.float64]
+    seconds: float
+
+    @property
+    def dropped(self) -> int:
+        """Images that made way for newer ones."""
+        return self.published - self.processed
+
+    def facts(self) -> dict[str, str]:
+        """For people."""
+        facts = {'images published': f'{self.published} in {self.seconds:.0f} s',
+                 'images processed': f'{self.processed}', 'images dropped': f'{self.dropped}'}
+        if len(self.latencies_ms):
+            p50, p95, p99 = np.percentile(self.latencies_ms, (50, 95, 99))
+            facts['latency, image published to score received'] = (
+                f'{p50:.0f} ms (median), {p95:.0f} ms (95 %), {p99:.0f} ms (99 %)')
+        return facts
+
+
+def run_live(bag: Path, image_topic: str, database: Path, parameters: Mapping[str, Any], target: Path,
+             on_progress: Callable[[int], None] = lambda published: None) -> LiveRun:
+    """Plays a recording to the detector and captures what it publishes.
+
+    The detector is started, configured and activated through its lifecycle services, on
+    a ROS domain of its own that does not leave this machine, and stopped afterwards
+    whatever happens.
+
+    Args:
+        bag: recording.
+        image_topic: its images.
+        database: nominal database.
+        parameters: of the detector.
+        target: recording to be written: what was played and what the detector made of it.
+        on_progress: called with the number of images published so far.
+
+    Raises:
+        SemanomError: the detector failed; with the end of its log.
+        BagError: a recording cannot be read or written.
+    """
+    with private_domain() as domain, tempfile.TemporaryDirectory(prefix='semanom_live_') as scratch:
+        process = DetectorProcess(domain, Path(scratch), image_topic, {**parameters, 'database': str(database)}, bag)
+        try:
+            with background_node('semanom_player', domain) as node, BagWriter(target) as writer:
+                return _run(process, node, writer, bag, image_topic, on_progress)
+        finally:
+            process.stop()
+
+
+def _run(process: DetectorProcess, node: Node, writer: BagWriter, bag: Path, image_topic: str,
+         on_progress: Callable[[int], None]) -> LiveRun:
+    sent: dict[int, float] = {}
+    received: dict[int, float] = {}
+    arrived = threading.Condition()
+
+    def on_result(topic: str, cdr: bytes) -> None:
+        if topic == PREFIX + SCORE:
+            with arrived:
+                received.setdefault(stamp_of(cdr), time.monotonic())
+                arrived.notify_all()
+
+    with BagReader(bag) as reader:
+        types = reader.topics
+    process.change_state(node, Transition.TRANSITION_CONFIGURE, _CONFIGURE_S)
+    capture = Capture(node, writer, _CAPTURED, on_result)
+    player = Player(node, bag)
+
+    def on_message(topic: str, cdr: bytes) -> None:
+        capture.write(topic, types[topic], cdr)
+        if topic == image_topic:
+            process.check_alive()
+            sent[stamp_of(cdr)] = time.monotonic()
+            on_progress(len(sent))
+
+    try:
+        process.change_state(node, Transition.TRANSITION_ACTIVATE, _START_S)
+        if not player.wait_for_subscribers(image_topic, _START_S):
+            raise process.failure(f'does not listen to {image_topic}')
+        begun = time.monotonic()
+        player.play(on_message)
+        seconds = time.monotonic() - begun
+        last = max(sent, default=0)
+        with arrived:
+            arrived.wait_for(lambda: last in received, _DRAIN_S)
+        process.change_state(node, Transition.TRANSITION_DEACTIVATE, _START_S)
+    finally:
+        capture.close()
+        player.close()
+    latencies = [1e3 * (when - sent[stamp]) for stamp, when in sorted(received.items()) if stamp in sent]
+    return LiveRun(len(sent), len(latencies), np.array(latencies), seconds)
+
+
+class DetectorProcess:
+    """`semanom_detector` in a process of its own."""
+
+    def __init__(self, domain: int, scratch: Path, image_topic: str, parameters: Mapping[str, Any], bag: Path) -> None:
+        """Starts it.
+
+        Args:
+            domain: ROS domain id.
+            scratch: folder for its parameter file and log.
+            image_topic: what it watches; compressed when its name says so.
+            parameters: of the groups that the detector takes.
+            bag: where the image topic comes from.
+        """
+        with BagReader(bag) as reader:
+            compressed = reader.topics[image_topic].endswith('/CompressedImage')
+        settings = {**parameters, 'camera_names': [CAMERA], 'use_sim_time': True,
+                    'image_transport': 'compressed' if compressed else 'raw'}
+        file = scratch / 'detector.yaml'
+        file.write_text(yaml.safe_dump({'/**': {'ros__parameters': settings}}))
+        self._log = scratch / 'detector.log'
+        source = f'~/input/{CAMERA}/image' + ('/compressed' if compressed else '')
+        command = [sys.executable, '-m', 'semanom_ros.nodes.detector', '--ros-args', '--params-file', str(file),
+                   '-r', f'{source}:={image_topic}',
+                   '-r', f'~/input/{CAMERA}/camera_info:={camera_info_topic(image_topic)}']
+        masks = [topic for topic in parameters.get('segments_topics', ()) if topic]
+        if masks:
+            command += ['-r', f'~/input/{CAMERA}/segments:={masks[0]}']
+        with open(self._log, 'wb') as log:
+            self._process = subprocess.Popen(  # a group of its own: Ctrl-C is for us, we tell it
+                command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+                env={**os.environ, **domain_environment(domain)})
+        self._client: Client[ChangeState.Request, ChangeState.Response] | None = None
+
+    def change_state(self, node: Node, transition: int, timeout_s: float) -> None:
+        """Asks for a lifecycle transition and waits for it.
+
+        Raises:
+            SemanomError: it failed or took too long; with the end of the detector's log.
+        """
+        name = {Transition.TRANSITION_CONFIGURE: 'configure', Transition.TRANSITION_ACTIVATE: 'activate',
+                Transition.TRANSITION_DEACTIVATE: 'deactivate'}[transition]
+        end = time.monotonic() + timeout_s
+        if self._client is None:
+            self._client = node.create_client(ChangeState, f'/{NODE}/change_state')
+            while not self._client.wait_for_service(0.5):
+                self.check_alive()
+                if time.monotonic() > end:
+                    raise self.failure(f'did not offer its services within {timeout_s:g} s')
+        done = threading.Event()
+        future = self._client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+        future.add_done_callback(lambda _: done.set())
+        while not done.wait(0.5):
+            self.check_alive()
+            if time.monotonic() > end:
+                raise self.failure(f'did not {name} within {timeout_s:g} s')
+        answer = future.result()
+        if answer is None or not answer.success:
+            raise self.failure(f'failed to {name}')
+
+    def check_alive(self) -> None:
+        """
+        Raises:
+            SemanomError: the process is gone.
+        """
+        if self._process.poll() is not None:
+            raise self.failure(f'ended with status {self._process.returncode}')
+
+    def failure(self, what: str) -> SemanomError:
+        """An error that ends with the last lines of the detector's log."""
+        with suppress(OSError):
+            lines = self._log.read_text(errors='replace').strip().splitlines()[-_LOG_LINES:]
+            return SemanomError('\n  '.join([f'the detector {what}; the end of its log:', *lines]))
+        return SemanomError(f'the detector {what}')
+
+    def stop(self) -> None:
+        """Ends the process, politely first."""
+        for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            if self._process.poll() is not None:
+                return
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, sign)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_STOP_S)

@@ -1,0 +1,155 @@
+"""From recordings to a folder of figures: metrics.json, report.html, scores.csv and result bags."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from semanom_ros import __version__
+from semanom_ros.core.scoring import timeline
+from semanom_ros.errors import SemanomError
+from semanom_ros.evaluation import components, sequences
+from semanom_ros.evaluation.detectors import Detectors, Method, Row
+from semanom_ros.evaluation.gallery import choose, illustrate
+from semanom_ros.evaluation.measurement import rounded
+from semanom_ros.evaluation.metrics import AUPRO_LIMIT
+from semanom_ros.evaluation.replay import Replay, Topics, replay, write_scores
+from semanom_ros.evaluation.report import write_report
+from semanom_ros.recordings.instance_masks import wanted_segments
+
+log = logging.getLogger(__name__)
+
+METRICS, REPORT, SCORES = 'metrics.json', 'report.html', 'scores.csv'
+_LIBRARIES = ('torch', 'faiss-gpu', 'faiss-cpu', 'open_clip_torch', 'timm', 'numpy', 'opencv-python-headless',
+              'rosbags')
+
+
+def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: Topics | None = None, *,
+             baselines: Sequence[Method] = (), shown: Row | None = None, parameters: Mapping[str, Any] | None = None,
+             video: Path | None = None, live: Mapping[str, Any] | None = None,
+             notes: Sequence[str] = ()) -> dict[str, Any]:
+    """Replays recordings and writes everything that is to be said about them.
+
+    What an interrupted call with the same arguments finished is taken over. The output
+    folder is put in place when it is complete; an older evaluation there is replaced.
+
+    Args:
+        bags: recordings, in order.
+        detectors: our methods.
+        output: folder.
+        topics: what of the recordings is read, by default the only images and the usual truth; the masks of the
+            segmenter `topic` are those that the parameters name.
+        baselines: other methods for the table.
+        shown: row whose results go into the result bags and the report's pictures; None: the last of `detectors`.
+        parameters: of the group `method`, for the record.
+        video: MP4 for the report; moved into the folder.
+        live: figures of a live run, for the report.
+        notes: remarks for the report.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        SemanomError: a recording or topic will not do, or the folder is something else.
+    """
+    check_output(output)
+    staging = output.parent / f'.{output.name}.evaluating'
+    shown = shown or detectors.rows[-1]
+    databases = {variant: database.manifest for variant, database in detectors.databases.items()}
+    settings = {'rows': [repr(row) for method in (detectors, *baselines) for row in method.rows],
+                'parameters': dict(parameters or {}), 'version': __version__,
+                'encoder': detectors.embedder.encoder.weights_sha256,
+                'databases': {variant: [str(detectors.databases[variant].path), manifest.version, manifest.vectors]
+                              for variant, manifest in databases.items()}}
+    masks = wanted_segments(detectors.embedder.segmenter_name, parameters or {})
+    found = replay(bags, [detectors, *baselines], shown, staging, replace(topics or Topics(), segments=tuple(masks)),
+                   settings)
+    figures = {row: measurement.metrics() for row, measurement in found.measurements.items()}
+    content = _content(found, figures, detectors, baselines, parameters or {})
+    (staging / METRICS).write_text(json.dumps(content, indent=1, sort_keys=True) + '\n')
+    write_scores(staging / SCORES, found)
+    gallery = choose(found, found.measurements[shown])
+    illustrate(gallery, found)
+    if video is not None:
+        shutil.move(video, staging / video.name)
+    write_report(staging / REPORT, found, content, figures, shown, gallery, live=live,
+                 video=None if video is None else staging / video.name, notes=[*detectors.warnings, *notes])
+    shutil.rmtree(staging / 'measured')
+    (staging / 'fingerprint').unlink()
+    replace_folder(staging, output)
+    return content
+
+
+def check_output(output: Path) -> None:
+    """Refuses a folder that holds anything but an evaluation.
+
+    Raises:
+        SemanomError: what is there would be lost.
+    """
+    if output.is_dir() and not any(output.iterdir()):
+        return
+    if output.exists() and not (output / METRICS).is_file():
+        raise SemanomError(f'{output}: found something that is no evaluation (it has no {METRICS}), expected an empty '
+                           'or new folder; give another --output')
+
+
+def replace_folder(new: Path, old: Path) -> None:
+    """Puts a complete folder in the place of another."""
+    away = old.parent / f'.{old.name}.replaced'
+    shutil.rmtree(away, ignore_errors=True)
+    if old.exists():
+        old.rename(away)
+    new.rename(old)
+    shutil.rmtree(away, ignore_errors=True)
+
+
+def _content(found: Replay, figures: Mapping[Row, Mapping[str, Any]], detectors: Detectors,
+             baselines: Sequence[Method], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """metrics.json: the same bytes on every run but for `latency_ms`."""
+    frames = next(iter(found.measurements.values())).frames
+    known = frames[frames['truth'] >= 0]
+    rows = {row: {'variant': row.variant, 'filter': row.filtered, **figures[row]} for row in figures}
+    encoder, segmenter = detectors.embedder.encoder, detectors.embedder.segmenter
+    databases = {variant: {'vectors': database.manifest.vectors, 'version': database.manifest.version,
+                           'sources': [Path(source.path).name for source in database.manifest.sources]}
+                 for variant, database in detectors.databases.items()}
+    content = {
+        'frames': len(frames), 'frames_with_truth': len(known),
+        'anomalous_frames': int((known['truth'] == 1).sum()) if len(known) else None,
+        'results': [rows[row] for row in detectors.rows],
+        'baselines': [{'name': row.baseline, **rows[row], **method.details()}
+                      for method in baselines for row in method.rows],
+        'encoder': f'{encoder.name} ({encoder.weights}) at {encoder.input_size[1]}x{encoder.input_size[0]}',
+        'segmenter': segmenter.name if segmenter is not None else None,
+        'database': databases[detectors.rows[-1].variant], 'databases': databases,
+        'recordings': [{'name': r.name, 'image_topic': r.topic, 'truth_topic': r.truth_topic,
+                        'truth_instances': list(found.topics.truth_instances), 'frames': r.frames,
+                        'unreadable_images': r.unreadable, 'damage': r.damage} for r in found.recordings],
+        'parameters': dict(parameters),
+        'definitions': {
+            'aupro_fpr_limit': AUPRO_LIMIT, 'component_thresholds': components.THRESHOLDS.tolist(),
+            'component_smallest_truth_px': components.SMALLEST_TRUTH,
+            'component_smallest_prediction_px': components.SMALLEST_PREDICTION,
+            'alarm_join_s': timeline.JOIN_S, 'alarm_grace_s': sequences.GRACE_S,
+            'bootstrap_stretch_s': sequences.STRETCH_S, 'bootstrap_resamples': sequences.RESAMPLES},
+        'versions': versions(),
+    }
+    return rounded(content)  # type: ignore[return-value]
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, Python and the libraries that results depend on."""
+    found = {'semanom_ros': __version__, 'python': platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,1 @@
+"""Camera models: between pixels and directions."""

@@ -1,0 +1,1 @@
+"""Reading and writing recordings and the pictures in them; needs no ROS."""
