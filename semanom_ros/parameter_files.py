@@ -1,0 +1,124 @@
+"""Parameter files: reading those of ROS, writing those that this repository ships."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from semanom_ros.errors import ParameterError
+from semanom_ros.parameters import Parameter, Section, Value
+from semanom_ros.settings import CameraSettings, DetectorSettings, MethodSettings, RecorderSettings
+
+OF_EVERY_NODE = ('use_sim_time', 'qos_overrides', 'start_type_description_service')
+"""What rclpy itself declares."""
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Parameters of a ROS parameter file (`node: {ros__parameters: {...}}`), every node's merged.
+
+    What rclpy itself declares for every node, such as `use_sim_time`, is left out.
+
+    Raises:
+        ParameterError: unreadable, or not of that form.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise ParameterError(f'{path}: unreadable as YAML ({reason}); give a ROS parameter file') from error
+    merged: dict[str, Any] = {}
+    if not isinstance(content, dict):
+        raise ParameterError(f'{path}: found no mapping, expected node: ros__parameters: ...')
+    for node, body in content.items():
+        if not isinstance(body, dict) or not isinstance(body.get('ros__parameters'), dict):
+            raise ParameterError(f'{path}: {node} has no ros__parameters; give a ROS parameter file')
+        merged.update(body['ros__parameters'])
+    return {name: value for name, value in merged.items() if name.split('.')[0] not in OF_EVERY_NODE}
+
+
+def parameter_file(node: str, *sections: type[Section]) -> str:
+    """A ROS parameter file with every parameter of the sections at its default, explained."""
+    lines = [
+        f'# The {node}\'s parameters, at their defaults. Written by `python -m semanom_ros.parameter_files`;',
+        '# give the launch files a copy: config:=/path/to/copy.yaml',
+        '/**:',
+        '  ros__parameters:',
+    ]
+    for parameter in (parameter for section in sections for parameter in section.table().values()):
+        lines += ['', *textwrap.wrap(_explain(parameter), 110, initial_indent='    # ', subsequent_indent='    # ',
+                                     break_long_words=False, break_on_hyphens=False)]
+        lines.append(f'    {parameter.name}: {_in_yaml(parameter.default)}')
+    return '\n'.join(lines) + '\n'
+
+
+def readme_tables() -> str:
+    """The parameters as Markdown tables, one for each section that a reader thinks of."""
+    sections = []
+    for title, section in (
+        ('The method: detector, recorder and `semanom evaluate`', MethodSettings),
+        ('Both nodes', CameraSettings),
+        ('Detector', DetectorSettings),
+        ('Recorder', RecorderSettings),
+    ):
+        rows = '\n'.join(
+            f'| `{p.name}`{" ⟳" if p.live else ""} | `{_in_yaml(p.default)}` | {_sentence(p.description)} |'
+            for p in section.table().values()
+        )
+        sections.append(f'### {title}\n\n| parameter | default | |\n|---|---|---|\n{rows}\n')
+    return '\n'.join(sections) + '\n⟳: may be changed while the detector is active; the others are read at configure.\n'
+
+
+def generated_files(repository: Path) -> dict[Path, str]:
+    """What the generated files of a source tree should hold.
+
+    Raises:
+        ParameterError: the tree is not that of this package, or its README has no place for the tables.
+    """
+    readme = repository / 'README.md'
+    marked = re.compile(r'(<!-- parameters -->\n).*?(<!-- /parameters -->)', re.DOTALL)
+    text = readme.read_text() if readme.exists() else ''
+    if not marked.search(text):
+        raise ParameterError(f'{readme}: found no lines <!-- parameters --> and <!-- /parameters -->, expected them '
+                             'round the tables; run this in a source tree')
+    return {
+        repository / 'config' / 'detector.yaml': parameter_file(
+            'detector', MethodSettings, CameraSettings, DetectorSettings),
+        repository / 'config' / 'recorder.yaml': parameter_file(
+            'recorder', MethodSettings, CameraSettings, RecorderSettings),
+        readme: marked.sub(lambda match: f'{match[1]}{readme_tables()}{match[2]}', text),
+    }
+
+
+def _explain(parameter: Parameter) -> str:
+    details = []
+    if parameter.choices:
+        details.append(f'One of {", ".join(parameter.choices)}.')
+    if parameter.minimum is not None and parameter.maximum is not None:
+        details.append(f'{parameter.minimum:g} to {parameter.maximum:g}.')
+    if parameter.live:
+        details.append('May be changed while active.')
+    return ' '.join([_sentence(parameter.description).replace('`', ''), *details])
+
+
+def _sentence(description: str) -> str:
+    first, rest = description[:1], description[1:]
+    return f'{first.upper()}{rest}.'
+
+
+def _in_yaml(value: Value) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix('\n').removesuffix('\n...')
+
+
+def main() -> None:
+    """Writes the generated files of the source tree that this module lies in."""
+    for path, content in generated_files(Path(__file__).resolve().parents[1]).items():
+        if not path.exists() or path.read_text() != content:
+            path.write_text(content)
+
+
+if __name__ == '__main__':
+    main()

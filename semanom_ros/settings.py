@@ -1,0 +1,228 @@
+"""The one table of parameters.
+
+Each section is a frozen dataclass, each field a row: type, default, what it does, what it affects, bounds.
+`python -m semanom_ros.parameter_files` writes `config/*.yaml` and the README's tables from it; a test fails when they
+differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from semanom_ros.parameters import Affects, Section, row
+
+EMBEDDING, SEARCH, SCORE, LIVE, RUN = Affects
+
+
+@dataclass(frozen=True)
+class EncoderSettings(Section):
+    """The vision foundation model."""
+
+    name: str = row(
+        'semanom-tiny', 'vision foundation model: `open_clip:MODEL`, `timm:MODEL`, `torchscript:/path/file.ts`, the '
+        'shipped `semanom-tiny`, or one of another package', EMBEDDING, name='encoder')
+    weights: str = row(
+        '', 'weights: a pretrained tag, a file (.safetensors, .pt), `local-dir:/path`, or `random:SEED`; empty: what '
+        '`semanom models fetch` fetched', EMBEDDING, name='encoder_weights')
+    features: str = row(
+        'tokens', 'patch features: `tokens` of encoder_layer, or the value projection of the last block (`maskclip`), '
+        'aligned with text', EMBEDDING, name='encoder_features', choices=('tokens', 'maskclip'))
+    layer: int = row(
+        -1, 'transformer block whose tokens are used; -1: the last', EMBEDDING, name='encoder_layer', minimum=-64,
+        maximum=63)
+    input_size: tuple[int, int] = row(
+        (0, 0), 'height and width that the encoder sees, in pixels; 0: the encoder\'s own', EMBEDDING, minimum=0,
+        maximum=8192, length=2)
+    device: str = row('auto', '`auto`, `cpu`, `cuda` or `cuda:N`', RUN)
+    precision: str = row(
+        'auto', 'arithmetic of the encoder; auto: bf16 on a GPU that has it, else fp32', RUN,
+        choices=('auto', 'fp32', 'fp16', 'bf16'))
+
+
+@dataclass(frozen=True)
+class QuerySettings(Section):
+    """What of a picture is compared with the database."""
+
+    variant: str = row(
+        'grid', 'what is compared with the database: every patch, or segments with the grid where no segment is',
+        EMBEDDING, choices=('grid', 'instance'))
+    segmenter: str = row(
+        'embedding', 'instance masks: `embedding` (training-free, from the patch embeddings), `torchvision` (Mask '
+        'R-CNN), `owlv2+sam2` (as in the paper), `sam2` or `sam` (masks of everything), `topic` (from another node or '
+        'a simulator), or one of another package', EMBEDDING)
+    segment_embedding: str = row(
+        'patches', 'what stands for a segment: `patches`, the mean of its patch embeddings, or `crop`, the embedding '
+        'of the picture cut out round it, for CLIP encoders of open_clip with encoder_features `maskclip`: one more '
+        'pass of the encoder for each segment', EMBEDDING, choices=('patches', 'crop'))
+    segmenter_weights: str = row(
+        '', 'weights of the segmenter: a file for `torchvision`, a folder for `sam2` and `sam`, two with a comma '
+        'between for `owlv2+sam2`; empty: what `semanom models fetch` fetched', EMBEDDING)
+    segmenter_prompts: str = row(
+        '', 'text file with one prompt a line, for `owlv2+sam2`; empty: the shipped ones, for driving', EMBEDDING)
+    segmenter_every_n: int = row(
+        1, 'find masks in every n-th frame of a camera; between, the last ones move with the picture', EMBEDDING,
+        minimum=1, maximum=1000)
+    segments_topics: tuple[str, ...] = row(
+        ('',), 'in recordings, the topic of the masks of each image topic, for the segmenter `topic`; live they come '
+        'on `~/input/NAME/segments`', RUN)
+    max_segments: int = row(256, 'most segments that one image may have', EMBEDDING, minimum=1, maximum=1000)
+    label_vocabulary: str = row(
+        '', 'text file with one label a line, for zero-shot labels with a CLIP encoder; empty: no labels', RUN)
+
+
+@dataclass(frozen=True)
+class SearchSettings(Section):
+    """How a database is viewed."""
+
+    standardize: bool = row(
+        True, 'bring each dimension of the embeddings to zero mean and unit variance over the nominal database before '
+        'they are compared (never those of an encoder that says it does not want it, as semanom-tiny); false: the '
+        'paper\'s method', SEARCH)
+    position_weight: float = row(
+        0.0, 'weight of the image position in the comparison: added to a distance for the squared difference, the '
+        'image being 1 wide and high; 0: the paper\'s method', SEARCH, minimum=0.0, maximum=10.0)
+    scale_weight: float = row(
+        0.0, 'weight of the size in the comparison of segments: added to a distance for things twice as large, four '
+        'times that for things four times as large; 0: the paper\'s method', SEARCH, minimum=0.0, maximum=10.0)
+
+
+@dataclass(frozen=True)
+class ScoreSettings(Section):
+    """From distances to scores."""
+
+    neighbours: int = row(
+        1, 'nearest nominal embeddings that a distance is the mean of', SCORE, minimum=1, maximum=64)
+    density_neighbours: int = row(
+        0, 'PatchCore\'s re-weighting: nearest neighbours of the nearest nominal embedding that a distance is compared '
+        'with, 9 in that paper; 0: none', SCORE, minimum=0, maximum=64)
+    frame_score_fraction: float = row(
+        0.002, 'share of the highest patch scores whose mean is the frame score; 0: the maximum', SCORE, minimum=0.0,
+        maximum=1.0)
+    calibrate_by_region: bool = row(
+        True, 'divide distances by what is usual at that place of the image (those of semanom-tiny only after '
+        '`semanom learn`)', SCORE)
+    plausibility: bool = row(
+        True, 'score by what `semanom learn` has learned of what belongs where, if the database holds it; false: by '
+        'the distance alone', SCORE)
+
+
+@dataclass(frozen=True)
+class AlarmSettings(Section):
+    """From scores to a verdict."""
+
+    false_alarm_rate: float = row(
+        0.01, 'share of nominal frames that may raise an alarm; sets the threshold', LIVE, minimum=0.0001, maximum=0.5)
+    false_alarms_per_minute: float = row(
+        0.0, 'alarms, each a run of frames, that nominal driving may raise in a minute before the filter; sets the '
+        'threshold in place of false_alarm_rate unless 0', LIVE, minimum=0.0, maximum=600.0)
+    pixel_threshold: float = row(
+        0.5, 'how far an anomaly reaches round its core, which is above the alarm level 1.0: the anomaly map\'s value '
+        'above which pixels belong to it', LIVE, minimum=0.05, maximum=1.0)
+
+
+@dataclass(frozen=True)
+class FilterSettings(Section):
+    """Which regions are worth reporting; each part can be switched off."""
+
+    spatial: bool = row(True, 'drop regions that are too small or at the image border', LIVE, name='filter_spatial')
+    min_area: float = row(
+        0.0005, 'smallest region, as a share of the image', LIVE, name='filter_min_area', minimum=0.0, maximum=1.0)
+    border: float = row(
+        0.0, 'width of the image border where regions are dropped, as a share of the image', LIVE,
+        name='filter_border', minimum=0.0, maximum=0.4)
+    agreement: float = row(
+        0.0, 'share of its segment that a region must fill, where segments are known; 0: any', LIVE,
+        name='filter_agreement', minimum=0.0, maximum=1.0)
+    temporal: bool = row(True, 'report an anomaly only when it persists', LIVE, name='filter_temporal')
+    persistence: float = row(
+        0.3, 'seconds that an anomaly must persist', LIVE, name='filter_persistence', minimum=0.0, maximum=10.0)
+
+
+@dataclass(frozen=True)
+class MethodSettings(Section):
+    """The method: detector, recorder and evaluator."""
+
+    encoder: EncoderSettings = EncoderSettings()
+    queries: QuerySettings = QuerySettings()
+    search: SearchSettings = SearchSettings()
+    score: ScoreSettings = ScoreSettings()
+    alarm: AlarmSettings = AlarmSettings()
+    filter: FilterSettings = FilterSettings()
+
+
+@dataclass(frozen=True)
+class CameraSettings(Section):
+    """Both nodes."""
+
+    database: str = row('', 'folder of the nominal database', RUN)
+    camera_names: tuple[str, ...] = row(('camera',), 'cameras; each has its topics `~/input/NAME/...`', RUN)
+    image_transport: str = row(
+        'raw', 'what the cameras send: `raw` (Image on `~/input/NAME/image`) or `compressed` (CompressedImage on '
+        '`~/input/NAME/image/compressed`)', RUN, choices=('raw', 'compressed'))
+    segments_wait: float = row(
+        0.2, 'seconds that a frame waits for its masks, for the segmenter `topic`; without them it is compared patch '
+        'by patch', RUN, minimum=0.0, maximum=10.0)
+
+
+@dataclass(frozen=True)
+class DetectorSettings(Section):
+    """The detector."""
+
+    max_age: float = row(
+        0.0, 'seconds; a frame that is older by its stamp is dropped before it costs anything; 0: no limit, as '
+        'replayed recordings without /clock need', LIVE, minimum=0.0, maximum=3600.0)
+    image_rectified: bool = row(
+        False, 'the images are rectified: bearings come from P of the CameraInfo, not from K and D', RUN)
+    marker_distance: float = row(
+        10.0, 'distance from the camera at which outlines of anomalies are drawn, in metres', LIVE, minimum=0.1,
+        maximum=1000.0)
+    marker_lifetime: float = row(
+        1.0, 'seconds that markers stay when no further frame comes', LIVE, minimum=0.0, maximum=60.0)
+    overlay_max_width: int = row(
+        1280, 'widest overlay, in pixels; 0: as wide as the image', LIVE, minimum=0, maximum=16384)
+    overlay_evidence: bool = row(True, 'show the nearest nominal example in the overlay', LIVE)
+    overlay_jpeg_quality: int = row(85, 'quality of the compressed overlay', LIVE, minimum=1, maximum=100)
+    image_timeout: float = row(
+        2.0, 'seconds without an image from a camera after which diagnostics report an error', LIVE, minimum=0.1,
+        maximum=3600.0)
+    latency_limit: float = row(
+        1.0, 'seconds from receiving an image to its score; when the median is longer, diagnostics warn', LIVE,
+        minimum=0.001, maximum=60.0)
+
+
+@dataclass(frozen=True)
+class RecorderSettings(Section):
+    """The recorder."""
+
+    bags: tuple[str, ...] = row(
+        ('',), 'nominal recordings: rosbag2 folders, .mcap or .db3 files; empty: record the live cameras', RUN)
+    image_topics: tuple[str, ...] = row(
+        ('',), 'image topics to read from the recordings; empty: the only one in each', RUN)
+    append: bool = row(False, 'add to the database where it exists already', RUN)
+    every_n: int = row(1, 'take every n-th frame of a camera', RUN, minimum=1, maximum=100000)
+    rate: float = row(
+        0.0, 'frames per second to take of a camera at most, by their stamps; 0: all', RUN, minimum=0.0,
+        maximum=1000.0)
+    held_out_share: float = row(
+        0.2, 'share of the drive, in whole stretches of time, that is kept aside for calibration; 0: none, then there '
+        'are no thresholds', RUN, minimum=0.0, maximum=0.5)
+    thumbnail_size: int = row(
+        160, 'longer side of the pictures kept as evidence, in pixels; 0: keep none', RUN, minimum=0, maximum=1024)
+    index: str = row(
+        'auto', 'search on a CPU: `auto` gives the database an approximate index from where that is quicker, `exact` '
+        'never', RUN, choices=('auto', 'exact'))
+    duration: float = row(
+        0.0, 'seconds after which a live recording ends; 0: when it is stopped', RUN, minimum=0.0, maximum=1000000.0)
+    queue_size: int = row(
+        30, 'live frames that may wait for the encoder; beyond, frames are dropped, counted and reported', RUN,
+        minimum=1, maximum=1000)
+
+
+@dataclass(frozen=True)
+class Settings(Section):
+    """Everything."""
+
+    method: MethodSettings = MethodSettings()
+    cameras: CameraSettings = CameraSettings()
+    detector: DetectorSettings = DetectorSettings()
+    recorder: RecorderSettings = RecorderSettings()
