@@ -16,7 +16,7 @@ from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState, StateTransition
 from lifecycle_msgs.msg import Transition
 
-from semanom_ros.ros.launching import BOOLEAN, SHARE, NodeSettings, config, image_topic, rviz, shared
+from semanom_ros.ros.launching import BOOLEAN, SHARE, LaunchedNode, config, image_topic, rviz, shared
 from semanom_ros.ros.remapping import camera_remappings, words
 
 NODE_NAME = 'semanom_detector'
@@ -47,18 +47,18 @@ def generate_launch_description() -> LaunchDescription:
 
 def launch_setup(context: LaunchContext) -> list:
     argument = context.launch_configurations
-    settings = NodeSettings.of(context)
+    launched = LaunchedNode.of(context)
     detector = LifecycleNode(
         package='semanom_ros',
         executable='detector',
         name=NODE_NAME,
         namespace=argument['namespace'],
-        parameters=[str(settings.config), settings.overrides],
+        parameters=[str(launched.config), launched.overrides],
         remappings=camera_remappings(
-            settings.cameras,
-            settings.image_topics,
+            launched.cameras,
+            launched.image_topics,
             words(argument['camera_info_topic']),
-            settings.transport,
+            launched.transport,
             words(argument['segments_topic']),
         ),
         ros_arguments=['--log-level', argument['log_level']],
@@ -68,7 +68,7 @@ def launch_setup(context: LaunchContext) -> list:
     full_name = '/'.join(['', *filter(None, argument['namespace'].split('/')), NODE_NAME])
     actions = []
     if argument['rviz'] == 'true':  # the first: where RViz is missing, launch gives up and forgets what it has started
-        actions.append(rviz_node(argument, f'{full_name}/{settings.cameras[0]}', settings.image_topics))
+        actions.append(rviz_node(argument, f'{full_name}/{launched.cameras[0]}', launched.image_topics))
     if argument['autostart'] == 'true':  # its handlers come before what they wait for
         actions += autostart(detector, full_name)
     return [*actions, detector]

@@ -4,7 +4,7 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 
-from semanom_ros.ros.launching import BOOLEAN, NodeSettings, config, image_topic, shared
+from semanom_ros.ros.launching import BOOLEAN, LaunchedNode, config, image_topic, shared
 from semanom_ros.ros.remapping import camera_remappings, words
 
 # After Ctrl-C the recorder still calibrates and writes the database; launch must not lose patience.
@@ -35,15 +35,15 @@ def generate_launch_description() -> LaunchDescription:
 
 def launch_setup(context: LaunchContext) -> list:
     argument = context.launch_configurations
-    settings = NodeSettings.of(context)
-    overrides = settings.overrides
-    bags = words(argument['bags']) or [bag for bag in settings.values['bags'] if bag]
+    launched = LaunchedNode.of(context)
+    overrides = launched.overrides
+    bags = words(argument['bags']) or [bag for bag in launched.settings.recorder.bags if bag]
     if argument['append']:
         overrides['append'] = argument['append'] == 'true'
     if bags:
         overrides['bags'] = bags
-        if settings.image_topics:
-            overrides['image_topics'] = settings.image_topics
+        if launched.image_topics:
+            overrides['image_topics'] = launched.image_topics
         if words(argument['segments_topic']):
             overrides['segments_topics'] = words(argument['segments_topic'])
     return [
@@ -52,11 +52,11 @@ def launch_setup(context: LaunchContext) -> list:
             executable='nominal_recorder',
             name='nominal_recorder',
             namespace=argument['namespace'],
-            parameters=[str(settings.config), overrides],
+            parameters=[str(launched.config), overrides],
             remappings=[]
             if bags
             else camera_remappings(
-                settings.cameras, settings.image_topics, [], settings.transport, words(argument['segments_topic'])
+                launched.cameras, launched.image_topics, [], launched.transport, words(argument['segments_topic'])
             ),
             ros_arguments=['--log-level', argument['log_level']],
             sigterm_timeout=SECONDS_TO_FINISH,

@@ -2,235 +2,203 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from semanom_ros.core.curation.recorder import thumbnail
-from semanom_ros.core.database import FrameRecord, NominalAddition, NominalDatabase
+from semanom_ros.core.curation.operations import accept
+from semanom_ros.core.database.nominal_database import NominalDatabase
+from semanom_ros.core.database.storage import FrameRecord, NominalAddition, thumbnail
 from semanom_ros.core.embedding.embedder import Embedder, FrameEmbedding
-from semanom_ros.core.embedding.encoders.encoder import TextAlignedEncoder
-from semanom_ros.core.frames import Anomaly, Frame, FrameResult
-from semanom_ros.core.localization.filtering import Filter, Region, TemporalFilter, regions
+from semanom_ros.core.embedding.segmenters.refreshed import MaskMemory
+from semanom_ros.core.frames import Frame
+from semanom_ros.core.labelling import Labeller
+from semanom_ros.core.localization.filtering import TemporalFilter, keeps
+from semanom_ros.core.localization.regions_of_map import Region, regions
 from semanom_ros.core.localization.tracking import Track
-from semanom_ros.core.scoring.calibration import Calibration, calibrate, made_for, view_settings
-from semanom_ros.core.scoring.comparison import Comparison
+from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel
+from semanom_ros.core.results import Anomaly, FrameResult, ScoreMap
+from semanom_ros.core.scoring.calibration import Calibration, calibrate, parameters_of, stored_parameters
 from semanom_ros.core.scoring.scorer import FrameScores, Scorer
-from semanom_ros.errors import ParameterError
-from semanom_ros.parameters import METHOD, Value, resolve, table
+from semanom_ros.settings import MethodSettings
 
 log = logging.getLogger(__name__)
+
+ALARM = 1.0
+"""Calibrated frame score above which a frame is anomalous."""
 
 EVIDENCE_SIZE = 160  # longer side of the picture kept with what was accepted, pixels
 
 
-class Pipeline:
-    """Embedder, scorer and filter; temporal state is kept per Frame.camera.
+@dataclass
+class CameraState:
+    """What is remembered of one camera's frames.
 
-    Not for several threads at once: callers serialize.
+    Attributes:
+        masks: for segmenters that do not look at every frame.
+        filter: tracks and persistence.
+    """
+
+    masks: MaskMemory = field(default_factory=MaskMemory)
+    filter: TemporalFilter = field(default_factory=TemporalFilter)
+
+
+class Judge:
+    """Embedder, database and settings: what a frame is judged by. It never changes; what does is the CameraState.
 
     Attributes:
         embedder: frames to embeddings and queries.
         database: the nominal database.
-        parameters: resolved, of the group `method`.
+        settings: of the method.
         warnings: what is doubtful about the results, one line each, for logs and diagnostics.
     """
 
-    def __init__(self, embedder: Embedder, database: NominalDatabase, parameters: Mapping[str, Value]) -> None:
-        self.embedder = embedder
-        self.parameters = dict(parameters)
-        vocabulary = str(parameters['label_vocabulary'])
-        self._labeller = Labeller.load(embedder, Path(vocabulary)) if vocabulary else None
-        self._cameras: dict[str, TemporalFilter] = {}
-        self._use(database)
+    def __init__(self, embedder: Embedder, database: NominalDatabase, settings: MethodSettings,
+                 calibration: Calibration | None = None, labeller: Labeller | None = None) -> None:
+        """
+        Args:
+            embedder: what the database was made with.
+            database: viewed by the settings.
+            settings: of the method.
+            calibration: of the database; None: the stored one where it fits the settings, else made now.
+            labeller: for the vocabulary of the settings; None: loaded where there is one.
 
-    def _use(self, database: NominalDatabase) -> None:
-        database.check_compatible(self.embedder.encoder, self.embedder.preprocessor.sha256, self.embedder.variant,
-                                  self.embedder.settings)
-        arrays = database.calibration
-        if not made_for(arrays, self.parameters) or 'frame_streams' not in arrays:  # made before alarms were counted
-            log.info('%s: calibrating for the present parameters', database.path)
-            arrays = calibrate(database, self.parameters)
-        self.database = database
-        self._calibration = Calibration.from_arrays(arrays, bool(self.parameters['plausibility']))
-        self._scorer = Scorer(database, self._calibration, Comparison.of(self.parameters),
-                              float(self.parameters['frame_score_fraction']))  # type: ignore[arg-type]
-        self.warnings: tuple[str, ...] = ()
-        self.update({})
+        Raises:
+            DatabaseError: the database was made with something else.
+            ParameterError: the vocabulary is unusable.
+        """
+        database.check_compatible(embedder.description)
+        vocabulary = settings.queries.label_vocabulary
+        self.embedder, self.database, self.settings = embedder, database, settings
+        self._labeller = labeller or (Labeller.load(embedder.encoder, Path(vocabulary)) if vocabulary else None)
+        self._calibration = calibration or calibration_of(database, settings)
+        self._scorer = Scorer(database, self._calibration, settings.score)
+        self._level, doubt = self._calibration.alarm_level(
+            settings.alarm.false_alarm_rate, settings.alarm.false_alarms_per_minute)
+        self.warnings: tuple[str, ...] = (doubt,) if doubt else ()
 
     @classmethod
-    def load(cls, parameters: Mapping[str, Value], database: Path, embedder: Embedder | None = None) -> Pipeline:
+    def load(cls, settings: MethodSettings, database: Path, embedder: Embedder | None = None) -> Judge:
         """Loads the encoder (unless given), opens, verifies and compares the database, and warms up.
 
         Args:
-            parameters: of the group `method`; what is missing takes its default.
+            settings: of the method.
             database: folder of the nominal database.
+            embedder: loaded already.
 
         Raises:
             SemanomError: one line; nothing stays loaded.
         """
-        resolved = resolve(parameters, METHOD)
-        embedder = embedder or Embedder.load(resolved)
-        pipeline = cls(embedder, _open(database, embedder, resolved), resolved)
+        embedder = embedder or Embedder.load(settings)
+        opened = NominalDatabase.open(database, settings.search, device=embedder.encoder.device)
+        judge = cls(embedder, opened, settings)
+        judge._warn(())
         height, width = embedder.encoder.input_size
-        pipeline.score(embedder.embed([Frame(np.zeros((height, width, 3), np.uint8), 0)])[0])
-        return pipeline
+        judge.score(embedder.embed([Frame(np.zeros((height, width, 3), np.uint8), 0)])[0])
+        return judge
 
-    def with_database(self, database: Path) -> Pipeline:
-        """The same encoder, parameters and tracks with another database, or with a newer version of this one.
+    def with_database(self, path: Path) -> Judge:
+        """The same encoder and settings with another database, or with a newer version of this one.
 
-        Leaves the encoder alone, so that this pipeline may process frames in another thread meanwhile.
+        Leaves the encoder alone, so that this one may judge frames in another thread meanwhile.
 
         Raises:
-            SemanomError: the database is unusable; this pipeline goes on with its own.
+            SemanomError: the database is unusable.
         """
-        other = copy.copy(self)
-        other._use(_open(database, self.embedder, self.parameters))
+        opened = NominalDatabase.open(path, self.settings.search, device=self.embedder.encoder.device)
         warm = np.eye(1, self.embedder.encoder.dimension, dtype=np.float32)
-        other.database.search(warm, 1, np.zeros((1, 3), np.float32))
-        return other
+        opened.search(warm, 1, np.zeros((1, 3), np.float32))
+        judge = Judge(self.embedder, opened, self.settings, labeller=self._labeller)
+        judge._warn(self.warnings)
+        return judge
 
-    def sibling(self, parameters: Mapping[str, Value]) -> Pipeline:
-        """The same encoder, database and calibration with other `live` parameters and temporal state of its own.
+    def live(self, parameters: Mapping[str, object]) -> Judge:
+        """The same with other live parameters.
 
         Raises:
-            ParameterError: see `update`.
+            ParameterError: unknown, not live, or a bad value.
         """
-        other = copy.copy(self)
-        other._cameras = {}
-        other.update(parameters)
-        return other
+        judge = Judge(self.embedder, self.database, self.settings.live(parameters), self._calibration, self._labeller)
+        judge._warn(self.warnings)
+        return judge
 
-    def process(self, frame: Frame) -> FrameResult:
+    def accepting(self, additions: list[NominalAddition]) -> Judge:
+        """The same with what a person reviewed and found nominal in the database, whose next version this makes.
+
+        Raises:
+            DatabaseError: another writer is at work or has made a newer version.
+        """
+        database = accept(self.database, additions)
+        return Judge(self.embedder, database, self.settings, self._calibration, self._labeller)
+
+    def process(self, frame: Frame, state: CameraState) -> FrameResult:
         """What is anomalous in a frame.
+
+        Args:
+            frame: a picture.
+            state: of its camera, whose frames come in their order; changed here.
 
         Raises:
             ImageError: the picture is none.
         """
         start = time.perf_counter()
-        result = self.filter(self.score(self.embedder.embed([frame])[0]))
-        return replace(result, timings_ms={**result.timings_ms, 'total': (time.perf_counter() - start) * 1e3})
+        embedding = self.embedder.embed([frame], [state.masks])[0]
+        return self.filter(self.score(embedding), state, start)
 
     def score(self, embedding: FrameEmbedding) -> FrameScores:
         """Raw and calibrated scores of an embedded frame, before the filter."""
-        scores = self._scorer.score(embedding, self.embedder.queries(embedding), self._level)
-        return replace(scores, timings_ms={**embedding.timings_ms, **scores.timings_ms})
+        return self._scorer.score(embedding, self.embedder.queries(embedding), self._level)
 
-    def filter(self, scores: FrameScores) -> FrameResult:
+    def filter(self, scores: FrameScores, state: CameraState, since: float | None = None) -> FrameResult:
         """The verdict on scored frames, taken in the order of each camera's frames.
 
         A frame whose score is at or below the threshold holds no anomaly. Above it, the anomalies are the regions of
         pixels above the pixel threshold round those above the alarm level (frame and patch scores share one scale)
         that the filter leaves; the frame is anomalous when there is one. With the filter off, the
         frame score alone decides.
-        """
-        start = time.perf_counter()
-        frame, grid = scores.embedding.frame, scores.embedding.grid
-        size = (grid.height, grid.width)
-        result = FrameResult(
-            frame.stamp_ns, frame.camera, size, scores.score, scores.raw_score, scores.p_value, scores.threshold,
-            scores.score > scores.threshold, scores.patch_map,
-            float(self.parameters['pixel_threshold']),  # type: ignore[arg-type]
-            pixel_map=scores.pixel_map)
-        found: list[Region] = []
-        if result.anomalous:
-            found = [region for region in regions(result.anomaly_map, result.threshold, result.pixel_threshold)
-                     if self._filter.keeps(region, size, scores.embedding.segments)]
-        tracked: list[tuple[Region, Track | None]] = [(region, None) for region in found]
-        if self._filter.temporal:
-            camera = self._cameras.setdefault(frame.camera, TemporalFilter())
-            tracked = list(camera.update(frame.image, frame.stamp_ns, found, self._filter))
-        mask = None
-        if tracked:
-            mask = np.zeros(size, bool)
-            for region, _ in tracked:
-                x, y, w, h = region.box
-                mask[y:y + h, x:x + w] |= region.mask
-        anomalies = sorted((self._anomaly(scores, result, region, track) for region, track in tracked),
-                           key=lambda anomaly: -anomaly.score)
-        filtered = self._filter.spatial or self._filter.temporal
-        timings = {**scores.timings_ms, 'filter': (time.perf_counter() - start) * 1e3}
-        return replace(result, anomalies=tuple(anomalies), region_mask=mask, timings_ms=timings,
-                       anomalous=result.anomalous and (bool(anomalies) or not filtered))
-
-    def evidence_for(self, frame: Frame, result: FrameResult) -> NominalAddition:
-        """What becomes nominal when a person finds a flagged frame harmless, for `NominalDatabase.accept`.
-
-        The embeddings that speak for patches above the pixel threshold in the anomalous regions (anywhere, where the
-        filter was off).
 
         Args:
-            frame: that was flagged.
-            result: what was said about it.
+            scores: of a frame.
+            state: of its camera; changed here.
+            since: when work on the frame began, by `time.perf_counter`, for the total; None: now.
         """
-        embedding = self.embedder.embed([frame])[0]
-        grid, queries = embedding.grid, self.embedder.queries(embedding)
-        chosen = result.patch_map > result.pixel_threshold
-        if result.region_mask is not None:
-            inside = np.zeros((grid.rows, grid.columns), bool)
-            y, x = np.nonzero(result.region_mask)
-            inside[((y + 1) * grid.rows - 1) // grid.height, ((x + 1) * grid.columns - 1) // grid.width] = True
-            chosen = chosen & inside if (chosen & inside).any() else inside
-        own = np.unique(queries.owners[chosen])
-        record = FrameRecord(frame.source or f'live:{frame.topic}', '', frame.topic, frame.stamp_ns,
-                             (grid.height, grid.width))
-        return NominalAddition(record, queries.vectors[torch.from_numpy(own)], queries.boxes[own],
-                               queries.positions[own], thumbnail(frame.image, EVIDENCE_SIZE))
+        start = time.perf_counter()
+        frame, grid, settings = scores.embedding.frame, scores.embedding.grid, self.settings.filter
+        size, segments = (grid.height, grid.width), scores.embedding.segments
+        finer = segments if segments is not None and scores.queries.segments else None
+        map_ = ScoreMap(scores.scores, scores.queries.owners, finer)
+        reach, above = self.settings.alarm.pixel_threshold, scores.score > ALARM
+        found: list[Region] = []
+        if above:
+            found = [region for region in regions(map_.at(size), ALARM, reach)
+                     if keeps(settings, region, size, segments)]
+        tracked: list[tuple[Region, Track | None]] = [(region, None) for region in found]
+        if settings.temporal:
+            tracked = list(state.filter.update(frame.image, frame.stamp_ns, found, settings))
+        anomalies = sorted((self._anomaly(scores, region, track) for region, track in tracked),
+                           key=lambda anomaly: -anomaly.score)
+        filtered = settings.spatial or settings.temporal
+        end = time.perf_counter()
+        timings = {**scores.timings_ms, 'filter': (end - start) * 1e3, 'total': (end - (since or start)) * 1e3}
+        return FrameResult(
+            frame.stamp_ns, frame.camera, size, scores.score, scores.raw_score, scores.p_value, ALARM,
+            above and (bool(anomalies) or not filtered), map_, reach, tuple(anomalies),
+            tuple(region for region, _ in tracked), scores.queries, timings)
 
-    def update(self, parameters: Mapping[str, Value]) -> None:
-        """Changes `live` parameters.
-
-        Raises:
-            ParameterError: unknown, not live, or a bad value; nothing is changed then.
-        """
-        live = {p.name for p in table(METHOD) if p.live}
-        for name in parameters:
-            if name not in live:
-                raise ParameterError(f'parameter {name}: cannot change while loaded; expected one of '
-                                     f'{", ".join(sorted(live))}')
-        self.parameters = resolve({**self.parameters, **parameters}, METHOD)
-        self._filter = Filter.of(self.parameters)
-        self._level, doubt = self._calibration.alarm_level(
-            float(self.parameters['false_alarm_rate']),  # type: ignore[arg-type]
-            float(self.parameters['false_alarms_per_minute']))  # type: ignore[arg-type]
-        known, self.warnings = self.warnings, (doubt,) if doubt else ()
-        for warning in self.warnings:
-            if warning not in known:
-                log.warning('%s: %s', self.database.path, warning)
-
-    def reset(self, camera: str | None = None) -> None:
-        """Forgets tracks, persistence and moved masks, of one camera or of all."""
-        self.embedder.reset(camera)
-        if camera is None:
-            self._cameras.clear()
-        else:
-            self._cameras.pop(camera, None)
-
-    def close(self) -> None:
-        """Frees models and database, on the GPU too; the pipeline is of no use afterwards."""
-        device = self.embedder.encoder.device
-        self.database.close()
-        for name in ('embedder', 'database', '_scorer', '_labeller', '_cameras'):
-            self.__dict__.pop(name, None)
-        if device.type == 'cuda':
-            torch.cuda.empty_cache()
-
-    def _anomaly(self, scores: FrameScores, result: FrameResult, region: Region, track: Track | None) -> Anomaly:
+    def _anomaly(self, scores: FrameScores, region: Region, track: Track | None) -> Anomaly:
         """What is said about one region: its strongest query, the evidence for it, and a label."""
-        grid, queries = scores.embedding.grid, scores.queries
+        grid, queries, segments = scores.embedding.grid, scores.queries, scores.embedding.segments
         x, y, w, h = region.box
         rows = slice(y * grid.rows // grid.height, ((y + h) * grid.rows - 1) // grid.height + 1)
         columns = slice(x * grid.columns // grid.width, ((x + w) * grid.columns - 1) // grid.width + 1)
         near = np.unique(queries.owners[rows, columns])
-        if scores.embedding.segments is not None:
-            labels = np.unique(scores.embedding.segments.labels[y:y + h, x:x + w][region.mask])
+        if segments is not None:
+            labels = np.unique(segments.at((grid.height, grid.width))[y:y + h, x:x + w][region.mask])
             near = np.union1d(near, labels[labels > 0] - 1)
         strongest = int(near[scores.scores[near].argmax()])
         score = float(scores.scores[strongest])
@@ -246,44 +214,42 @@ class Pipeline:
             self._calibration.p_value(score * scores.level), region.box, region.contour(), region.area,
             track.last_ns - track.first_ns if track else 0, nearest, label, label_score)
 
-
-class Labeller:
-    """Zero-shot text labels for patch embeddings of a CLIP encoder."""
-
-    def __init__(self, encoder: TextAlignedEncoder, labels: list[str]) -> None:
-        self._encoder = encoder
-        self._labels = labels
-        self._texts = encoder.encode_text([f'a photo of a {label}' for label in labels])
-
-    @classmethod
-    def load(cls, embedder: Embedder, vocabulary: Path) -> Labeller:
-        """Labels from a text file, one a line; `#` starts a comment.
-
-        Raises:
-            ParameterError: unreadable or empty file, or an encoder that knows no texts.
-        """
-        if not isinstance(embedder.encoder, TextAlignedEncoder):
-            raise ParameterError(f'parameter label_vocabulary: encoder {embedder.encoder.name} knows no texts; choose '
-                                 'a CLIP encoder or leave label_vocabulary empty')
-        try:
-            lines = vocabulary.read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ParameterError(f'parameter label_vocabulary: {vocabulary} is unreadable ({error}); give a text file '
-                                 'with one label a line') from error
-        labels = [line.split('#')[0].strip() for line in lines]
-        labels = [label for label in labels if label]
-        if not labels:
-            raise ParameterError(f'parameter label_vocabulary: {vocabulary} holds no label; give one a line')
-        return cls(embedder.encoder, labels)
-
-    @torch.inference_mode()
-    def __call__(self, embeddings: torch.Tensor) -> tuple[str, float]:
-        """The label of embeddings (N, D) together, and its cosine similarity."""
-        mean = F.normalize(self._encoder.project_to_text(embeddings).mean(dim=0), dim=0)
-        similarity = self._texts @ mean
-        best = int(similarity.argmax())
-        return self._labels[best], float(similarity[best])
+    def _warn(self, known: tuple[str, ...]) -> None:
+        for warning in self.warnings:
+            if warning not in known:
+                log.warning('%s: %s', self.database.path, warning)
 
 
-def _open(path: Path, embedder: Embedder, parameters: Mapping[str, Value]) -> NominalDatabase:
-    return NominalDatabase.open(Path(path), device=embedder.encoder.device, **view_settings(parameters))
+def calibration_of(database: NominalDatabase, settings: MethodSettings) -> Calibration:
+    """The calibration that a database holds, or one made now where that is for other settings."""
+    model, arrays = PlausibilityModel.of(database), database.calibration
+    if stored_parameters(arrays) != parameters_of(settings.search, settings.score):
+        log.info('%s: calibrating for the present parameters', database.path)
+        arrays = calibrate(database, settings.search, settings.score, model)
+    return Calibration.from_arrays(arrays, model if settings.score.plausibility else None)
+
+
+def evidence_for(frame: Frame, result: FrameResult) -> NominalAddition:
+    """What becomes nominal when a person finds a flagged frame harmless.
+
+    The embeddings, as they were judged, that speak for patches above the pixel threshold in the anomalous regions
+    (anywhere, where the filter was off).
+
+    Args:
+        frame: that was flagged.
+        result: what was said about it.
+    """
+    queries = result.queries
+    assert queries is not None
+    height, width = result.image_size
+    rows, columns = queries.owners.shape
+    chosen = result.scores.patches > result.pixel_threshold
+    if result.regions:
+        inside = np.zeros((rows, columns), bool)
+        y, x = np.nonzero(result.mask)
+        inside[((y + 1) * rows - 1) // height, ((x + 1) * columns - 1) // width] = True
+        chosen = chosen & inside if (chosen & inside).any() else inside
+    own = np.unique(queries.owners[chosen])
+    record = FrameRecord(frame.source or f'live:{frame.topic}', '', frame.topic, frame.stamp_ns, (height, width))
+    return NominalAddition(record, queries.vectors[torch.from_numpy(own)], queries.boxes[own], queries.positions[own],
+                           thumbnail(frame.image, EVIDENCE_SIZE))

@@ -8,9 +8,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -19,28 +19,25 @@ from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.publisher import Publisher
-from rclpy.subscription import Subscription
 from rclpy.task import Future
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import Trigger
 
-from semanom_ros.core.embedding.segmenters import segmenter_name
-from semanom_ros.core.frames import Frame, FrameResult, Segments
-from semanom_ros.core.pipeline import Pipeline
+from semanom_ros.core.frames import Frame
+from semanom_ros.core.pipeline import CameraState, Judge, evidence_for
+from semanom_ros.core.results import FrameResult
 from semanom_ros.errors import CameraError, ImageError, ParameterError, SemanomError
 from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.msg import DatabaseInfo
-from semanom_ros.parameters import DETECTOR, METHOD, NODE, Value, table
+from semanom_ros.parameters import Affects, Value
 from semanom_ros.ros import diagnostics, messages
+from semanom_ros.ros.camera_input import CameraInput, Received
 from semanom_ros.ros.diagnostics import CameraMonitor, Health
 from semanom_ros.ros.mailbox import Mailbox
-from semanom_ros.ros.masks_subscription import SegmentsSubscription
 from semanom_ros.ros.node_parameters import NodeParameters, typed_parameters
-from semanom_ros.ros.outputs import CameraOutputs
+from semanom_ros.ros.outputs import CameraOutputs, Judged, When
 from semanom_ros.ros.qos import INPUT, LATCHED, OUTPUT
-
-if TYPE_CHECKING:
-    from rclpy.subscription import MessageInfo
+from semanom_ros.settings import CameraSettings, DetectorSettings, MethodSettings, Settings
 
 DIAGNOSTICS_PERIOD_S = 1.0
 
@@ -48,21 +45,11 @@ LOG_PERIOD_S = 10.0
 """The same complaint about a camera is logged once in that time; diagnostics count all."""
 
 
-class _Received(NamedTuple):
-    """A frame as it came, and when (monotonic seconds)."""
+class _Waiting(NamedTuple):
+    """A frame that waits for the worker, or one whose overlay somebody waits for."""
 
     camera: _Camera
-    serialized: bytes
-    when: float
-
-
-class _Rendering(NamedTuple):
-    """A frame whose overlay somebody waits for."""
-
-    camera: _Camera
-    frame: Frame
-    frame_id: str
-    result: FrameResult
+    what: Any
 
 
 class Detector(LifecycleNode):
@@ -86,11 +73,11 @@ class Detector(LifecycleNode):
         """
         with typed_parameters():
             super().__init__('semanom_detector', automatically_declare_parameters_from_overrides=True, **kwargs)
-        self._lock = threading.Lock()  # of the pipeline
-        self._pipeline: Pipeline | None = None
+        self._judging = threading.Lock()  # held for one frame: nobody takes the judge away meanwhile
+        self._judge: Judge | None = None
         self._cameras: list[_Camera] = []
-        self._frames: Mailbox[_Received] = Mailbox()
-        self._renderings: Mailbox[_Rendering] = Mailbox()
+        self._frames: Mailbox[_Waiting] = Mailbox()
+        self._renderings: Mailbox[_Waiting] = Mailbox()
         self._threads: list[threading.Thread] = []
         self._service: threading.Thread | None = None  # that answers a service, while it does
         self._database_info: Publisher[DatabaseInfo] | None = None
@@ -98,12 +85,13 @@ class Detector(LifecycleNode):
         self._fault = ''  # why the last configure failed
         self._reload_fault = ''
         try:
-            self._declared = NodeParameters(self, METHOD, NODE, DETECTOR, locked=lambda: self._pipeline is not None,
-                                            changed=self._on_live_parameters)
+            self._declared = NodeParameters(
+                self, MethodSettings, CameraSettings, DetectorSettings, locked=lambda: self._judge is not None,
+                changed=self._on_live_parameters)
         except ParameterError:
             self.destroy_node()
             raise
-        self._settings = self._declared.values()
+        self._settings = self._declared.settings()
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', OUTPUT)
         # real time, because a paused recording stops the ROS clock
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -127,12 +115,12 @@ class Detector(LifecycleNode):
         self._state = 'configuring'
         self._publish_diagnostics()  # loading may take long, and the executor waits for it
         try:
-            self._settings = self._declared.values()
-            names = _camera_names(self._settings['camera_names'])
-            if not self._settings['database']:
+            self._settings = self._declared.settings()
+            names = _camera_names(self._settings.cameras.camera_names)
+            if not self._settings.cameras.database:
                 raise ParameterError('parameter database: found nothing, expected the folder of a nominal database; '
                                      'record one with `semanom record`')
-            self._pipeline = Pipeline.load(_of_method(self._settings), self._database_path)
+            self._judge = Judge.load(self._settings.method, self._database_path)
         except SemanomError as error:
             self._fault = str(error)
             self.get_logger().error(f'cannot configure: {error}')
@@ -146,7 +134,7 @@ class Detector(LifecycleNode):
         self._database_info = self.create_publisher(DatabaseInfo, '~/database_info', LATCHED)
         self._cameras = [_Camera(self, name, self._settings) for name in names]
         self._state = 'inactive'
-        self.get_logger().info(f'{self._announce_database()}; encoder {self._settings["encoder"]}')
+        self.get_logger().info(f'{self._announce_database()}; encoder {self._settings.method.encoder.name}')
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -165,7 +153,7 @@ class Detector(LifecycleNode):
         for thread in self._threads:
             thread.start()
         for camera in self._cameras:
-            camera.subscribe(self._frames)
+            camera.open(self._frames)
         self._state = 'active'
         return result
 
@@ -224,19 +212,18 @@ class Detector(LifecycleNode):
 
     @property
     def _database_path(self) -> Path:
-        return Path(str(self._settings['database'])).expanduser()
+        return Path(self._settings.cameras.database).expanduser()
 
     def _stop(self) -> None:
         """Ends subscriptions and threads; forgets what was seen."""
         for camera in self._cameras:
-            camera.unsubscribe()
+            camera.close()
         self._frames.close()
         self._renderings.close()
         for thread in self._threads:
             thread.join()
         self._threads.clear()
-        if self._pipeline is not None:
-            self._pipeline.reset()
+        if self._judge is not None:
             self._state = 'inactive'
 
     def _release(self) -> None:
@@ -251,27 +238,27 @@ class Detector(LifecycleNode):
         if self._database_info is not None:
             self.destroy_publisher(self._database_info)
             self._database_info = None
-        with self._lock:
-            pipeline, self._pipeline = self._pipeline, None
-        if pipeline is not None:
-            pipeline.close()
-            del pipeline
+        if self._judge is not None:
+            device, self._judge = self._judge.embedder.encoder.device, None
             gc.collect()
+            diagnostics.free_gpu_memory(device)
         self._state = 'unconfigured'
 
     def _on_live_parameters(self, changed: dict[str, Value]) -> None:
-        with self._lock:
-            if self._pipeline is not None:
-                self._pipeline.update(_of_method(changed))
-        self._settings = {**self._settings, **changed}
+        with self._judging:
+            settings = self._settings.live(changed)
+            of_method = {name: value for name, value in changed.items() if name in MethodSettings.table()}
+            if self._judge is not None and of_method:
+                self._judge = self._judge.live(of_method)
+            self._settings = settings
 
     # -- the worker
 
-    def _work(self, frames: Mailbox[_Received]) -> None:
-        while (received := frames.take()) is not None:
-            camera = received.camera
+    def _work(self, frames: Mailbox[_Waiting]) -> None:
+        while (waiting := frames.take()) is not None:
+            camera = waiting.camera
             try:
-                self._process(received)
+                self._process(camera, waiting.what)
             except ImageError as error:
                 camera.monitor.dropped(diagnostics.INVALID, str(error))
                 camera.log.warning(str(error), throttle_duration_sec=LOG_PERIOD_S)
@@ -281,41 +268,37 @@ class Detector(LifecycleNode):
                 camera.monitor.dropped(diagnostics.FAILED, f'frame failed: {error!r}')
                 camera.log.error(f'frame failed: {traceback.format_exc()}', throttle_duration_sec=LOG_PERIOD_S)
 
-    def _process(self, received: _Received) -> None:
-        camera, settings = received.camera, self._settings
-        age = self._age(messages.stamp_of(received.serialized))
-        limit = settings['max_age']
-        assert isinstance(limit, float)
+    def _process(self, camera: _Camera, received: Received) -> None:
+        age = self._age(received.stamp_ns)
+        limit = self._settings.detector.max_age
         if age is not None and limit and age > limit:
             camera.monitor.dropped(diagnostics.STALE)
             camera.log.warning(f'frame dropped: found it {age:.3f} s old, expected at most {limit:g} s; synchronize '
                                'the clocks, set use_sim_time, or raise max_age', throttle_duration_sec=LOG_PERIOD_S)
             return
-        image, stamp, frame_id = messages.picture_of(received.serialized, settings['image_transport'] == 'compressed')
-        frame = Frame(image, stamp, camera.name, f'live:{camera.topic}', camera.topic,
-                      camera.segments_of(stamp, image.shape[:2]))
-        camera.note(frame)
-        with self._lock:
-            assert self._pipeline is not None
-            result = self._pipeline.process(frame)
-        camera.outputs.publish_score(result, frame_id)
-        camera.monitor.processed(result, time.monotonic() - received.when, self._age(stamp))
+        frame, frame_id = camera.decode(received)
+        with self._judging:
+            assert self._judge is not None
+            result, settings = self._judge.process(frame, camera.state), self._settings.detector
+        judged = Judged(frame, result, frame_id, camera.model_of(result.image_size), settings)
+        camera.outputs.publish(When.AT_ONCE, judged)
+        camera.monitor.processed(result, time.monotonic() - received.when, self._age(frame.stamp_ns))
         if result.anomalous:
             camera.flagged = frame, result
-        camera.outputs.publish_result(result, frame_id, camera.model_of(result.image_size), settings)
-        if camera.outputs.overlay_wanted:
-            self._renderings.put(camera.name, _Rendering(camera, frame, frame_id, result))
+        camera.outputs.publish(When.NEXT, judged)
+        if camera.outputs.wanted(When.DRAWN):
+            self._renderings.put(camera.name, _Waiting(camera, judged))
 
     def _age(self, stamp_ns: int) -> float | None:
         """Seconds since a stamp, by the node's clock; None before the first /clock of a simulation."""
         now = self.get_clock().now().nanoseconds
         return (now - stamp_ns) / 1e9 if now else None
 
-    def _render(self, renderings: Mailbox[_Rendering]) -> None:
-        while (wanted := renderings.take()) is not None:
-            camera = wanted.camera
+    def _render(self, renderings: Mailbox[_Waiting]) -> None:
+        while (waiting := renderings.take()) is not None:
+            camera = waiting.camera
             try:
-                camera.outputs.publish_overlay(wanted.frame, wanted.result, wanted.frame_id, self._settings)
+                camera.outputs.publish(When.DRAWN, waiting.what)
             except Exception:
                 if not self.context.ok():
                     return
@@ -331,18 +314,18 @@ class Detector(LifecycleNode):
         """Adds what was last flagged to the database."""
         return await self._in_background(self._accept, response)
 
-    async def _in_background(self, work: Callable[[Pipeline], str], response: Trigger.Response) -> Trigger.Response:
+    async def _in_background(self, work: Callable[[Judge], str], response: Trigger.Response) -> Trigger.Response:
         """Answers with what `work` returns, or why it failed; the executor goes on meanwhile."""
-        pipeline, executor = self._pipeline, self.executor
+        judge, executor = self._judge, self.executor
         assert executor is not None  # it called this
-        if pipeline is None:
+        if judge is None:
             response.message = 'no database is loaded; configure the node first'
             return response
         done: Future[tuple[bool, str]] = Future(executor=executor)
 
         def run() -> None:
             try:
-                done.set_result((True, work(pipeline)))
+                done.set_result((True, work(judge)))
             except SemanomError as error:
                 done.set_result((False, str(error)))
             except Exception as error:
@@ -361,28 +344,27 @@ class Detector(LifecycleNode):
             self.get_logger().error(response.message)
         return response
 
-    def _reload(self, pipeline: Pipeline) -> str:
+    def _reload(self, judge: Judge) -> str:
         try:
-            replacement = pipeline.with_database(self._database_path)
+            replacement = judge.with_database(self._database_path)
         except SemanomError as error:
-            version = pipeline.database.manifest.version
+            version = judge.database.manifest.version
             self._reload_fault = f'reload failed, version {version} stays in use: {error}'
             raise
-        with self._lock:
-            replacement.update(_of_method(self._settings, live=True))  # what was set meanwhile
-            self._pipeline = replacement
-        pipeline.database.close()
+        with self._judging:
+            self._judge = replacement.live(self._settings.method.values(Affects.LIVE))  # what was set meanwhile
         self._reload_fault = ''
         return self._announce_database()
 
-    def _accept(self, pipeline: Pipeline) -> str:
+    def _accept(self, judge: Judge) -> str:
         flagged = {camera: camera.flagged for camera in self._cameras if camera.flagged is not None}
         if not flagged:
             raise SemanomError('nothing was flagged since the node was configured or since the last call; call this '
                                'after a false alarm')
-        with self._lock:
-            additions = [pipeline.evidence_for(frame, result) for frame, result in flagged.values()]
-        pipeline.database.accept(additions)
+        additions = [evidence_for(frame, result) for frame, result in flagged.values()]
+        replacement = judge.accepting(additions)
+        with self._judging:
+            self._judge = replacement.live(self._settings.method.values(Affects.LIVE))
         for camera, accepted in flagged.items():
             if camera.flagged is accepted:
                 camera.flagged = None
@@ -390,9 +372,9 @@ class Detector(LifecycleNode):
         return f'{count} embeddings accepted as nominal; {self._announce_database()}'
 
     def _announce_database(self) -> str:
-        assert self._pipeline is not None
+        assert self._judge is not None
         assert self._database_info is not None
-        database = self._pipeline.database
+        database = self._judge.database
         self._database_info.publish(messages.database_info(database, self.get_clock().now().to_msg()))
         return f'database {database.path} version {database.manifest.version}, {database.manifest.vectors} vectors'
 
@@ -403,83 +385,82 @@ class Detector(LifecycleNode):
         array.header.stamp = self.get_clock().now().to_msg()
         name, settings = self.get_fully_qualified_name().lstrip('/'), self._settings
         health = Health()
-        values: dict[str, object] = {'state': self._state, 'encoder': settings['encoder'],
-                                     'variant': settings['variant'], 'database': settings['database']}
+        values: dict[str, object] = {
+            'state': self._state, 'encoder': settings.method.encoder.name, 'variant': settings.method.queries.variant,
+            'database': settings.cameras.database}
         if self._fault:
             health.add(diagnostics.ERROR, f'cannot configure: {self._fault}')
         if self._reload_fault:
             health.add(diagnostics.WARN, self._reload_fault)
-        pipeline = self._pipeline
-        if pipeline is not None:
-            for warning in pipeline.warnings:
+        judge = self._judge
+        if judge is not None:
+            for warning in judge.warnings:
                 health.add(diagnostics.WARN, warning)
-            manifest, encoder = pipeline.database.manifest, pipeline.embedder.encoder
+            manifest, encoder = judge.database.manifest, judge.embedder.encoder
             values |= {'database version': manifest.version, 'database vectors': manifest.vectors,
                        'encoder weights': encoder.weights, 'device': encoder.device, 'precision': encoder.dtype}
             values |= diagnostics.gpu_memory(encoder.device)
         array.status = [health.status(f'{name}: detector', values, fine=self._state)]
         if self._state == 'active':
-            array.status += [camera.status(f'{name}: {camera.name}', settings) for camera in self._cameras]
+            array.status += [camera.status(f'{name}: {camera.name}', settings.detector) for camera in self._cameras]
         self._diagnostics.publish(array)
 
 
 class _Camera:
     """One camera: its topics, and what is remembered of it."""
 
-    def __init__(self, node: Detector, name: str, settings: Mapping[str, Value]) -> None:
+    def __init__(self, node: Detector, name: str, settings: Settings) -> None:
         self.name = name
         self.log = node.get_logger().get_child(name)
         self.monitor = CameraMonitor()
         self.outputs = CameraOutputs(node, name)
+        self.state = CameraState()
         self.flagged: tuple[Frame, FrameResult] | None = None
         self._node = node
-        self._kind: Any = CompressedImage if settings['image_transport'] == 'compressed' else Image
-        self._rectified = bool(settings['image_rectified'])
-        suffix = '/compressed' if self._kind is CompressedImage else ''
-        self.topic = node.resolve_topic_name(f'~/input/{name}/image{suffix}')
-        self._images: Subscription[Any] | None = None
-        self._masks: SegmentsSubscription | None = None
-        if segmenter_name(settings) == 'topic':
-            self._masks = SegmentsSubscription(node, name, float(settings['segments_wait']))  # type: ignore[arg-type]
+        self._input = CameraInput(node, name, settings.cameras, settings.method.queries, INPUT)
+        self._rectified = settings.detector.image_rectified
         # from configure on, so that the first frame after activate finds it
         self._infos = node.create_subscription(CameraInfo, f'~/input/{name}/camera_info', self._on_info, INPUT)
         self._model: CameraModel | CameraError = CameraError(
             f'no CameraInfo on {self._infos.topic_name}: bearings and markers are left out; publish or remap it')
-        self._sequences: dict[bytes, int] = {}
         self._last_stamp_ns = -1
         self._last_size: tuple[int, int] | None = None
 
-    def subscribe(self, mailbox: Mailbox[_Received]) -> None:
+    def open(self, mailbox: Mailbox[_Waiting]) -> None:
         """Lets images in."""
-        self._sequences.clear()
         self._last_stamp_ns, self._last_size = -1, None
+        self.state = CameraState()
         self.monitor.start()
 
-        def receive(serialized: bytes, info: MessageInfo) -> None:
-            self.monitor.received(self._lost(info))
-            if mailbox.put(self.name, _Received(self, serialized, time.monotonic())):
+        def receive(received: Received) -> None:
+            self.monitor.received(received.lost)
+            if mailbox.put(self.name, _Waiting(self, received)):
                 self.monitor.dropped(diagnostics.SUPERSEDED)
 
-        if self._masks is not None:
-            self._masks.open()
-        self._images = self._node.create_subscription(self._kind, self.topic, receive, INPUT, raw=True)
+        self._input.open(receive)
 
-    def unsubscribe(self) -> None:
+    def close(self) -> None:
         """Lets no more images in."""
-        if self._images is not None:
-            self._node.destroy_subscription(self._images)
-            self._images = None
-        if self._masks is not None:
-            self._masks.close()
+        self._input.close()
 
     def destroy(self) -> None:
         """Takes all topics away."""
-        self.unsubscribe()
+        self.close()
         self._node.destroy_subscription(self._infos)
         self.outputs.destroy()
 
-    def note(self, frame: Frame) -> None:
-        """Says so where a frame does not follow the one before, whereupon the pipeline forgets what it tracked."""
+    def decode(self, received: Received) -> tuple[Frame, str]:
+        """The frame in a message, and its frame_id.
+
+        Says so where it lacks masks, or does not follow the one before, whereupon what was tracked is forgotten.
+
+        Raises:
+            ImageError: it holds no picture.
+        """
+        frame, frame_id, without_masks = self._input.decode(received)
+        self.monitor.masks(without_masks)
+        if without_masks:
+            self.log.warning(without_masks, throttle_duration_sec=LOG_PERIOD_S)
         stamp, last_stamp, self._last_stamp_ns = frame.stamp_ns, self._last_stamp_ns, frame.stamp_ns
         size, last_size, self._last_size = frame.image.shape[:2], self._last_size, frame.image.shape[:2]
         if stamp < last_stamp:
@@ -489,6 +470,7 @@ class _Camera:
         if last_size is not None and size != last_size:
             self.log.warning(f'images changed from {last_size[1]}x{last_size[0]} to {size[1]}x{size[0]}: what was '
                              'tracked is forgotten', throttle_duration_sec=LOG_PERIOD_S)
+        return frame, frame_id
 
     def model_of(self, image_size: tuple[int, int]) -> CameraModel | None:
         """The camera of images of this (height, width); None, and diagnostics warn, where there is none."""
@@ -508,21 +490,11 @@ class _Camera:
         assert isinstance(model, CameraModel)
         return model
 
-    def segments_of(self, stamp_ns: int, size: tuple[int, ...]) -> Segments | None:
-        """The masks of an image of this (height, width), for the segmenter `topic`; None, and diagnostics warn, where
-        there are none."""
-        if self._masks is None:
-            return None
-        segments, fault = self._masks.take(stamp_ns, size)
-        self.monitor.masks(fault)
-        if fault:
-            self.log.warning(fault, throttle_duration_sec=LOG_PERIOD_S)
-        return segments
-
-    def status(self, name: str, settings: Mapping[str, Any]) -> DiagnosticStatus:
+    def status(self, name: str, settings: DetectorSettings) -> DiagnosticStatus:
         """For `/diagnostics`."""
-        return self.monitor.status(name, self.name, self.topic, self._node.count_publishers(self.topic),
-                                   settings['image_timeout'], settings['latency_limit'])
+        topic = self._input.topic
+        return self.monitor.status(name, self.name, topic, self._node.count_publishers(topic),
+                                   settings.image_timeout, settings.latency_limit)
 
     def _on_info(self, info: CameraInfo) -> None:
         try:
@@ -530,17 +502,8 @@ class _Camera:
         except CameraError as error:
             self._model = error
 
-    def _lost(self, info: MessageInfo) -> int:
-        """Frames between this and the last of the same publisher that never came, where the middleware counts."""
-        number, publisher = info.get('publication_sequence_number'), info.get('publisher_gid')
-        if number is None or publisher is None:
-            return 0
-        last = self._sequences.get(publisher['data'])
-        self._sequences[publisher['data']] = number
-        return 0 if last is None else max(0, number - last - 1)
 
-
-def _camera_names(names: Any) -> list[str]:
+def _camera_names(names: Sequence[str]) -> list[str]:
     """Checks that every name can be part of a topic.
 
     Raises:
@@ -551,14 +514,8 @@ def _camera_names(names: Any) -> list[str]:
             raise ParameterError(f'parameter camera_names: found {name!r}, expected letters, digits and single '
                                  'underscores, a letter first; correct it')
     if len(set(names)) < len(names):
-        raise ParameterError(f'parameter camera_names: found {names!r}, expected every name once; correct it')
+        raise ParameterError(f'parameter camera_names: found {list(names)!r}, expected every name once; correct it')
     return list(names)
-
-
-def _of_method(settings: Mapping[str, Value], live: bool = False) -> dict[str, Value]:
-    """The parameters that the pipeline takes; only those that may change while it works, if asked for."""
-    names = {parameter.name for parameter in table(METHOD) if parameter.live or not live}
-    return {name: value for name, value in settings.items() if name in names}
 
 
 def _run() -> None:

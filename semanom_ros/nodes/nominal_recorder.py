@@ -13,8 +13,9 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -24,35 +25,25 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
-from semanom_ros.core.curation.recorder import HeldOut, NominalRecorder, RecordingSummary, Thinning, describe
-from semanom_ros.core.database import DatabaseWriter
+from semanom_ros.core.curation.publishing import Recipe
+from semanom_ros.core.curation.recorder import HeldOut, NominalRecorder, RecordingSummary, Thinning
+from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.embedding.embedder import Embedder
-from semanom_ros.core.embedding.segmenters import segmenter_name
 from semanom_ros.core.frames import Frame
 from semanom_ros.errors import BagError, ImageError, SemanomError
-from semanom_ros.parameters import METHOD, NODE, RECORDER
-from semanom_ros.recordings.nominal_recording import commit, database_path, record_bags
+from semanom_ros.recordings.nominal_recording import database_path, record_bags
 from semanom_ros.ros import diagnostics
+from semanom_ros.ros.camera_input import CameraInput, Received
 from semanom_ros.ros.diagnostics import Health
-from semanom_ros.ros.masks_subscription import SegmentsSubscription
-from semanom_ros.ros.messages import picture_of, stamp_of
 from semanom_ros.ros.node_parameters import NodeParameters, typed_parameters
 from semanom_ros.ros.qos import OUTPUT
+from semanom_ros.settings import CameraSettings, MethodSettings, RecorderSettings
 
 LOG_PERIOD_S = 10.0
 CAMERA = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 """Matches every publisher; unlike the detector, the recorder wants the frames that came while it was busy."""
-
-
-class _Received(NamedTuple):
-    """A frame as it came."""
-
-    camera: str
-    topic: str
-    serialized: bytes
 
 
 class NominalRecorderNode(Node):
@@ -77,20 +68,20 @@ class NominalRecorderNode(Node):
         """
         with typed_parameters():
             super().__init__('nominal_recorder', automatically_declare_parameters_from_overrides=True, **kwargs)
-        values = NodeParameters(self, METHOD, NODE, RECORDER, locked=lambda: True).values()
-        self._settings: dict[str, Any] = dict(values)
-        self._bags = [Path(bag).expanduser() for bag in self._settings['bags'] if bag]
+        declared = NodeParameters(self, MethodSettings, CameraSettings, RecorderSettings, locked=lambda: True)
+        self._settings = declared.settings()
+        asked = self._settings.recorder
+        self._bags = [Path(bag).expanduser() for bag in asked.bags if bag]
         self._state = 'starting'
         self._progress = _Progress(self.get_logger())
         self._summary = RecordingSummary()
         self.counts = Counter[str]()
         self._counted = Counter[str]()
         self._stopping = threading.Event()
-        self._frames: queue.Queue[_Received] = queue.Queue(self._settings['queue_size'])
-        self._thinning = Thinning(self._settings['every_n'], self._settings['rate'])
+        self._frames: queue.Queue[tuple[CameraInput, Received]] = queue.Queue(asked.queue_size)
+        self._thinning = Thinning(asked.every_n, asked.rate)
         self._deadline: float | None = None
-        self._topics: list[str] = []
-        self._masks: dict[str, SegmentsSubscription] = {}
+        self._cameras: list[CameraInput] = []
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', OUTPUT)
         # real time, because a paused recording stops the ROS clock
         self._timer = self.create_timer(1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -124,13 +115,13 @@ class NominalRecorderNode(Node):
     # -- from recordings
 
     def _record_bags(self) -> bool:
-        database = database_path(self._settings)
+        database = database_path(self._settings.cameras)
         self._state = 'reading recordings'
         recording = record_bags(self._bags, database, self._settings, self._progress, stop=self._stopping.is_set)
         self._summary = recording.summary
         for line in recording.damaged:
             self.get_logger().warning(f'{line}; what came before is recorded')
-        if recording.database is None:
+        if recording.manifest is None:
             self._state = 'stopped'
             self.get_logger().warning(f'{database}: stopped after {recording.summary.frames} frames; '
                                       'start with the same bags to go on')
@@ -142,59 +133,56 @@ class NominalRecorderNode(Node):
 
     def _record_cameras(self) -> bool:
         settings = self._settings
-        database = database_path(settings)
+        database = database_path(settings.cameras)
         self._state = 'loading'
-        embedder = Embedder.load(settings)
+        embedder = Embedder.load(settings.method)
         embedder.encoder.warm_up()
-        with DatabaseWriter.begin(database, describe(embedder), append=settings['append']) as writer:
-            recorder = NominalRecorder(embedder, writer, settings['thumbnail_size'])
+        with DatabaseWriter.begin(database, embedder.description, append=settings.recorder.append) as writer:
+            recorder = NominalRecorder(embedder, writer, settings.recorder.thumbnail_size)
             self._summary = recorder.summary
-            self._record_frames(recorder, settings['image_transport'] == 'compressed')
+            self._record_frames(recorder)
             self._state = 'writing the database'
-            commit(writer, settings, embedder.encoder.device, self._progress)
+            writer.commit(Recipe.of(settings.method, settings.recorder.index), self._progress)
         self._finished(database)
         return True
 
-    def _record_frames(self, recorder: NominalRecorder, compressed: bool) -> None:
-        for camera in self._settings['camera_names']:
-            self._subscribe(camera, compressed)
+    def _record_frames(self, recorder: NominalRecorder) -> None:
+        settings = self._settings
+        for name in settings.cameras.camera_names:
+            camera = CameraInput(self, name, settings.cameras, settings.method.queries, CAMERA)
+            self._cameras.append(camera)
+            camera.open(partial(self._receive, camera))
         self._state = 'recording'
         stretches: HeldOut | None = None
 
         def held_out(stamp_ns: int) -> bool:
             nonlocal stretches
-            stretches = stretches or HeldOut.of_live(stamp_ns, self._settings['held_out_share'])
+            stretches = stretches or HeldOut.of_live(stamp_ns, settings.recorder.held_out_share)
             return stamp_ns in stretches
 
         # a stamp may come again in another drive, in simulation: every live recording is a source of its own
         source = hashlib.sha256(f'live {time.time_ns()}'.encode()).hexdigest()
-        for _ in recorder.record(self._received(compressed), source, held_out):
+        for _ in recorder.record(self._received(), source, held_out):
             self.get_logger().info(f'{recorder.summary.frames} frames recorded, {self.counts["dropped"]} dropped',
                                    throttle_duration_sec=LOG_PERIOD_S)
         if not recorder.summary.frames:
-            raise BagError(f'{", ".join(self._topics)}: found no image, expected a camera; start it or remap the topic')
+            raise BagError(f'{self._topics}: found no image, expected a camera; start it or remap the topic')
 
-    def _subscribe(self, camera: str, compressed: bool) -> None:
-        kind, topic = (CompressedImage, f'~/input/{camera}/image/compressed') if compressed else (
-            Image, f'~/input/{camera}/image')
-        resolved = self.resolve_topic_name(topic)
-        self._topics.append(resolved)
-        if segmenter_name(self._settings) == 'topic':
-            self._masks[camera] = SegmentsSubscription(self, camera, self._settings['segments_wait'])
-            self._masks[camera].open()
-        self.create_subscription(
-            kind, topic, lambda serialized: self._receive(_Received(camera, resolved, serialized)), CAMERA, raw=True)
+    @property
+    def _topics(self) -> str:
+        return ', '.join(camera.topic for camera in self._cameras)
 
-    def _receive(self, received: _Received) -> None:
+    def _receive(self, camera: CameraInput, received: Received) -> None:
         if self._stopping.is_set():
             return
-        if self._settings['duration'] and self._deadline is None:
-            self._deadline = time.monotonic() + self._settings['duration']
+        duration = self._settings.recorder.duration
+        if duration and self._deadline is None:
+            self._deadline = time.monotonic() + duration
         self.counts['received'] += 1
         try:
-            if not self._thinning(received.camera, stamp_of(received.serialized)):
+            if not self._thinning(camera.name, received.stamp_ns):
                 return
-            self._frames.put_nowait(received)
+            self._frames.put_nowait((camera, received))
         except ImageError as error:
             self._refuse(error)
         except queue.Full:
@@ -203,35 +191,32 @@ class NominalRecorderNode(Node):
                 f'{self.counts["dropped"]} frames dropped: the encoder is slower than the cameras; set rate or '
                 'every_n, or choose a smaller encoder', throttle_duration_sec=LOG_PERIOD_S)
 
-    def _received(self, compressed: bool) -> Iterator[Frame]:
+    def _received(self) -> Iterator[Frame]:
         """The frames that come, decoded, until the recording is stopped and the queue is empty."""
         begun = time.monotonic()
         while True:
             try:
-                received = self._frames.get(timeout=0.1)
+                camera, received = self._frames.get(timeout=0.1)
             except queue.Empty:
                 if self._stopping.is_set() or not self.context.ok():
                     return
                 if self._deadline is not None and time.monotonic() >= self._deadline:
                     self._stopping.set()
                 if not self.counts['received'] and time.monotonic() - begun > LOG_PERIOD_S:
-                    self.get_logger().warning(f'waiting for images on {", ".join(self._topics)}',
+                    self.get_logger().warning(f'waiting for images on {self._topics}',
                                               throttle_duration_sec=LOG_PERIOD_S)
                 continue
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 self._stopping.set()
             try:
-                image, stamp, _ = picture_of(received.serialized, compressed)
+                frame, _, without_masks = camera.decode(received)
             except ImageError as error:
                 self._refuse(error)
                 continue
-            segments = None
-            if received.camera in self._masks:
-                segments, fault = self._masks[received.camera].take(stamp, image.shape[:2])
-                if fault:
-                    self.counts['without masks'] += 1
-                    self.get_logger().warning(fault, throttle_duration_sec=LOG_PERIOD_S)
-            yield Frame(image, stamp, received.camera, f'live:{received.topic}', received.topic, segments)
+            if without_masks:
+                self.counts['without masks'] += 1
+                self.get_logger().warning(without_masks, throttle_duration_sec=LOG_PERIOD_S)
+            yield frame
 
     def _refuse(self, error: ImageError) -> None:
         self.counts['invalid'] += 1

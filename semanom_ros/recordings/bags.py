@@ -55,6 +55,7 @@ CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 STORAGES = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
 _SUFFIXES = ('.mcap', '.db3')
 _ZSTD = b'\x28\xb5\x2f\xfd'
+_TASTE = 1 << 20  # bytes of a file's beginning and end that tell it from others
 
 logger = logging.getLogger(__name__)
 
@@ -275,21 +276,20 @@ class BagReader:
             return None
         return next((message for _, _, message in self.messages([topic])), None)
 
-    def sha256(self, progress: Callable[[int], None] | None = None) -> str:
-        """SHA-256 of the storage files one after the other (of a single file: what `sha256sum` prints).
+    def fingerprint(self) -> str:
+        """SHA-256 over the sizes, beginnings and ends of the storage files: which recording this is, wherever it lies.
 
-        metadata.yaml is left out: `ros2 bag reindex` writes it anew.
-
-        Args:
-            progress: called with the number of bytes just read.
+        A whole file is not read for it: MCAP's index with every chunk's place and time is in its end. metadata.yaml is
+        left out: `ros2 bag reindex` writes it anew.
         """
         digest = hashlib.sha256()
         for path in self.files:
+            size = path.stat().st_size
+            digest.update(size.to_bytes(8, 'little'))
             with open(path, 'rb') as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-                    if progress is not None:
-                        progress(len(block))
+                digest.update(file.read(_TASTE))
+                file.seek(max(_TASTE, size - _TASTE))
+                digest.update(file.read(_TASTE))
         return digest.hexdigest()
 
     def _deserialize(self, topic: str, type: str, cdr: bytes) -> Any:
@@ -387,20 +387,15 @@ class BagWriter:
                 topic, type, typestore=self.typestore, offered_qos_profiles=[_qos(latched or topic == '/tf_static')])
 
     def write(self, topic: str, message: Any, t_ns: int) -> None:
-        """Adds a message: one of `typestore`, or one of rclpy.
+        """Adds a message.
 
         Args:
             topic: name; declared by its first message.
-            message: filled message.
+            message: filled message of `typestore`.
             t_ns: bag time in nanoseconds.
         """
-        if type := getattr(message, '__msgtype__', None):
-            self.write_cdr(topic, type, self.typestore.serialize_cdr(message, type), t_ns)
-            return
-        from rclpy.serialization import serialize_message  # only where rclpy made the message
-
-        kind = message.__class__
-        self.write_cdr(topic, f'{kind.__module__.split(".")[0]}/msg/{kind.__name__}', serialize_message(message), t_ns)
+        type = message.__msgtype__
+        self.write_cdr(topic, type, self.typestore.serialize_cdr(message, type), t_ns)
 
     def write_cdr(self, topic: str, type: str, cdr: bytes | memoryview, t_ns: int) -> None:
         """Adds a message that is serialized already, with its encapsulation header."""

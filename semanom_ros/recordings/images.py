@@ -15,17 +15,13 @@ from __future__ import annotations
 
 import sys
 from array import array
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from semanom_ros.errors import ImageError
-
-if TYPE_CHECKING:
-    from sensor_msgs.msg import CompressedImage, Image
-    from std_msgs.msg import Header
 
 
 class ImageMessage(Protocol):
@@ -272,34 +268,6 @@ def compress_pixels(image: npt.NDArray[np.uint8], format: str = 'jpeg', quality:
     result: array[int] = array('B')
     result.frombytes(data.tobytes())
     return result
-
-
-def header(stamp_ns: int, frame_id: str) -> Header:
-    """A `std_msgs/Header` of that time in nanoseconds."""
-    from std_msgs.msg import Header
-
-    result = Header(frame_id=frame_id)
-    result.stamp.sec, result.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
-    return result
-
-
-def image_to_message(image: npt.NDArray[Any], encoding: str, stamp_ns: int, frame_id: str) -> Image:
-    """A `sensor_msgs/Image`; see `encode_pixels` for what fits which encoding."""
-    from sensor_msgs.msg import Image  # not at the top: bags are read where no ROS is installed
-
-    height, width = image.shape[:2]
-    data = encode_pixels(image, encoding)
-    return Image(header=header(stamp_ns, frame_id), height=height, width=width, encoding=encoding, is_bigendian=0,
-                 step=len(data) // height, data=data)
-
-
-def image_to_compressed(image: npt.NDArray[np.uint8], stamp_ns: int, frame_id: str, format: str = 'jpeg',
-                        quality: int = 90) -> CompressedImage:
-    """A `sensor_msgs/CompressedImage`; see `compress_pixels`."""
-    from sensor_msgs.msg import CompressedImage
-
-    data = compress_pixels(image, format, quality)
-    return CompressedImage(header=header(stamp_ns, frame_id), format=format, data=data)
 
 
 def _decode(data: bytes) -> npt.NDArray[Any] | None:

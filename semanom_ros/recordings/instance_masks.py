@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from semanom_ros.core.embedding.registry import needs_masks
 from semanom_ros.core.frames import Segments
 from semanom_ros.errors import BagError, ImageError, ParameterError
 from semanom_ros.recordings.bags import IMAGE, BagReader
 from semanom_ros.recordings.images import LABEL_ENCODINGS, image_from_message, is_compressed, labels_from_message
 from semanom_ros.recordings.in_step import InStep
+from semanom_ros.settings import QuerySettings
 
 COLOUR_ENCODINGS = ('bgra8', 'rgba8', 'bgr8', 'rgb8')
 
@@ -99,10 +100,10 @@ def _unique(numbers: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[An
 class BagSegments:
     """The masks of a recording's images, found by stamp; a context manager."""
 
-    def __init__(self, bag: Path, image_topics: Sequence[str], segments_topics: Sequence[str]) -> None:
+    def __init__(self, bag: BagReader, image_topics: Sequence[str], segments_topics: Sequence[str]) -> None:
         """
         Args:
-            bag: recording.
+            bag: recording; read for the masks beside whoever reads its images.
             image_topics: of the images.
             segments_topics: of their masks, in the same order; none: there are no masks.
 
@@ -113,16 +114,14 @@ class BagSegments:
         if segments_topics and len(segments_topics) != len(image_topics):
             raise ParameterError(f'parameter segments_topics: found {", ".join(segments_topics)}, expected one topic '
                                  f'for each of {", ".join(image_topics)}; correct it')
-        self._bag = bag
-        self._readers: dict[str, InStep] = {}
+        self._bag = bag.path
         self._faults: Counter[str] = Counter()
-        with BagReader(bag) as reader:
-            for topic in segments_topics:
-                if reader.topics.get(topic) != IMAGE:
-                    raise BagError(f'{bag}: found no topic {topic} of {IMAGE}, expected masks on it; correct '
-                                   f'segments_topics, the recording has {", ".join(sorted(reader.topics))}')
-        for image_topic, topic in zip(image_topics, segments_topics, strict=False):
-            self._readers[image_topic] = InStep(BagReader(bag), topic)
+        for topic in segments_topics:
+            if bag.topics.get(topic) != IMAGE:
+                raise BagError(f'{bag.path}: found no topic {topic} of {IMAGE}, expected masks on it; correct '
+                               f'segments_topics, the recording has {", ".join(sorted(bag.topics))}')
+        self._topics = dict(zip(image_topics, segments_topics, strict=False))
+        self._readers: dict[str, InStep] = {}
 
     def __enter__(self) -> BagSegments:
         return self
@@ -136,9 +135,11 @@ class BagSegments:
 
     def __call__(self, topic: str, stamp_ns: int, size: tuple[int, ...]) -> Segments | None:
         """The masks of an image; None where there are none, which is logged at the end."""
-        reader = self._readers.get(topic)
-        if reader is None:
+        if topic not in self._topics:
             return None
+        if topic not in self._readers:
+            self._readers[topic] = InStep(BagReader(self._bag), self._topics[topic])
+        reader = self._readers[topic]
         message = reader.at(stamp_ns)
         if message is None:
             self._faults[f'none on {reader.topic} with their stamps'] += 1
@@ -150,20 +151,16 @@ class BagSegments:
             return None
 
 
-def wanted_segments(segmenter: str, parameters: Mapping[str, Any]) -> list[str]:
-    """The topics whose masks a segmenter wants with the images of a recording.
-
-    Args:
-        segmenter: its name, '' for none.
-        parameters: of the group `method`.
+def wanted_segments(settings: QuerySettings) -> list[str]:
+    """The topics whose masks are wanted with the images of a recording.
 
     Raises:
-        ParameterError: it wants some, and `segments_topics` names none.
+        ParameterError: the segmenter wants some, and `segments_topics` names none.
     """
-    if segmenter != 'topic':
+    if not needs_masks(settings):
         return []
-    topics = [topic for topic in parameters['segments_topics'] if topic]
+    topics = [topic for topic in settings.segments_topics if topic]
     if not topics:
         raise ParameterError("parameter segments_topics: found '', expected the topic of the masks of each image "
-                             'topic; the segmenter `topic` needs it')
+                             f'topic; the segmenter `{settings.segmenter}` needs it')
     return topics

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from semanom_ros.core.curation.publishing import IndexSettings, suggested_factory
-from semanom_ros.core.curation.recorder import HeldOut, NominalRecorder, RecordingSummary, Thinning, describe
-from semanom_ros.core.database import DatabaseWriter, NominalDatabase
+from semanom_ros.core.curation.publishing import Recipe
+from semanom_ros.core.curation.recorder import HeldOut, NominalRecorder, RecordingSummary, Thinning
+from semanom_ros.core.curation.writer import DatabaseWriter
+from semanom_ros.core.database.manifest import Manifest
 from semanom_ros.core.embedding.embedder import Embedder
-from semanom_ros.core.embedding.segmenters import segmenter_name
-from semanom_ros.core.progress import SILENT, Progress
-from semanom_ros.core.scoring.calibration import calibrator, view_settings
+from semanom_ros.core.progress import Progress
 from semanom_ros.errors import BagError, ParameterError
 from semanom_ros.recordings.bags import BagReader
 from semanom_ros.recordings.instance_masks import BagSegments, wanted_segments
-
-logger = logging.getLogger(__name__)
-
-
-INDEXED_FROM = 50_000
-"""Embeddings from which on a CPU takes longer to search them all than to encode a frame."""
+from semanom_ros.settings import CameraSettings, RecorderSettings, Settings
 
 
 @dataclass
@@ -35,7 +26,7 @@ class BagRecording:
     """What came of recording bags.
 
     Attributes:
-        database: the committed database; None where there was nothing new to commit.
+        manifest: of the database's current version; None where the recording was stopped.
         summary: what was added.
         sources: the recordings read.
         damaged: what could not be read of them, a line each.
@@ -43,7 +34,7 @@ class BagRecording:
         seconds: that it took, without loading the encoder.
     """
 
-    database: NominalDatabase | None = None
+    manifest: Manifest | None = None
     summary: RecordingSummary = field(default_factory=RecordingSummary)
     sources: list[Path] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
@@ -51,61 +42,56 @@ class BagRecording:
     seconds: float = 0.0
 
 
-def record_bags(bags: Sequence[Path], database: Path, parameters: Mapping[str, Any], progress: Progress,
+def record_bags(bags: Sequence[Path], database: Path, settings: Settings, progress: Progress,
                 embedder: Embedder | None = None, stop: Callable[[], bool] = lambda: False) -> BagRecording:
     """Embeds nominal recordings, calibrates on the stretches kept aside, and puts the database in its place.
 
     Killed at any moment, or stopped, it leaves what it did so far beside the database; called
     again with the same recordings it goes on there. A damaged recording is used as far as it
-    can be read.
+    can be read. Each recording is opened once and read once.
 
     Args:
         bags: recordings, as BagReader takes them.
         database: folder.
-        parameters: resolved, of the groups `method`, `node` and `recorder`.
+        settings: of the method and the recorder.
         progress: is told.
-        embedder: loaded already; None: loaded from the parameters.
+        embedder: loaded already; None: loaded from the settings.
         stop: is asked between frames; True ends the recording without a commit.
 
     Raises:
         SemanomError: a recording, topic, encoder or database will not do, or there is no frame in any recording.
     """
-    topics = [topic for topic in parameters['image_topics'] if topic] or ['']
-    masks = wanted_segments(segmenter_name(parameters), parameters)
-    for bag in bags:  # before the encoder is loaded and hours are spent
-        with BagReader(bag) as reader:
-            names = [reader.image_topic(topic) for topic in topics]
-        with BagSegments(bag, names, masks):
-            pass
-    embedder = embedder or Embedder.load(parameters)
-    begun = time.monotonic()
-    result = BagRecording()
-    with DatabaseWriter.begin(database, describe(embedder), append=parameters['append']) as writer:
-        recorder = NominalRecorder(embedder, writer, parameters['thumbnail_size'])
-        result.summary = recorder.summary
+    result, asked = BagRecording(), settings.recorder
+    with ExitStack() as stack:
+        sources = []  # all of them looked at before the encoder is loaded and hours are spent
         for bag in bags:
+            reader = stack.enter_context(BagReader(bag))
+            topics = [reader.image_topic(topic) for topic in [topic for topic in asked.image_topics if topic] or ['']]
+            sources.append((reader, topics, BagSegments(reader, topics, wanted_segments(settings.method.queries))))
+        embedder = embedder or Embedder.load(settings.method)
+        begun = time.monotonic()
+        writer = stack.enter_context(DatabaseWriter.begin(database, embedder.description, append=asked.append))
+        recorder = NominalRecorder(embedder, writer, asked.thumbnail_size)
+        result.summary = recorder.summary
+        for reader, topics, segments in sources:
             if not stop():
-                with BagReader(bag) as reader:
-                    result.sources.append(reader.path)
-                    _record_bag(reader, topics, recorder, parameters, progress, stop, result)
+                result.sources.append(reader.path)
+                with reader, segments:
+                    _record_bag(reader, topics, segments, recorder, asked, progress, stop, result)
         if not stop():
             if not recorder.summary.frames and not recorder.summary.known:
                 raise BagError(f'{", ".join(map(str, bags))}: found no frame that can be recorded, expected images; '
                                'see the messages above')
-            result.database = commit(writer, parameters, embedder.encoder.device, progress)
-    result.seconds = time.monotonic() - begun
+            result.manifest = writer.commit(Recipe.of(settings.method, asked.index), progress)
+        result.seconds = time.monotonic() - begun
     return result
 
 
-def _record_bag(reader: BagReader, topics: Sequence[str], recorder: NominalRecorder, parameters: Mapping[str, Any],
-                progress: Progress, stop: Callable[[], bool], result: BagRecording) -> None:
-    topics = [reader.image_topic(topic) for topic in topics]
-    progress.begin(f'hash {reader.path.name}', sum(file.stat().st_size for file in reader.files), 'B')
-    sha256 = reader.sha256(progress.advance)
-    progress.end()
-    thinning = Thinning(parameters['every_n'], parameters['rate'])
-    wanted = recorder.wanted(thinning, sha256)
-    drive = _Drive(reader.span[1] - reader.span[0], parameters['held_out_share'])
+def _record_bag(reader: BagReader, topics: Sequence[str], segments: BagSegments, recorder: NominalRecorder,
+                settings: RecorderSettings, progress: Progress, stop: Callable[[], bool], result: BagRecording) -> None:
+    identity = reader.fingerprint()
+    wanted = recorder.wanted(Thinning(settings.every_n, settings.rate), identity)
+    drive = _Drive(reader.span[1] - reader.span[0], settings.held_out_share)
     seen = told = 0
 
     def choose(topic: str, stamp_ns: int) -> bool:
@@ -116,38 +102,15 @@ def _record_bag(reader: BagReader, topics: Sequence[str], recorder: NominalRecor
 
     progress.begin(f'record {reader.path.name}', sum(reader.counts[topic] for topic in topics), 'frame')
     try:
-        masks = wanted_segments(segmenter_name(parameters), parameters)
-        with BagSegments(reader.path, topics, masks) as segments:
-            frames = takewhile(lambda _: not stop(), reader.images(topics, choose, segments))
-            for _ in recorder.record(frames, sha256, drive.held_out):
-                progress.advance(seen - told)
-                told = seen
+        frames = takewhile(lambda _: not stop(), reader.images(topics, choose, segments))
+        for _ in recorder.record(frames, identity, drive.held_out):
+            progress.advance(seen - told)
+            told = seen
     except BagError as error:  # what came before is recorded
         result.damaged.append(str(error))
     progress.advance(seen - told)
     progress.end()
     result.bad_images += reader.bad_images
-
-
-def commit(writer: DatabaseWriter, parameters: Mapping[str, Any], device: torch.device, progress: Progress = SILENT
-           ) -> NominalDatabase:
-    """Calibrates on what was held out, and puts the database in its place.
-
-    Where a CPU will search many embeddings, they get an approximate index first.
-
-    Args:
-        writer: with all frames.
-        parameters: resolved, of the groups `method` and `recorder`.
-        device: that will search.
-        progress: is told.
-
-    Raises:
-        DatabaseError: every frame is held out.
-    """
-    index = None
-    if parameters['index'] == 'auto' and device.type == 'cpu' and writer.exact_vectors >= INDEXED_FROM:
-        index = IndexSettings(suggested_factory(writer.vectors), **view_settings(parameters))
-    return writer.commit(calibrator(writer.path, parameters, progress), progress, index)
 
 
 class _Drive:
@@ -166,12 +129,12 @@ class _Drive:
         return self._stretches is not None and stamp_ns in self._stretches
 
 
-def database_path(parameters: Mapping[str, Any]) -> Path:
+def database_path(settings: CameraSettings) -> Path:
     """The parameter `database`.
 
     Raises:
         ParameterError: it is empty.
     """
-    if not parameters['database']:
+    if not settings.database:
         raise ParameterError("parameter database: found '', expected a folder; name where the database is to be")
-    return Path(str(parameters['database'])).expanduser()
+    return Path(settings.database).expanduser()

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from semanom_ros.core.frames import Anomaly, FrameResult
+from semanom_ros.core.results import Anomaly, FrameResult
 
-Image = npt.NDArray[np.uint8]
+Picture = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]  # RGB
 
 WHITE: Colour = (255, 255, 255)
@@ -29,7 +29,7 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _BOLD = cv2.FONT_HERSHEY_DUPLEX
 
 
-def _heat_colours() -> Image:
+def _heat_colours() -> Picture:
     """(1, 256, 3) RGB, by grey level.
 
     Plasma is perceptually uniform and reads the same to colour-blind people; its dark end is left
@@ -60,7 +60,7 @@ class Rect(NamedTuple):
         return max(width, 0) * max(height, 0)
 
 
-def render_overlay(image: Image, result: FrameResult, *, max_width: int = 0, evidence: bool = True) -> Image:
+def render_overlay(image: Picture, result: FrameResult, *, max_width: int = 0, evidence: bool = True) -> Picture:
     """Draws a result over its frame.
 
     From below: the anomaly map, transparent up to the threshold; outlines of the anomalies;
@@ -147,7 +147,7 @@ class _Style:
     row: int
 
     @classmethod
-    def of(cls, canvas: Image) -> _Style:
+    def of(cls, canvas: Picture) -> _Style:
         height, width = canvas.shape[:2]
         row = max(8.0, min(height / 30, width / 40))
         return cls(text=row / 28, line=max(1, round(row / 14)), pad=max(2, round(row * 0.42)), row=round(row))
@@ -159,7 +159,7 @@ class _Style:
     def stroke(self) -> int:
         return max(1, round(self.text))
 
-    def write(self, canvas: Image, text: str, x: int, middle: int, colour: Colour, font: int = _FONT) -> int:
+    def write(self, canvas: Picture, text: str, x: int, middle: int, colour: Colour, font: int = _FONT) -> int:
         """Writes text that starts at x, centred on a height; returns where it ends."""
         # the height of a capital, so that lines with and without descenders stand on one line
         capital = cv2.getTextSize('H', font, self.text, self.stroke)[0][1]
@@ -173,15 +173,15 @@ def _scaled(box: tuple[int, int, int, int], zoom: npt.NDArray[np.float64]) -> Re
     return Rect(int(left), int(top), int(right - left), int(bottom - top))
 
 
-def _shade(canvas: Image, rect: Rect, colour: Colour, opacity: float) -> None:
+def _shade(canvas: Picture, rect: Rect, colour: Colour, opacity: float) -> None:
     part = canvas[rect.y:rect.y + rect.height, rect.x:rect.x + rect.width]
     cv2.addWeighted(part, 1 - opacity, np.full_like(part, colour), opacity, 0, dst=part)
 
 
-def _draw_heat(canvas: Image, result: FrameResult) -> None:
+def _draw_heat(canvas: Picture, result: FrameResult) -> None:
     """Blends the anomaly map where it is above the alarm level, and nowhere else."""
     height, width = canvas.shape[:2]
-    scores = result.patch_map if result.pixel_map is None else result.pixel_map
+    scores = result.scores.finest
     steps = cv2.convertScaleAbs(scores, alpha=_HEAT_STEP / max(result.threshold, 1e-9))
     # enlarged first and coloured then, so that the edge lies where the outline of the mask does
     interpolation = cv2.INTER_AREA if scores.shape[0] > height else cv2.INTER_LINEAR
@@ -194,8 +194,8 @@ def _draw_heat(canvas: Image, result: FrameResult) -> None:
     cv2.blendLinear(colours, part, cv2.LUT(steps, _HEAT_WEIGHTS), cv2.LUT(steps, 1 - _HEAT_WEIGHTS), dst=part)
 
 
-def _draw_outlines(canvas: Image, result: FrameResult, style: _Style) -> None:
-    if result.region_mask is None:
+def _draw_outlines(canvas: Picture, result: FrameResult, style: _Style) -> None:
+    if not result.regions:
         return
     height, width = canvas.shape[:2]
     mask = cv2.resize(result.mask, (width, height), interpolation=cv2.INTER_AREA)
@@ -205,7 +205,7 @@ def _draw_outlines(canvas: Image, result: FrameResult, style: _Style) -> None:
     cv2.drawContours(canvas, contours, -1, WHITE, style.line, cv2.LINE_AA)
 
 
-def _draw_banner(canvas: Image, result: FrameResult, style: _Style) -> Rect:
+def _draw_banner(canvas: Picture, result: FrameResult, style: _Style) -> Rect:
     """Verdict, score against threshold, p-value; what does not fit is left out from the right."""
     width = canvas.shape[1]
     banner = Rect(0, 0, width, min(canvas.shape[0], style.row + 3 * style.pad))
@@ -236,7 +236,7 @@ def _draw_banner(canvas: Image, result: FrameResult, style: _Style) -> Rect:
     return banner
 
 
-def _draw_gauge(canvas: Image, result: FrameResult, bar: Rect, colour: Colour, style: _Style) -> None:
+def _draw_gauge(canvas: Picture, result: FrameResult, bar: Rect, colour: Colour, style: _Style) -> None:
     """The score on a bar whose middle is the threshold."""
     filled = round(bar.width * min(result.score / max(2 * result.threshold, 1e-9), 1))
     _shade(canvas, bar, WHITE, 0.22)
@@ -246,7 +246,7 @@ def _draw_gauge(canvas: Image, result: FrameResult, bar: Rect, colour: Colour, s
     cv2.line(canvas, (tick, bar.y - style.pad // 2), (tick, bar.y + bar.height - 1 + style.pad // 2), WHITE, style.line)
 
 
-def _draw_labels(canvas: Image, anomalies: Sequence[Anomaly], boxes: Sequence[Rect], taken: Sequence[Rect],
+def _draw_labels(canvas: Picture, anomalies: Sequence[Anomaly], boxes: Sequence[Rect], taken: Sequence[Rect],
                  threshold: float, style: _Style) -> None:
     texts = [_printable(caption(anomaly)) for anomaly in anomalies]
     chip = max(3, style.row // 3)
@@ -263,7 +263,7 @@ def _draw_labels(canvas: Image, anomalies: Sequence[Anomaly], boxes: Sequence[Re
         style.write(canvas, text, place.x + chip + style.pad, place.y + height // 2, WHITE)
 
 
-def _draw_leader(canvas: Image, box: Rect, place: Rect, style: _Style) -> None:
+def _draw_leader(canvas: Picture, box: Rect, place: Rect, style: _Style) -> None:
     """A line from a label to its box, where the two do not touch."""
     near_x = int(np.clip(place.x + place.width // 2, box.x, box.x + box.width - 1))
     near_y = int(np.clip(place.y + place.height // 2, box.y, box.y + box.height - 1))
@@ -274,14 +274,15 @@ def _draw_leader(canvas: Image, box: Rect, place: Rect, style: _Style) -> None:
         cv2.line(canvas, (from_x, from_y), (near_x, near_y), WHITE, style.line, cv2.LINE_AA)
 
 
-def _draw_evidence(canvas: Image, anomalies: Sequence[Anomaly], boxes: Sequence[Rect], taken: Sequence[Rect],
+def _draw_evidence(canvas: Picture, anomalies: Sequence[Anomaly], boxes: Sequence[Rect], taken: Sequence[Rect],
                    style: _Style) -> list[Rect]:
     """The nominal example nearest to the worst anomaly, in the corner where it hides least.
 
     Nothing where no example has a thumbnail, or the picture is too small for it.
     """
-    found = ((anomaly.nearest, anomaly.nearest.thumbnail) for anomaly in anomalies if anomaly.nearest is not None)
-    example, thumbnail = next(((example, picture) for example, picture in found if picture is not None), (None, None))
+    examples = (anomaly.nearest for anomaly in anomalies if anomaly.nearest is not None and anomaly.nearest.thumbnail)
+    example = next(examples, None)
+    thumbnail = None if example is None else _decoded(example.thumbnail)
     if example is None or thumbnail is None:
         return []
     height, width = canvas.shape[:2]
@@ -311,6 +312,12 @@ def _draw_evidence(canvas: Image, anomalies: Sequence[Anomaly], boxes: Sequence[
     style.write(canvas, title, x + style.pad // 2, frame.y + frame.height - (style.row + style.pad) // 2, GREY)
     cv2.rectangle(canvas, (frame.x, frame.y), (frame.x + frame.width - 1, frame.y + frame.height - 1), GREY, 1)
     return [frame]
+
+
+def _decoded(jpeg: bytes) -> Picture | None:
+    """(h, w, 3) uint8 RGB of a JPEG; None where it is none."""
+    pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    return None if pixels is None else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def _candidates(box: Rect, width: int, height: int, area: tuple[int, int]) -> Iterator[Rect]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from semanom_ros.core.frames import FrameResult
+from semanom_ros.core.results import FrameResult
 from semanom_ros.ros.middleware import PROFILES
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -190,3 +190,9 @@ def gpu_memory(device: torch.device) -> dict[str, object]:
     return {'GPU': torch.cuda.get_device_name(device),
             'GPU memory used (MB)': f'{torch.cuda.memory_allocated(device) / 1e6:.1f}',
             'GPU memory reserved (MB)': f'{torch.cuda.memory_reserved(device) / 1e6:.1f}'}
+
+
+def free_gpu_memory(device: torch.device) -> None:
+    """Gives back what PyTorch keeps of a GPU for later."""
+    if device.type == 'cuda':
+        torch.cuda.empty_cache()

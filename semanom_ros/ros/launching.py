@@ -11,8 +11,9 @@ from launch import LaunchContext
 from launch.actions import DeclareLaunchArgument
 from launch_ros.parameter_descriptions import ParameterValue
 
-from semanom_ros.parameters import DETECTOR, METHOD, NODE, RECORDER, read_yaml, resolve
+from semanom_ros.parameter_files import read_yaml
 from semanom_ros.ros.remapping import words
+from semanom_ros.settings import Settings
 
 SHARE = Path(get_package_share_directory('semanom_ros'))
 BOOLEAN = ['true', 'false']
@@ -69,12 +70,12 @@ def rviz(default: str) -> DeclareLaunchArgument:
 
 
 @dataclass(frozen=True)
-class NodeSettings:
+class LaunchedNode:
     """What the arguments of a node's launch file come to.
 
     Attributes:
         config: parameter file.
-        values: its parameters, with the defaults of what it leaves out.
+        settings: its parameters, with the defaults of what it leaves out.
         cameras: their names.
         transport: `raw` or `compressed`.
         image_topics: as given; [] for none.
@@ -82,14 +83,14 @@ class NodeSettings:
     """
 
     config: Path
-    values: dict[str, Any]
+    settings: Settings
     cameras: list[str]
     transport: str
     image_topics: list[str]
     overrides: dict[str, Any]
 
     @classmethod
-    def of(cls, context: LaunchContext) -> NodeSettings:
+    def of(cls, context: LaunchContext) -> LaunchedNode:
         """From the arguments of a launch.
 
         Raises:
@@ -97,13 +98,11 @@ class NodeSettings:
         """
         argument = context.launch_configurations
         file = Path(argument['config']).expanduser()
-        values = resolve(read_yaml(file), METHOD, NODE, DETECTOR, RECORDER)
-        cameras = words(argument['camera_names']) or values['camera_names']
-        assert isinstance(cameras, list)
-        names = [str(name) for name in cameras]
+        settings = Settings.of(read_yaml(file))
+        names = words(argument['camera_names']) or list(settings.cameras.camera_names)
         overrides: dict[str, Any] = {'use_sim_time': argument['use_sim_time'] == 'true', 'camera_names': names}
         for name in ('database', 'image_transport'):
             if argument[name]:
                 overrides[name] = ParameterValue(argument[name], value_type=str)
-        return cls(file, values, names, argument['image_transport'] or str(values['image_transport']),
+        return cls(file, settings, names, argument['image_transport'] or settings.cameras.image_transport,
                    words(argument['image_topic']), overrides)

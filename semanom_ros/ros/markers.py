@@ -9,7 +9,7 @@ from geometry_msgs.msg import Point
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
-from semanom_ros.core.frames import Anomaly, FrameResult
+from semanom_ros.core.results import Anomaly, FrameResult
 from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.rendering.overlay import caption, heat_colour
 from semanom_ros.ros.messages import duration

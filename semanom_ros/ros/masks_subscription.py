@@ -22,7 +22,7 @@ _BUFFERED = 8  # masks that wait for their image
 _QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=_BUFFERED, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
-class SegmentsSubscription:
+class MasksSubscription:
     """The latest masks of one camera, on `~/input/NAME/segments`. For several threads.
 
     Attributes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from array import array
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,22 @@ import numpy.typing as npt
 from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Point32, Vector3
 from rosbags.typesys import Stores, get_typestore
-from sensor_msgs.msg import CameraInfo, CompressedImage, RegionOfInterest
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
-from semanom_ros.core.database import NominalDatabase
-from semanom_ros.core.frames import Anomaly, FrameResult, NominalExample
+from semanom_ros.core.database.nominal_database import NominalDatabase, NominalExample
+from semanom_ros.core.results import Anomaly, FrameResult
 from semanom_ros.errors import ImageError
 from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.msg import Anomaly as AnomalyMessage
 from semanom_ros.msg import AnomalyArray, AnomalyScore, DatabaseInfo, NominalMatch
-from semanom_ros.recordings.images import header as make_header
-from semanom_ros.recordings.images import image_from_compressed, image_from_message, image_to_compressed, stamp_ns
+from semanom_ros.recordings.images import (
+    compress_pixels,
+    encode_pixels,
+    image_from_compressed,
+    image_from_message,
+    stamp_ns,
+)
 from semanom_ros.rendering.overlay import caption
 
 try:
@@ -33,6 +39,35 @@ except ImportError:
     ImageAnnotations = None
 
 _TYPES = get_typestore(Stores.LATEST)
+
+
+def header(stamp_ns: int, frame_id: str) -> Header:
+    """A `std_msgs/Header` of that time in nanoseconds."""
+    result = Header(frame_id=frame_id)
+    result.stamp.sec, result.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
+    return result
+
+
+def image_to_message(image: npt.NDArray[Any], encoding: str, stamp_ns: int, frame_id: str) -> Image:
+    """A `sensor_msgs/Image`; see `encode_pixels` for what fits which encoding."""
+    height, width = image.shape[:2]
+    data = encode_pixels(image, encoding)
+    return Image(header=header(stamp_ns, frame_id), height=height, width=width, encoding=encoding, is_bigendian=0,
+                 step=len(data) // height, data=data)
+
+
+def image_to_compressed(image: npt.NDArray[np.uint8], stamp_ns: int, frame_id: str, format: str = 'jpeg',
+                        quality: int = 90) -> CompressedImage:
+    """A `sensor_msgs/CompressedImage`; see `compress_pixels`."""
+    data = compress_pixels(image, format, quality)
+    return CompressedImage(header=header(stamp_ns, frame_id), format=format, data=data)
+
+
+def jpeg_message(data: bytes, stamp_ns: int, frame_id: str) -> CompressedImage:
+    """A `sensor_msgs/CompressedImage` of a JPEG as it is; without one, an empty message without format."""
+    if not data:
+        return CompressedImage()
+    return CompressedImage(header=header(stamp_ns, frame_id), format='jpeg', data=array('B', data))
 
 
 def stamp_of(serialized: bytes) -> int:
@@ -185,12 +220,9 @@ def _anomaly(anomaly: Anomaly, bearing: npt.NDArray[np.float64] | None) -> Anoma
 
 
 def _nominal_match(example: NominalExample) -> NominalMatch:
-    header = make_header(example.stamp_ns, '')
-    thumbnail = CompressedImage()
-    if example.thumbnail is not None:
-        thumbnail = image_to_compressed(example.thumbnail, example.stamp_ns, '')
-    return NominalMatch(source=example.source, topic=example.topic, stamp=header.stamp, box=_region(example.box),
-                        distance=example.distance, thumbnail=thumbnail)
+    return NominalMatch(
+        source=example.source, topic=example.topic, stamp=header(example.stamp_ns, '').stamp, box=_region(example.box),
+        distance=example.distance, thumbnail=jpeg_message(example.thumbnail, example.stamp_ns, ''))
 
 
 def _region(box: tuple[int, int, int, int]) -> RegionOfInterest:

@@ -11,7 +11,9 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from semanom_ros.errors import ParameterError
-from semanom_ros.parameters import TABLE, Parameter, Value, resolve, table
+from semanom_ros.parameter_files import OF_EVERY_NODE
+from semanom_ros.parameters import Parameter, Section, Value
+from semanom_ros.settings import Settings
 
 # a descriptor's range has both ends; these stand for the missing one
 _LOWEST, _HIGHEST = -1.0e308, 1.0e308
@@ -19,19 +21,19 @@ _LOWEST_INTEGER, _HIGHEST_INTEGER = -2**63, 2**63 - 1
 
 
 class NodeParameters:
-    """Declares groups of the table on a node and keeps their values valid.
+    """Declares sections of the table on a node and keeps their values valid.
 
     The node must be created with `automatically_declare_parameters_from_overrides=True`,
     within `typed_parameters`; only so a misspelt name in a parameter file can be seen.
     """
 
-    def __init__(self, node: Node, *groups: str, locked: Callable[[], bool] = lambda: False,
+    def __init__(self, node: Node, *sections: type[Section], locked: Callable[[], bool] = lambda: False,
                  changed: Callable[[dict[str, Value]], None] | None = None) -> None:
         """Declares the parameters.
 
         Args:
             node: where.
-            groups: groups of the table.
+            sections: of the table.
             locked: whether parameters that are not `live` may not be set at present.
             changed: is called with the new values of `live` parameters, just before they
                 are set; raises a ParameterError to refuse them.
@@ -40,23 +42,21 @@ class NodeParameters:
             ParameterError: a value from a parameter file or the command line is bad.
         """
         self._node = node
-        self._groups = groups
         self._locked = locked
         self._changed = changed
-        self._parameters = {parameter.name: parameter for parameter in table(*groups)}
+        self._parameters = {name: parameter for section in sections for name, parameter in section.table().items()}
         for parameter in self._parameters.values():
             self._declare(parameter)
-        known = {parameter.name for parameter in TABLE}
+        known = {*Settings.table(), *OF_EVERY_NODE}
         for name in node.get_parameters_by_prefix(''):
-            if name not in known and name not in ('use_sim_time', 'start_type_description_service') \
-                    and not name.startswith('qos_overrides.'):
+            if name.split('.')[0] not in known:
                 node.get_logger().warning(f'parameter {name}: not known, ignored; check its spelling')
         node.add_pre_set_parameters_callback(self._convert)
         node.add_on_set_parameters_callback(self._check)
 
-    def values(self) -> dict[str, Value]:
-        """Every parameter of the groups, checked."""
-        return resolve({name: self._node.get_parameter(name).value for name in self._parameters}, *self._groups)
+    def settings(self) -> Settings:
+        """The values of the sections, checked; the defaults of the others."""
+        return Settings.of({name: self._node.get_parameter(name).value for name in self._parameters})
 
     def _declare(self, parameter: Parameter) -> None:
         value = parameter.default
@@ -116,7 +116,9 @@ def describe(parameter: Parameter) -> ParameterDescriptor:
     """The descriptor that `ros2 param describe` and rqt show."""
     descriptor = ParameterDescriptor(
         name=parameter.name, description=parameter.description,
-        additional_constraints=f'one of {", ".join(parameter.choices)}' if parameter.choices else '')
+        additional_constraints='; '.join(filter(None, [
+            f'one of {", ".join(parameter.choices)}' if parameter.choices else '',
+            '' if parameter.live else 'read at configure'])))
     bounded = parameter.minimum is not None or parameter.maximum is not None
     if bounded and type(parameter.default) is int:
         descriptor.integer_range = [IntegerRange(

@@ -1,22 +1,122 @@
-"""What the detector publishes for one camera."""
+"""The one table of what the detector says about a frame: live topics, result bags and captures are made from it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
-from semanom_ros.core.frames import Frame, FrameResult
+from semanom_ros.core.frames import Frame
+from semanom_ros.core.results import FrameResult
 from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.msg import AnomalyArray, AnomalyScore
-from semanom_ros.recordings.images import header, image_to_compressed, image_to_message
-from semanom_ros.rendering.overlay import render_overlay
+from semanom_ros.rendering.overlay import Picture, render_overlay
 from semanom_ros.ros import messages
 from semanom_ros.ros.markers import marker_array
+from semanom_ros.ros.messages import header, image_to_compressed, image_to_message
 from semanom_ros.ros.qos import OUTPUT, OUTPUT_IMAGE
+from semanom_ros.settings import DetectorSettings
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A judged frame, and what its messages are made with.
+
+    Attributes:
+        frame: the picture.
+        result: what is said about it.
+        frame_id: of the source image.
+        camera: for bearings and markers; None: they are left out.
+        settings: of markers and overlays.
+    """
+
+    frame: Frame
+    result: FrameResult
+    frame_id: str
+    camera: CameraModel | None
+    settings: DetectorSettings
+
+    @property
+    def header(self) -> Header:
+        """That of the source image."""
+        return header(self.result.stamp_ns, self.frame_id)
+
+    @cached_property
+    def overlay(self) -> Picture:
+        """(h, w, 3) uint8 RGB, the picture for people."""
+        return render_overlay(self.frame.image, self.result, max_width=self.settings.overlay_max_width,
+                              evidence=self.settings.overlay_evidence)
+
+
+class When(Enum):
+    """In which order outputs are published."""
+
+    AT_ONCE = 0
+    """Before anything that takes longer."""
+
+    NEXT = 1
+    """For machines."""
+
+    DRAWN = 2
+    """For people, in a thread of its own, so that somebody who looks on does not slow the detector down."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One row of the table.
+
+    Attributes:
+        name: of the topic, below `~/NAME/`.
+        type: class of its messages.
+        make: the message for a judged frame.
+        when: it is published.
+        qos: of the live topic.
+        recorded: whether result bags and captures hold it.
+    """
+
+    name: str
+    type: Any
+    make: Callable[[Judged], Any]
+    when: When = When.NEXT
+    qos: QoSProfile = OUTPUT
+    recorded: bool = True
+
+    @property
+    def type_name(self) -> str:
+        """As recordings have it, e.g. `sensor_msgs/msg/Image`."""
+        return f'{self.type.__module__.split(".")[0]}/msg/{self.type.__name__}'
+
+
+def _picture(pixels: Any, encoding: str, judged: Judged) -> Image:
+    return image_to_message(pixels, encoding, judged.result.stamp_ns, judged.frame_id)
+
+
+SCORE = Output('score', AnomalyScore, lambda j: messages.anomaly_score(j.result, j.header), When.AT_ONCE)
+ANOMALIES = Output('anomalies', AnomalyArray, lambda j: messages.anomaly_array(j.result, j.header, j.camera))
+MARKERS = Output('markers', MarkerArray, lambda j: marker_array(
+    j.result, j.header, j.camera, j.settings.marker_distance, j.settings.marker_lifetime))
+MASK = Output('mask', Image, lambda j: _picture(j.result.mask, 'mono8', j), qos=OUTPUT_IMAGE)
+ANOMALY_MAP = Output('anomaly_map', Image, lambda j: _picture(j.result.anomaly_map, '32FC1', j), qos=OUTPUT_IMAGE)
+OVERLAY = Output('overlay', Image, lambda j: _picture(j.overlay, 'bgr8', j), When.DRAWN, OUTPUT_IMAGE, recorded=False)
+OVERLAY_JPEG = Output('overlay/compressed', CompressedImage, lambda j: image_to_compressed(
+    j.overlay, j.result.stamp_ns, j.frame_id, quality=j.settings.overlay_jpeg_quality), When.DRAWN, OUTPUT_IMAGE)
+
+OUTPUTS: tuple[Output, ...] = (SCORE, ANOMALIES, MARKERS, MASK, ANOMALY_MAP, OVERLAY, OVERLAY_JPEG)
+
+if messages.Detection2DArray is not None:  # where those packages are installed
+    OUTPUTS += (Output('detections', messages.Detection2DArray,
+                       lambda j: messages.detection_array(j.result, j.header), recorded=False),)
+if messages.ImageAnnotations is not None:
+    OUTPUTS += (Output('annotations', messages.ImageAnnotations,
+                       lambda j: messages.image_annotations(j.result, j.header), recorded=False),)
 
 
 class CameraOutputs:
@@ -27,76 +127,22 @@ class CameraOutputs:
 
     def __init__(self, node: LifecycleNode, camera: str) -> None:
         self._node = node
-        self._publishers: list[LifecyclePublisher] = []
-
-        def publisher(kind: Any, topic: str, qos: Any = OUTPUT) -> LifecyclePublisher:
-            self._publishers.append(node.create_lifecycle_publisher(kind, f'~/{camera}/{topic}', qos))
-            return self._publishers[-1]
-
-        self._score = publisher(AnomalyScore, 'score')
-        self._anomalies = publisher(AnomalyArray, 'anomalies')
-        self._markers = publisher(MarkerArray, 'markers')
-        self._mask = publisher(Image, 'mask', OUTPUT_IMAGE)
-        self._anomaly_map = publisher(Image, 'anomaly_map', OUTPUT_IMAGE)
-        self._overlay = publisher(Image, 'overlay', OUTPUT_IMAGE)
-        self._compressed = publisher(CompressedImage, 'overlay/compressed', OUTPUT_IMAGE)
-        self._detections = self._annotations = None
-        if messages.Detection2DArray is not None:
-            self._detections = publisher(messages.Detection2DArray, 'detections')
-        if messages.ImageAnnotations is not None:
-            self._annotations = publisher(messages.ImageAnnotations, 'annotations')
+        self._publishers: dict[str, LifecyclePublisher] = {
+            output.name: node.create_lifecycle_publisher(output.type, f'~/{camera}/{output.name}', output.qos)
+            for output in OUTPUTS}
 
     def destroy(self) -> None:
         """Takes the topics away."""
-        for publisher in self._publishers:
+        for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()
 
-    def publish_score(self, result: FrameResult, frame_id: str) -> None:
-        """The score alone, before anything that takes longer."""
-        if _wanted(self._score):
-            self._score.publish(messages.anomaly_score(result, header(result.stamp_ns, frame_id)))
+    def wanted(self, when: When) -> list[Output]:
+        """Those of a time that somebody subscribes to."""
+        return [output for output in OUTPUTS
+                if output.when is when and self._publishers[output.name].get_subscription_count() > 0]
 
-    def publish_result(self, result: FrameResult, frame_id: str, camera: CameraModel | None,
-                       settings: Mapping[str, Any]) -> None:
-        """Everything for machines, and the markers.
-
-        Args:
-            result: of the frame.
-            frame_id: of the source image.
-            camera: None: bearings and markers are left out.
-            settings: of the group `detector`.
-        """
-        head = header(result.stamp_ns, frame_id)
-        if _wanted(self._anomalies):
-            self._anomalies.publish(messages.anomaly_array(result, head, camera))
-        if _wanted(self._markers):
-            self._markers.publish(
-                marker_array(result, head, camera, settings['marker_distance'], settings['marker_lifetime']))
-        if _wanted(self._mask):
-            self._mask.publish(image_to_message(result.mask, 'mono8', result.stamp_ns, frame_id))
-        if _wanted(self._anomaly_map):
-            self._anomaly_map.publish(image_to_message(result.anomaly_map, '32FC1', result.stamp_ns, frame_id))
-        if self._detections is not None and _wanted(self._detections):
-            self._detections.publish(messages.detection_array(result, head))
-        if self._annotations is not None and _wanted(self._annotations):
-            self._annotations.publish(messages.image_annotations(result, head))
-
-    @property
-    def overlay_wanted(self) -> bool:
-        """Whether somebody looks at the overlay."""
-        return _wanted(self._overlay) or _wanted(self._compressed)
-
-    def publish_overlay(self, frame: Frame, result: FrameResult, frame_id: str, settings: Mapping[str, Any]) -> None:
-        """The picture for people."""
-        overlay = render_overlay(frame.image, result, max_width=settings['overlay_max_width'],
-                                 evidence=settings['overlay_evidence'])
-        if _wanted(self._overlay):
-            self._overlay.publish(image_to_message(overlay, 'bgr8', result.stamp_ns, frame_id))
-        if _wanted(self._compressed):
-            self._compressed.publish(image_to_compressed(
-                overlay, result.stamp_ns, frame_id, quality=settings['overlay_jpeg_quality']))
-
-
-def _wanted(publisher: LifecyclePublisher) -> bool:
-    return publisher.get_subscription_count() > 0
+    def publish(self, when: When, judged: Judged) -> None:
+        """Publishes what is wanted of that time."""
+        for output in self.wanted(when):
+            self._publishers[output.name].publish(output.make(judged))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from fnmatch import fnmatch
@@ -14,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from semanom_ros import __version__
-from semanom_ros.core.curation.publishing import Calibrate, IndexSettings, publish
+from semanom_ros.core.curation.publishing import IndexSettings, Learned, Recipe, publish, read_recipe
 from semanom_ros.core.curation.reduction import coreset, distinct
-from semanom_ros.core.database.database import NominalDatabase, read_manifest, verify_files
 from semanom_ros.core.database.manifest import HELD_OUT, MANIFEST, RECORDED, REVIEWED, Manifest, PartEntry
-from semanom_ros.core.database.storage import Part, PartWriter
+from semanom_ros.core.database.nominal_database import NominalDatabase, read_manifest, verify_files
+from semanom_ros.core.database.storage import NominalAddition, NominalFrame, Part, PartWriter, checked
 from semanom_ros.core.database.transaction import Transaction
 from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.errors import DatabaseError
@@ -32,12 +31,11 @@ def verify(path: Path, progress: Progress = SILENT) -> Manifest:
     """
     manifest = read_manifest(path)
     verify_files(Path(path), manifest, progress)
-    NominalDatabase(path, manifest).close()
+    NominalDatabase(path, manifest)
     return manifest
 
 
-def merge(path: Path, others: Sequence[Path], *, calibrate: Calibrate | None = None, progress: Progress = SILENT
-          ) -> NominalDatabase:
+def merge(path: Path, others: Sequence[Path], recipe: Recipe | None = None, progress: Progress = SILENT) -> Manifest:
     """Adds the frames of other databases to one, which is made where there is none.
 
     A frame that is in several of them is taken once; where there is nothing new, no version is made.
@@ -45,7 +43,7 @@ def merge(path: Path, others: Sequence[Path], *, calibrate: Calibrate | None = N
     Args:
         path: the database that grows.
         others: those to take from; they stay as they are.
-        calibrate: makes the calibration arrays anew.
+        recipe: what the result is for; None: for what it was made for before.
         progress: is told.
 
     Raises:
@@ -55,6 +53,8 @@ def merge(path: Path, others: Sequence[Path], *, calibrate: Calibrate | None = N
     if not others or path.resolve() in {Path(other).resolve() for other in others}:
         raise DatabaseError(f'{path}: found it among the databases to merge, expected other ones; leave it out')
     manifests = [verify(other, progress) for other in others]
+    leading = path if (path / MANIFEST).exists() else Path(others[0])
+    recipe = recipe or read_recipe(leading)
     with _changing(path, progress, must_exist=False) as transaction:
         current = transaction.current
         description = current.description if current else manifests[0].description
@@ -78,17 +78,19 @@ def merge(path: Path, others: Sequence[Path], *, calibrate: Calibrate | None = N
                 known.update(keys)
                 folder = transaction.folder / f'{entry.kind}-{len(entries)}'
                 if all(new):
-                    shutil.copytree(part.folder, folder)
-                    entries.append(replace(entry, name=transaction.relative(folder)))
+                    entries.append(transaction.copy_part(Path(other), manifest, entry, folder))
                 else:
                     entries += _rewrite(transaction, part, entry, folder, np.array(new, bool))
-                part.close()
                 progress.advance(1)
         progress.end()
         if current and tuple(entries) == current.parts:
-            return NominalDatabase(path, current)
+            return current
+        learned = manifests[0].learned if current is None else None
+        if learned is not None:
+            learned = replace(learned, file=transaction.copy_file(leading, manifests[0], learned.file, 'learned.npz'))
         names = ', '.join(Path(other).name for other in others)
-        return publish(transaction, description, entries, f'merged {names}', calibrate=calibrate, progress=progress)
+        return publish(transaction, description, entries, f'merged {names}', recipe, learned=learned,
+                       progress=progress)
 
 
 def _keys(part: Part, entry: PartEntry) -> list[tuple]:
@@ -101,24 +103,23 @@ def _keys(part: Part, entry: PartEntry) -> list[tuple]:
     return keys
 
 
-def remove(path: Path, sources: Sequence[str], *, calibrate: Calibrate | None = None, progress: Progress = SILENT
-           ) -> NominalDatabase:
+def remove(path: Path, sources: Sequence[str], recipe: Recipe | None = None, progress: Progress = SILENT) -> Manifest:
     """Takes the frames of some sources out of a database.
 
     Args:
         path: the database.
         sources: their paths or names as `info` shows them, the beginning of their SHA-256
             (8 digits at least), or patterns such as `reviewed:*`.
-        calibrate: makes the calibration arrays anew.
+        recipe: what the result is for; None: for what it was made for before.
         progress: is told.
 
     Raises:
         DatabaseError: nothing matches, or nothing would be left.
     """
     path = Path(path)
+    recipe = recipe or read_recipe(path)
     with _changing(path, progress) as transaction:
         current = _current(transaction)
-
         unwanted = set()
         for wanted in sources:
             found = {(source.path, source.sha256) for source in current.sources
@@ -137,12 +138,11 @@ def remove(path: Path, sources: Sequence[str], *, calibrate: Calibrate | None = 
                 entries.append(entry)
             elif stays.any():
                 entries += _rewrite(transaction, part, entry, transaction.folder / f'{entry.kind}-{number}', stays)
-            part.close()
         if not sum(entry.vectors for entry in entries if entry.kind != HELD_OUT):
             raise DatabaseError(f'{path}: source: found all of its vectors in {", ".join(sources)}, expected some to '
                                 'be left; name fewer, or delete the folder')
         change = f'removed {", ".join(sources)}'
-        return publish(transaction, current.description, entries, change, calibrate=calibrate, progress=progress)
+        return publish(transaction, current.description, entries, change, recipe, progress=progress)
 
 
 def _rewrite(transaction: Transaction, part: Part, entry: PartEntry, folder: Path, frames: npt.NDArray[np.bool_]
@@ -152,14 +152,12 @@ def _rewrite(transaction: Transaction, part: Part, entry: PartEntry, folder: Pat
         return []
     writer = PartWriter(folder, part.vectors.shape[1])
     for index in np.flatnonzero(frames):
-        writer.append(*part.frame(int(index), entry.kind == HELD_OUT), part.thumbnail(int(index)))
-    writer.finish()
-    return [PartEntry(transaction.relative(folder), entry.kind, writer.vectors, writer.frames)]
+        writer.append(part.frame(int(index), entry.kind == HELD_OUT), part.thumbnail(int(index)))
+    return [transaction.add_part(writer, entry.kind)]
 
 
 def compact(path: Path, *, distance: float = 0.0, size: int | None = None, candidates: int | None = None,
-            position_weight: float = 0.0, scale_weight: float = 0.0, standardize: bool = False,
-            calibrate: Calibrate | None = None, progress: Progress = SILENT) -> NominalDatabase:
+            recipe: Recipe | None = None, progress: Progress = SILENT) -> Manifest:
     """Keeps fewer vectors that stand for all, and joins the parts into one.
 
     What was reviewed and what is held out stays whole, and so do the statistics that
@@ -174,17 +172,16 @@ def compact(path: Path, *, distance: float = 0.0, size: int | None = None, candi
         size: afterwards, at most so many vectors, as a greedy coreset.
         candidates: choose from so many vectors at most, evenly spread over the drives: the time grows faster than
             their number.
-        position_weight, scale_weight, standardize: the search settings that the distances are for.
-        calibrate: makes the calibration arrays anew.
+        recipe: what the result, and the distances, are for; None: for what it was made for before.
         progress: is told.
     """
     path = Path(path)
+    recipe = recipe or read_recipe(path)
     with _changing(path, progress) as transaction:
         current = _current(transaction)
-        database = NominalDatabase(path, current.replace(index=None), position_weight=position_weight,
-                                   scale_weight=scale_weight, standardize=standardize)
-        recorded = [(part, entry, array) for part, entry, array in database.parts() if entry.kind == RECORDED]
-        arrays = [array for _, _, array in recorded]
+        database = NominalDatabase(path, current.replace(index=None), recipe.search)
+        recorded = [one for one in database.parts() if one[1].kind == RECORDED]
+        arrays = [np.asarray(array) for _, _, array in recorded]
         before = sum(len(array) for array in arrays)
         kept = np.arange(before)
         if before:
@@ -201,36 +198,47 @@ def compact(path: Path, *, distance: float = 0.0, size: int | None = None, candi
             writer = PartWriter(transaction.folder / RECORDED, current.description.dimension)
             offset = 0
             progress.begin('write', sum(len(part.frames) for part, _, _ in recorded), 'frame')
-            for part, _, points in recorded:
+            for (part, _, _), points_of_it in zip(recorded, arrays, strict=True):
                 for index in range(len(part.frames)):
                     frame = part.frame(index, held_out=False)
                     first = offset + int(part.frames[index]['first'])
                     low, high = np.searchsorted(kept, (first, first + len(frame.vectors)))
                     chosen = kept[low:high] - first
                     picture = part.thumbnail(index) if len(chosen) else b''
-                    writer.append(frame.record, frame.vectors[chosen], frame.boxes[chosen],
-                                  frame.positions[chosen], picture)
+                    writer.append(NominalFrame(frame.record, frame.vectors[chosen], frame.boxes[chosen],
+                                               frame.positions[chosen]), picture)
                     progress.advance(1)
-                offset += len(points)
+                offset += len(points_of_it)
             progress.end()
-            writer.finish(database.statistics)
-            entries.insert(0, PartEntry(transaction.relative(writer.folder), RECORDED, writer.vectors, writer.frames))
-        database.close()
+            entries.insert(0, transaction.add_part(writer, RECORDED, database.statistics))
         change = f'compacted {before} vectors to {len(kept)}'
-        return publish(transaction, current.description, entries, change, calibrate=calibrate, progress=progress)
+        return publish(transaction, current.description, entries, change, recipe, progress=progress)
 
 
-def calibrate(path: Path, calibrate: Calibrate, progress: Progress = SILENT) -> NominalDatabase:
-    """Makes the calibration arrays anew."""
+def calibrate(path: Path, recipe: Recipe | None = None, learned: Learned | None = None, progress: Progress = SILENT
+              ) -> Manifest:
+    """Makes the calibration anew, and the index where the recipe wants another.
+
+    Args:
+        path: the database.
+        recipe: what the result is for; None: for what it was made for before.
+        learned: what belongs where; None: as it is.
+        progress: is told.
+
+    Raises:
+        DatabaseError: the index that is asked for cannot be made.
+    """
+    recipe = recipe or read_recipe(path)
     with _changing(Path(path), progress) as transaction:
         current = _current(transaction)
-        return publish(transaction, current.description, current.parts, 'calibrated', calibrate=calibrate,
+        change = 'calibrated' if learned is None else f'learned from {learned.composites} pictures with transplants'
+        return publish(transaction, current.description, current.parts, change, recipe, learned=learned,
                        progress=progress)
 
 
-def build_index(path: Path, settings: IndexSettings, *, calibrate: Calibrate | None = None, progress: Progress = SILENT
-                ) -> NominalDatabase:
-    """Gives a database an approximate index, or with `Flat` takes it away.
+def build_index(path: Path, index: IndexSettings, recipe: Recipe | None = None, progress: Progress = SILENT
+                ) -> Manifest:
+    """Gives a database another approximate index, or takes it away, and calibrates for it.
 
     Later changes keep it: appended vectors are searched exactly beside it, and what
     rewrites vectors builds it anew.
@@ -238,10 +246,55 @@ def build_index(path: Path, settings: IndexSettings, *, calibrate: Calibrate | N
     Raises:
         DatabaseError: not a factory string of an inverted file, or more lists than vectors.
     """
+    recipe = replace(recipe or read_recipe(path), index=index)
     with _changing(Path(path), progress) as transaction:
         current = _current(transaction)
-        return publish(transaction, current.description, current.parts, f'index {settings.factory}',
-                       calibrate=calibrate, index=settings, progress=progress)
+        return publish(transaction, current.description, current.parts, f'index {index.factory}', recipe,
+                       progress=progress)
+
+
+def accept(database: NominalDatabase, additions: Iterable[NominalAddition]) -> NominalDatabase:
+    """Adds what a person reviewed and found nominal, as a new version; the one before is kept.
+
+    Quick, whatever the size of the database: only what was ever reviewed is written. The
+    calibration stays as it is: with more to compare with, nominal distances only get smaller,
+    so it errs on the side of fewer alarms.
+
+    Args:
+        database: the current version, opened; it stays as it is.
+        additions: what was reviewed.
+
+    Returns:
+        The new version, viewed likewise.
+
+    Raises:
+        DatabaseError: another writer is at work or has made a newer version.
+    """
+    before = database.manifest
+    with Transaction(database.path) as transaction:
+        found = transaction.current.version if transaction.current else 0
+        if found != before.version:
+            raise DatabaseError(f'{database.path}: version: found {found}, expected {before.version} (loaded); '
+                                'load it anew and accept again')
+        entries = list(before.parts)
+        writer = PartWriter(transaction.folder / REVIEWED, before.description.dimension)
+        # One part holds all that was reviewed since the last recording, or index: that one covers whole parts.
+        for part, last, _ in database.parts()[-1:]:
+            if last.kind == REVIEWED:
+                for index in range(len(part.frames)):
+                    writer.append(part.frame(index, held_out=False), part.thumbnail(index))
+                entries.remove(last)
+        count = writer.frames
+        for addition in additions:
+            frame = checked(addition.record, addition.vectors, addition.boxes, addition.positions,
+                            before.description.dimension)
+            source = frame.record.source
+            source = source if source.startswith('reviewed:') else f'reviewed:{source}'
+            record = replace(frame.record, source=source, held_out=False)
+            writer.append(frame._replace(record=record), addition.thumbnail)
+        entries.append(transaction.add_part(writer, REVIEWED))
+        manifest = publish(transaction, before.description, entries, f'accepted {writer.frames - count} frames', None)
+    return database.successor(manifest)
 
 
 def revert(path: Path, progress: Progress = SILENT) -> Manifest:

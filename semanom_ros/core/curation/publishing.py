@@ -1,28 +1,35 @@
-"""The last steps of every change: approximate index, calibration, publication."""
+"""The one way in which a version of a database comes about: parts and a recipe in; index, calibration, publication."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from semanom_ros.core.database.database import NominalDatabase
 from semanom_ros.core.database.index import faiss
-from semanom_ros.core.database.manifest import DatabaseDescription, IndexEntry, Manifest, PartEntry
+from semanom_ros.core.database.manifest import IndexEntry, LearnedEntry, Manifest, PartEntry
+from semanom_ros.core.database.nominal_database import INDEXED_FROM, NominalDatabase, read_manifest
 from semanom_ros.core.database.storage import CHUNK, arrays_to_bytes
 from semanom_ros.core.database.transaction import Transaction
+from semanom_ros.core.embedding.description import EmbeddingDescription
+from semanom_ros.core.embedding.device import resolve_device
+from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel
 from semanom_ros.core.progress import SILENT, Progress
+from semanom_ros.core.scoring.calibration import calibrate, stored_parameters
 from semanom_ros.errors import DatabaseError
+from semanom_ros.settings import MethodSettings, ScoreSettings, SearchSettings
 
-Calibrate = Callable[[NominalDatabase], Mapping[str, npt.NDArray[Any]]]
-"""Makes calibration arrays from a database that is about to be published."""
-
-EXACT = 'Flat'
+AUTO, EXACT = 'auto', 'exact'
 TRAINING = 64  # vectors for each inverted list; more took longer and found nothing nearer
+LEAST_TRAINING = 39  # FAISS's least for k-means
+
+NPROBE = 8
+"""Inverted lists that a search visits, where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +37,71 @@ class IndexSettings:
     """How to search approximately.
 
     Attributes:
-        factory: FAISS factory string of an inverted file, e.g. `IVF4096,SQfp16`; `Flat` for exact search.
+        factory: FAISS factory string of an inverted file, e.g. `IVF4096,SQfp16`; `auto`: one that suits the number of
+            vectors, where an index pays; `exact`: none.
         nprobe: inverted lists that a search visits.
-        position_weight, scale_weight, standardize: the search settings that it is for; others search exactly.
     """
 
-    factory: str
-    nprobe: int = 8
-    position_weight: float = 0.0
-    standardize: bool = False
-    scale_weight: float = 0.0
+    factory: str = AUTO
+    nprobe: int = NPROBE
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a version is made for.
+
+    Attributes:
+        search, score: settings of those who will use it.
+        index: how CPUs are to search it. The rule is the same wherever it is made: a GPU, which needs no index, may
+            make a database for a robot without one.
+        device: where calibration searches.
+    """
+
+    search: SearchSettings = SearchSettings()
+    score: ScoreSettings = ScoreSettings()
+    index: IndexSettings = IndexSettings()
+    device: torch.device = torch.device('cpu')
+
+    @classmethod
+    def of(cls, method: MethodSettings, index: str = AUTO) -> Recipe:
+        """For detectors with these settings.
+
+        Raises:
+            ParameterError: their device is not here.
+        """
+        return cls(method.search, method.score, IndexSettings(index), resolve_device(method.encoder.device))
+
+    @classmethod
+    def as_before(cls, manifest: Manifest, stored: Mapping[str, Any]) -> Recipe:
+        """What a version was made for.
+
+        Args:
+            manifest: of the version.
+            stored: parameters that its calibration was made for; {} where it is not calibrated.
+        """
+        method = MethodSettings().changed(stored)
+        index = manifest.index
+        how = IndexSettings(index.factory, index.nprobe) if index else IndexSettings()
+        return cls(method.search, method.score, how)
+
+
+def recipe_of(database: NominalDatabase) -> Recipe:
+    """What a version was made for."""
+    return Recipe.as_before(database.manifest, stored_parameters(database.calibration))
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What `semanom learn` has made.
+
+    Attributes:
+        model: what belongs where.
+        composites, seed: see LearnedEntry.
+    """
+
+    model: PlausibilityModel
+    composites: int
+    seed: int
 
 
 def suggested_factory(vectors: int) -> str:
@@ -48,73 +110,109 @@ def suggested_factory(vectors: int) -> str:
     Of the codes tried, 16-bit floats change the nearest distance least for their size; product
     quantization changed it too much.
     """
-    lists = min(2 ** round(math.log2(4 * math.sqrt(vectors))), max(1, vectors // 39))  # 39: FAISS's least for k-means
+    lists = min(2 ** round(math.log2(4 * math.sqrt(vectors))), max(1, vectors // LEAST_TRAINING))
     return f'IVF{lists},SQfp16'
 
 
-def publish(transaction: Transaction, description: DatabaseDescription, parts: Iterable[PartEntry], change: str, *,
-            calibrate: Calibrate | None = None, index: IndexSettings | None = None, progress: Progress = SILENT
-            ) -> NominalDatabase:
-    """Makes the next version of these parts, calibrates and publishes it.
+def publish(transaction: Transaction, description: EmbeddingDescription, parts: Iterable[PartEntry], change: str,
+            recipe: Recipe | None, *, learned: Learned | LearnedEntry | None = None, progress: Progress = SILENT
+            ) -> Manifest:
+    """Makes the next version of these parts: view, index, calibration; and puts it into place in one step.
 
     Args:
         transaction: with the files of the parts in place.
         description: what made the embeddings.
         parts: in the order that vectors are to be counted in.
         change: what was done, for people.
-        calibrate: makes the calibration arrays; without it the version is not calibrated.
-        index: None: as the current version has it, built anew where its vectors are no longer the same.
+        recipe: what it is for; None: for the same as the current version, whose index and calibration it takes over.
+        learned: what belongs where: fresh, or that of another database whose file was copied here; None: as in the
+            current version.
         progress: is told.
 
     Returns:
-        The database, opened for exact or approximate search on the CPU, without further settings.
+        The manifest of the version, which is the current one now.
+
+    Raises:
+        DatabaseError: there would be no nominal embedding in it, or the index that is asked for cannot be made.
     """
-    manifest = transaction.candidate(description, parts, change, progress)
-    transaction.folder.mkdir(exist_ok=True)
+    manifest = transaction.candidate(description, parts, change)
+    manifest = _with_learned(transaction, manifest, learned)
     current = transaction.current
-    if index is None and current is not None and current.index is not None:
+    if recipe is None:
         manifest = transaction.carry_index(manifest)
-        old = current.index
-        index = IndexSettings(old.factory, old.nprobe, old.position_weight, old.standardize, old.scale_weight)
-    if index is not None and index.factory != EXACT and manifest.index is None:
-        manifest = _build_index(transaction, manifest, index, progress)
-    if calibrate is not None:
-        database = NominalDatabase(transaction.root, manifest)
-        arrays = dict(calibrate(database))
-        database.close()
-        if arrays:
-            file = transaction.folder / 'calibration.npz'
-            file.write_bytes(arrays_to_bytes(arrays))
-            manifest = transaction.add_file(manifest, file).replace(calibration=transaction.relative(file))
+        if current is not None and current.calibration:
+            manifest = transaction.carry(manifest, current.calibration).replace(calibration=current.calibration)
+    else:
+        manifest = _with_index(transaction, manifest, recipe, progress)
+        manifest = _with_calibration(transaction, manifest, recipe, progress)
     transaction.publish(manifest)
-    return NominalDatabase(transaction.root, manifest)
+    return manifest
 
 
-def _build_index(transaction: Transaction, manifest: Manifest, settings: IndexSettings, progress: Progress) -> Manifest:
+def _with_learned(transaction: Transaction, manifest: Manifest, learned: Learned | LearnedEntry | None) -> Manifest:
+    current = transaction.current
+    if isinstance(learned, Learned):
+        file = transaction.new_file('learned.npz')
+        file.write(arrays_to_bytes(learned.model.arrays()))
+        manifest, name = transaction.add_file(manifest, 'learned.npz', file)
+        return manifest.replace(learned=LearnedEntry(name, learned.composites, learned.seed))
+    if learned is not None:
+        return manifest.replace(learned=learned, files={**manifest.files, **transaction.written(learned.file)})
+    if current is not None and current.learned is not None:
+        return transaction.carry(manifest, current.learned.file).replace(learned=current.learned)
+    return manifest
+
+
+def _with_index(transaction: Transaction, manifest: Manifest, recipe: Recipe, progress: Progress) -> Manifest:
+    """The current index while it serves, a new one from where one pays.
+
+    It serves as long as fewer than INDEXED_FROM vectors have come after those that it covers, in the space asked for.
+    """
+    asked = recipe.index
+    if asked.factory == EXACT:
+        return manifest
+    wanted = _effective(recipe.search, manifest.description)
+    kept = transaction.carry_index(manifest)
+    entry = kept.index
+    if entry is not None and dict(entry.search) == wanted and entry.nprobe == asked.nprobe \
+            and asked.factory in (AUTO, entry.factory) and manifest.vectors - entry.vectors < INDEXED_FROM:
+        return kept
+    if asked.factory != AUTO:
+        return _build_index(transaction, manifest, recipe, asked.factory, progress)
+    if manifest.vectors < INDEXED_FROM:
+        return manifest
+    return _build_index(transaction, manifest, recipe, suggested_factory(manifest.vectors), progress)
+
+
+def _effective(search: SearchSettings, description: EmbeddingDescription) -> dict[str, Any]:
+    return replace(search, standardize=search.standardize and description.wants_standardizing).values()
+
+
+def _build_index(transaction: Transaction, manifest: Manifest, recipe: Recipe, factory: str, progress: Progress
+                 ) -> Manifest:
     """Builds an approximate index over all nominal vectors, in steps.
 
     Raises:
         DatabaseError: the factory string is none of FAISS, no inverted file, or wants more vectors.
     """
-    database = NominalDatabase(transaction.root, manifest, position_weight=settings.position_weight,
-                               scale_weight=settings.scale_weight, standardize=settings.standardize)
-    arrays = [array for _, _, array in database.parts()]
-    width = arrays[0].shape[1]
+    database = NominalDatabase(transaction.root, manifest, recipe.search)
+    arrays = [np.asarray(array) for _, _, array in database.parts()]
     try:
-        index = faiss.index_factory(width, settings.factory, faiss.METRIC_L2)
+        index = faiss.index_factory(arrays[0].shape[1], factory, faiss.METRIC_L2)
     except RuntimeError as error:
-        raise DatabaseError(f'{transaction.root}: index: found {settings.factory}, expected a FAISS factory string '
+        raise DatabaseError(f'{transaction.root}: index: found {factory}, expected a FAISS factory string '
                             'such as IVF4096,SQfp16') from error
     if not isinstance(index, faiss.IndexIVF):
-        raise DatabaseError(f'{transaction.root}: index: found {settings.factory}, expected an inverted file such as '
-                            f'IVF4096,SQfp16, or {EXACT}')
+        raise DatabaseError(f'{transaction.root}: index: found {factory}, expected an inverted file such as '
+                            f'IVF4096,SQfp16, {AUTO} or {EXACT}')
     if manifest.vectors < index.nlist:
-        raise DatabaseError(f'{transaction.root}: index: found {index.nlist} inverted lists in {settings.factory}, '
+        raise DatabaseError(f'{transaction.root}: index: found {index.nlist} inverted lists in {factory}, '
                             f'expected at most {manifest.vectors}, the number of vectors; ask for fewer')
     sample = np.sort(np.random.default_rng(0).permutation(manifest.vectors)[:TRAINING * index.nlist])
     starts = np.cumsum([0] + [len(array) for array in arrays])
-    chosen = [array[sample[(sample >= start) & (sample < start + len(array))] - start]
-              for array, start in zip(arrays, starts[:-1], strict=True)]
+    chosen: list[npt.NDArray[np.float32]] = [
+        array[sample[(sample >= start) & (sample < start + len(array))] - start]
+        for array, start in zip(arrays, starts[:-1], strict=True)]
     progress.begin('train index', 1, 'index')
     index.train(np.concatenate(chosen))
     progress.advance(1)
@@ -126,10 +224,28 @@ def _build_index(transaction: Transaction, manifest: Manifest, settings: IndexSe
             index.add(chunk)
             progress.advance(len(chunk))
     progress.end()
-    database.close()
-    file = transaction.folder / 'index.faiss'
-    faiss.write_index(index, str(file))
-    entry = IndexEntry(transaction.relative(file), settings.factory, settings.nprobe, settings.position_weight,
-                       manifest.description.standardizes(settings.standardize), manifest.vectors,
-                       settings.scale_weight)
-    return transaction.add_file(manifest, file).replace(index=entry)
+    file = transaction.new_file('index.faiss')
+    faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
+    made, name = transaction.add_file(manifest, 'index.faiss', file)
+    return made.replace(index=IndexEntry(
+        name, factory, recipe.index.nprobe, _effective(recipe.search, manifest.description), manifest.vectors))
+
+
+def _with_calibration(transaction: Transaction, manifest: Manifest, recipe: Recipe, progress: Progress) -> Manifest:
+    database = NominalDatabase(transaction.root, manifest, recipe.search, device=recipe.device)
+    arrays = calibrate(database, recipe.search, recipe.score, PlausibilityModel.of(database), progress)
+    if not arrays:
+        return manifest
+    file = transaction.new_file('calibration.npz')
+    file.write(arrays_to_bytes(arrays))
+    made, name = transaction.add_file(manifest, 'calibration.npz', file)
+    return made.replace(calibration=name)
+
+
+def read_recipe(path: Any) -> Recipe:
+    """What the current version of a database was made for.
+
+    Raises:
+        DatabaseError: no database, or an unreadable one.
+    """
+    return recipe_of(NominalDatabase(path, read_manifest(path)))

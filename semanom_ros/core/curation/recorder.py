@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -10,12 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import cv2
-import numpy as np
-import numpy.typing as npt
-
-from semanom_ros.core.database import DatabaseDescription, DatabaseWriter, FrameRecord
-from semanom_ros.core.embedding.embedder import Embedder
+from semanom_ros.core.curation.writer import DatabaseWriter
+from semanom_ros.core.database.storage import FrameRecord, NominalAddition, thumbnail
+from semanom_ros.core.embedding.embedder import Embedder, MaskMemory
 from semanom_ros.core.frames import Frame
 from semanom_ros.errors import SemanomError
 
@@ -135,12 +132,13 @@ class NominalRecorder:
         """
         Args:
             embedder: the one that the detector will use.
-            writer: begun with `describe(embedder)`.
+            writer: begun with the embedder's description.
             thumbnail_size: longer side of the pictures kept as evidence, pixels; 0: none.
         """
         self._embedder = embedder
         self._writer = writer
         self._thumbnail_size = thumbnail_size
+        self._masks: defaultdict[str, MaskMemory] = defaultdict(MaskMemory)  # by camera
         # a GPU is idle most of the time with one frame; a CPU gains nothing from more
         self._batch = 8 if embedder.encoder.device.type == 'cuda' else 1
         self.summary = RecordingSummary()
@@ -150,7 +148,7 @@ class NominalRecorder:
 
         Args:
             thinning: of this source.
-            sha256: of this source.
+            sha256: which source this is.
         """
 
         def decide(topic: str, stamp_ns: int) -> bool:
@@ -168,7 +166,7 @@ class NominalRecorder:
 
         Args:
             frames: from one source, not recorded yet.
-            sha256: of that source.
+            sha256: which source that is.
             held_out: whether a stamp lies in a stretch that is kept aside.
 
         Yields:
@@ -183,35 +181,20 @@ class NominalRecorder:
                 yield len(batch)
 
     def _add(self, frames: list[Frame], sha256: str, held_out: Callable[[int], bool]) -> None:
-        for embedding in self._embedder.embed(frames):
+        for embedding in self._embedder.embed(frames, [self._masks[frame.camera] for frame in frames]):
             frame, queries = embedding.frame, self._embedder.queries(embedding)
             record = FrameRecord(
                 source=frame.source, source_sha256=sha256, topic=frame.topic, stamp_ns=frame.stamp_ns,
                 image_size=frame.image.shape[:2], held_out=held_out(frame.stamp_ns))
-            added = self._writer.add(record, queries.vectors, queries.boxes, queries.positions,
-                                     thumbnail(frame.image, self._thumbnail_size))
+            picture = b'' if record.held_out else thumbnail(frame.image, self._thumbnail_size)
+            added = self._writer.add(
+                NominalAddition(record, queries.vectors, queries.boxes, queries.positions, picture))
             if added:
                 self.summary.frames += 1
                 self.summary.held_out += record.held_out
                 self.summary.vectors += len(queries.vectors)
             else:  # two frames of one stamp
                 self.summary.known += 1
-
-
-def describe(embedder: Embedder) -> DatabaseDescription:
-    """What a database is told about the embeddings that it gets."""
-    return DatabaseDescription.of(embedder.encoder, embedder.preprocessor.sha256, embedder.variant,
-                                  embedder.settings)
-
-
-def thumbnail(image: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8] | None:
-    """The picture with its longer side at most `size` pixels; None where size is 0."""
-    if not size:
-        return None
-    height, width = image.shape[:2]
-    scale = min(1.0, size / max(height, width))
-    shape = max(1, round(width * scale)), max(1, round(height * scale))
-    return cv2.resize(image, shape, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 
 
 def folder_size(path: Path) -> int:

@@ -6,25 +6,27 @@ import json
 import logging
 import shutil
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from semanom_ros.core.curation.publishing import Calibrate, IndexSettings, publish
-from semanom_ros.core.database.database import NominalDatabase
-from semanom_ros.core.database.manifest import HELD_OUT, RECORDED, DatabaseDescription, PartEntry, parse_description
+from semanom_ros.core.curation.publishing import Recipe, publish
+from semanom_ros.core.database.manifest import (
+    HELD_OUT,
+    RECORDED,
+    Manifest,
+)
 from semanom_ros.core.database.storage import (
-    Array,
     FrameRecord,
+    NominalAddition,
     Part,
     PartWriter,
     checked,
-    encode_thumbnail,
+    pieces_of,
     write_durably,
 )
 from semanom_ros.core.database.transaction import JOURNAL, STAGING, Transaction
+from semanom_ros.core.embedding.description import EmbeddingDescription, parse_description
 from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.errors import DatabaseError
 
@@ -47,7 +49,7 @@ class DatabaseWriter:
     """
 
     @classmethod
-    def begin(cls, path: Path, description: DatabaseDescription, *, append: bool = False) -> DatabaseWriter:
+    def begin(cls, path: Path, description: EmbeddingDescription, *, append: bool = False) -> DatabaseWriter:
         """Begins a recording, or goes on with one that was interrupted.
 
         Args:
@@ -61,7 +63,7 @@ class DatabaseWriter:
         """
         return cls(path, description, append)
 
-    def __init__(self, path: Path, description: DatabaseDescription, append: bool) -> None:
+    def __init__(self, path: Path, description: EmbeddingDescription, append: bool) -> None:
         self.path, self.description = Path(path), description
         self._transaction = Transaction(self.path)
         try:
@@ -76,14 +78,13 @@ class DatabaseWriter:
             for entry in current.parts if current else ():
                 part = Part(self.path / entry.name, description.dimension)
                 self._keys.update(part.record(index, False).key for index in range(len(part.frames)))
-                part.close()
             self._parts: dict[bool, PartWriter] = {}
             self._open_staging()
         except BaseException:
             self._transaction.close()
             raise
 
-    def _refuse(self, other: DatabaseDescription, whose: str, remedy: str) -> None:
+    def _refuse(self, other: EmbeddingDescription, whose: str, remedy: str) -> None:
         difference = other.difference(self.description)
         if difference:
             field, found, expected = difference
@@ -119,9 +120,10 @@ class DatabaseWriter:
             except (ValueError, KeyError, TypeError):
                 break
             part = self._part(record.held_out)
-            if _checksum(*part.read(item['vectors'], item['thumbnail'])) != item['crc32']:
+            pieces = part.read(item['vectors'], item['thumbnail'])
+            if _checksum(pieces) != item['crc32']:
                 break
-            part.register(record, item['vectors'], item['thumbnail'])
+            part.register(record, pieces)
             self._keys.add(record.key)
             whole += len(line)
         self._journal.truncate(whole)
@@ -146,32 +148,15 @@ class DatabaseWriter:
     def held_out_frames(self) -> int:
         return self._parts[True].frames if True in self._parts else 0
 
-    @property
-    def vectors(self) -> int:
-        """Nominal embeddings that the next version will hold."""
-        current = self._transaction.current
-        return (current.vectors if current else 0) + (self._parts[False].vectors if False in self._parts else 0)
-
-    @property
-    def exact_vectors(self) -> int:
-        """Those of them that no approximate index covers yet."""
-        current = self._transaction.current
-        return self.vectors - (current.index.vectors if current and current.index else 0)
-
     def has(self, source_sha256: str, topic: str, stamp_ns: int) -> bool:
         """Whether this frame is in the database or in this recording already."""
         return (source_sha256, topic, int(stamp_ns)) in self._keys
 
-    def add(self, frame: FrameRecord, vectors: Array, boxes: Array, positions: Array,
-            thumbnail: npt.NDArray[np.uint8] | None = None) -> bool:
+    def add(self, addition: NominalAddition) -> bool:
         """Adds one frame; it survives the end of the process once this returns.
 
         Args:
-            frame: where it comes from.
-            vectors: (n, D) unit-length embeddings, NumPy or torch.
-            boxes: (n, 4) x, y, width, height in source pixels.
-            positions: (n, 2) centres, 0 to 1.
-            thumbnail: (h, w, 3) uint8 RGB, kept for frames that are not held out.
+            addition: the frame; the thumbnail of one that is held out is not kept.
 
         Returns:
             False when the frame was there already; nothing is added then.
@@ -179,33 +164,32 @@ class DatabaseWriter:
         Raises:
             DatabaseError: embeddings that are not finite or not of unit length; the disk is full.
         """
-        if frame.key in self._keys:
+        record = addition.record
+        if record.key in self._keys:
             return False
-        stored = checked(frame, vectors, boxes, positions, self.description.dimension)
-        picture = b'' if frame.held_out else encode_thumbnail(thumbnail)
-        part = self._part(frame.held_out)
+        frame = checked(record, addition.vectors, addition.boxes, addition.positions, self.description.dimension)
+        picture = b'' if record.held_out else addition.thumbnail
+        part = self._part(record.held_out)
         try:
-            part.append(*stored, picture)
-            checksum = _checksum(*(array.tobytes() for array in stored[1:]), picture)
-            line = {**asdict(frame), 'vectors': len(stored.vectors), 'thumbnail': len(picture), 'crc32': checksum}
+            part.append(frame, picture)
+            line = {**asdict(record), 'vectors': len(frame.vectors), 'thumbnail': len(picture),
+                    'crc32': _checksum(pieces_of(frame, picture))}
             self._journal.write(json.dumps(line).encode() + b'\n')
             self._journal.flush()
         except OSError as error:
             raise self._transaction.not_written(error) from error
-        self._keys.add(frame.key)
+        self._keys.add(record.key)
         return True
 
-    def commit(self, calibrate: Calibrate | None = None, progress: Progress = SILENT,
-               index: IndexSettings | None = None) -> NominalDatabase:
+    def commit(self, recipe: Recipe | None = None, progress: Progress = SILENT) -> Manifest:
         """Publishes what was added as a new version, and ends the recording.
 
         Args:
-            calibrate: makes the calibration arrays from the database as it will be.
-            progress: is told how far the checksums are.
-            index: approximate index to be built; None: as the database has it.
+            recipe: what it is for; None: neither index nor calibration.
+            progress: is told.
 
         Returns:
-            The database, opened; the current version unchanged when nothing was added.
+            The manifest of the new version; of the current one when nothing was added.
 
         Raises:
             DatabaseError: no nominal embedding in it.
@@ -215,20 +199,16 @@ class DatabaseWriter:
             if not self.frames and not self.held_out_frames and current:
                 self.close()
                 shutil.rmtree(self._staging)
-                return NominalDatabase.open(self.path, verify=False)
+                return current
             if not self.frames and not current:
                 raise DatabaseError(f'{self.path}: found no nominal frame to store, expected at least one; '
                                     'record frames that are not all held out')
             entries = list(current.parts) if current else []
-            for held_out, part in sorted(self._parts.items()):
-                if part.frames:
-                    part.finish()
-                    kind = HELD_OUT if held_out else RECORDED
-                    entries.append(PartEntry(f'{transaction.folder.name}/{kind}', kind, part.vectors, part.frames))
-            self._staging.rename(transaction.folder)
+            entries += [transaction.add_part(part, HELD_OUT if held_out else RECORDED)
+                        for held_out, part in sorted(self._parts.items()) if part.frames]
             change = f'recorded {self.frames} frames, {self.held_out_frames} held out'
-            return publish(transaction, self.description, entries, change, calibrate=calibrate, index=index,
-                           progress=progress)
+            self._staging.rename(transaction.folder)
+            return publish(transaction, self.description, entries, change, recipe, progress=progress)
         except OSError as error:
             raise transaction.not_written(error) from error
         finally:
@@ -248,7 +228,7 @@ class DatabaseWriter:
         self.close()
 
 
-def _checksum(*pieces: bytes | memoryview) -> int:
+def _checksum(pieces: Sequence[bytes]) -> int:
     value = 0
     for piece in pieces:
         value = zlib.crc32(piece, value)

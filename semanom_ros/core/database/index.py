@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from semanom_ros.core.database.storage import CHUNK, Part, Statistics
+from semanom_ros.settings import SearchSettings
 
 
 def _import_faiss():  # type: ignore[no-untyped-def]
@@ -66,27 +67,36 @@ class Space:
     index can search it.
     """
 
-    def __init__(self, position_weight: float = 0.0, statistics: Statistics | None = None,
-                 scale_weight: float = 0.0) -> None:
-        """With `statistics`, every dimension is first brought to zero mean and unit variance, and length 1 again."""
-        self.position_weight, self.scale_weight = position_weight, scale_weight
-        self.standardize = statistics is not None
-        if statistics is not None:
-            self._mean = torch.from_numpy(statistics.mean.astype(np.float32))
-            self._scale = torch.from_numpy(statistics.scale.astype(np.float32))
+    def __init__(self, settings: SearchSettings, statistics: Statistics) -> None:
+        """With `standardize` every dimension is first brought to zero mean and unit variance, and length 1 again.
+
+        Args:
+            settings: which space it is.
+            statistics: of the nominal embeddings, for `standardize`.
+        """
+        self.settings = settings
+        self._mean = torch.from_numpy(statistics.mean.astype(np.float32))
+        self._scale = torch.from_numpy(statistics.scale.astype(np.float32))
+        weighted = ((slice(0, 2), settings.position_weight), (slice(2, 3), settings.scale_weight))
+        self._weighted = [(columns, weight) for columns, weight in weighted if weight]  # columns of `places`
 
     @property
     def trivial(self) -> bool:
         """Whether vectors stay as they are."""
-        return not self.standardize and not self.coordinates
+        return not self.settings.standardize and not self._weighted
 
     @property
     def coordinates(self) -> int:
         """How many coordinates of the place stand behind the embedding's."""
-        return (2 if self.position_weight else 0) + (1 if self.scale_weight else 0)
+        return sum(columns.stop - columns.start for columns, _ in self._weighted)
+
+    @property
+    def places(self) -> int:
+        """How many columns of `places` are needed, 0 to 3."""
+        return max((columns.stop for columns, _ in self._weighted), default=0)
 
     def embed(self, vectors: Vectors, places: Vectors | None) -> torch.Tensor:
-        """(N, D) vectors and (N, 2) or, with a scale_weight, (N, 3) places brought into the space.
+        """(N, D) vectors and (N, at least `places`) places brought into the space.
 
         Returns:
             (N, D + coordinates) float32.
@@ -94,14 +104,14 @@ class Space:
         The result shares the memory of `vectors` where nothing changes them.
         """
         result = as_tensor(vectors)
-        if self.standardize:
+        if self.settings.standardize:
             self._mean, self._scale = self._mean.to(result.device), self._scale.to(result.device)
             result = torch.nn.functional.normalize((result - self._mean) * self._scale, dim=1)
-        if self.coordinates:
+        if self._weighted:
             assert places is not None
             known = as_tensor(places).to(result.device)
-            weighted = [(known[:, :2], self.position_weight), (known[:, 2:3], self.scale_weight)]
-            result = torch.cat([result, *(part * (2 * weight) ** 0.5 for part, weight in weighted if weight)], dim=1)
+            added = (known[:, columns] * (2 * weight) ** 0.5 for columns, weight in self._weighted)
+            result = torch.cat([result, *added], dim=1)
         return result.contiguous()
 
     def embed_all(self, part: Part, device: torch.device) -> Vectors:

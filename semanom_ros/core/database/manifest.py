@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from semanom_ros.core.embedding.encoders.encoder import Encoder
+from semanom_ros.core.database.storage import FileEntry
+from semanom_ros.core.embedding.description import EmbeddingDescription, parse_description
 from semanom_ros.errors import DatabaseError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FORMAT = 'semanom nominal database'
 MANIFEST = 'manifest.json'
 
@@ -21,84 +22,12 @@ RECORDED, REVIEWED, HELD_OUT = 'recorded', 'reviewed', 'held_out'
 
 
 @dataclass(frozen=True)
-class DatabaseDescription:
-    """What made the embeddings; two databases with equal descriptions can be merged.
-
-    Attributes:
-        encoder: name, as in the parameter `encoder`.
-        weights: what the weights are, for people; not compared.
-        weights_sha256: SHA-256 over the weights.
-        preprocessing_sha256: `Preprocessor.sha256`.
-        input_size: (height, width) that the encoder sees, pixels.
-        grid_size: (rows, columns) of its patches.
-        dimension: length of an embedding.
-        variant: `grid` or `instance`.
-        settings: what else changes the embeddings (layer, features, ...), JSON values.
-    """
-
-    encoder: str
-    weights: str
-    weights_sha256: str
-    preprocessing_sha256: str
-    input_size: tuple[int, int]
-    grid_size: tuple[int, int]
-    dimension: int
-    variant: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, encoder: Encoder, preprocessing_sha256: str, variant: str, settings: Mapping[str, str] | None = None
-           ) -> DatabaseDescription:
-        """The description of a database that this encoder makes, with these settings beside its own."""
-        return cls(
-            encoder=encoder.name,
-            weights=encoder.weights,
-            weights_sha256=encoder.weights_sha256,
-            preprocessing_sha256=preprocessing_sha256,
-            input_size=(int(encoder.input_size[0]), int(encoder.input_size[1])),
-            grid_size=(int(encoder.grid_size[0]), int(encoder.grid_size[1])),
-            dimension=int(encoder.dimension),
-            variant=variant,
-            settings={**encoder.settings, **(settings or {})},
-        )
-
-    def standardizes(self, asked: bool) -> bool:
-        """Whether embeddings are standardized before they are compared, where that is asked for.
-
-        Those of semanom-tiny never are: its training has shaped their distances.
-        """
-        return asked and self.encoder != 'semanom-tiny'
-
-    def calibrates_by_region(self, asked: bool) -> bool:
-        """Whether distances are judged by their place in the image, where that is asked for.
-
-        Those of semanom-tiny are not: its training made nominal distances alike all over the image.
-        """
-        return asked and self.encoder != 'semanom-tiny'
-
-    def difference(self, other: DatabaseDescription) -> tuple[str, Any, Any] | None:
-        """The first field, with both values, in which two descriptions differ; None when they fit together."""
-        for item in fields(self):
-            if item.name == 'weights':
-                continue
-            mine, theirs = _plain(getattr(self, item.name)), _plain(getattr(other, item.name))
-            if mine != theirs:
-                return item.name, mine, theirs
-        return None
-
-
-def _plain(value: Any) -> Any:
-    """As it comes back from JSON."""
-    return json.loads(json.dumps(value, sort_keys=True))
-
-
-@dataclass(frozen=True)
 class Source:
     """Where nominal frames came from.
 
     Attributes:
         path: the bag's path as it was given, `live:<topic>`, or `reviewed:<source>`.
-        sha256: of the bag; tells the same drive under another path.
+        sha256: which recording that is, wherever it lies: see `BagReader.fingerprint`.
         topics: image topics.
         frames, held_out_frames: frames to compare with, and frames kept aside for calibration.
         first_stamp_ns, last_stamp_ns: the stretch of time.
@@ -137,25 +66,30 @@ class IndexEntry:
         file: relative to the database.
         factory: FAISS factory string, e.g. `IVF4096,SQfp16`.
         nprobe: inverted lists visited by a search.
-        position_weight, scale_weight, standardize: the search settings that it was built for.
+        search: the space that it was built in, by the parameters of the section `SearchSettings`.
         vectors: how many embeddings it covers; later ones are searched exactly.
     """
 
     file: str
     factory: str
     nprobe: int
-    position_weight: float
-    standardize: bool
+    search: Mapping[str, Any]
     vectors: int
-    scale_weight: float = 0.0  # older manifests lack it
 
 
 @dataclass(frozen=True)
-class FileEntry:
-    """Size in bytes and SHA-256 of one file."""
+class LearnedEntry:
+    """What `semanom learn` has made.
 
-    size: int
-    sha256: str
+    Attributes:
+        file: relative to the database; the arrays of a plausibility model.
+        composites: pictures with transplants that it was learned from.
+        seed: of the choice of transplants.
+    """
+
+    file: str
+    composites: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -171,6 +105,7 @@ class Manifest:
         parts: the folders that hold the embeddings, in the order of the vectors' indices.
         index: the approximate index, None for exact search.
         calibration: file with the calibration arrays, '' when not calibrated.
+        learned: what belongs where, None when that was not learned.
         files: every other file of this version, relative to the database.
         change: what made this version, for people.
         created: UTC, ISO 8601.
@@ -178,7 +113,7 @@ class Manifest:
     """
 
     version: int
-    description: DatabaseDescription
+    description: EmbeddingDescription
     vectors: int
     frames: int
     held_out_vectors: int
@@ -187,6 +122,7 @@ class Manifest:
     parts: tuple[PartEntry, ...]
     index: IndexEntry | None
     calibration: str
+    learned: LearnedEntry | None
     files: Mapping[str, FileEntry]
     change: str
     created: str
@@ -226,7 +162,7 @@ class Manifest:
         schema = content.get('schema_version')
         if schema != SCHEMA_VERSION:
             raise DatabaseError(f'{path}: schema_version: found {schema}, expected {SCHEMA_VERSION}; '
-                                'use the semanom_ros that wrote it, or a newer one')
+                                'use the semanom_ros that wrote it, or record anew')
         found, expected = _checksum(content), content.get('sha256')
         if found != expected:
             raise DatabaseError(f'{path}: sha256: found {found}, expected {expected}; '
@@ -242,15 +178,6 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def parse_description(content: Mapping[str, Any]) -> DatabaseDescription:
-    """A description from its JSON object; KeyError or TypeError when it is none."""
-    return DatabaseDescription(**{
-        **content,
-        'input_size': tuple(content['input_size']),
-        'grid_size': tuple(content['grid_size']),
-    })
-
-
 def _parse(content: dict[str, Any]) -> Manifest:
     rest = {key: value for key, value in content.items() if key not in ('format', 'sha256')}
     return Manifest(**{
@@ -259,5 +186,6 @@ def _parse(content: dict[str, Any]) -> Manifest:
         'sources': tuple(Source(**{**item, 'topics': tuple(item['topics'])}) for item in content['sources']),
         'parts': tuple(PartEntry(**item) for item in content['parts']),
         'index': IndexEntry(**content['index']) if content['index'] else None,
+        'learned': LearnedEntry(**content['learned']) if content['learned'] else None,
         'files': {name: FileEntry(**item) for name, item in content['files'].items()},
     })

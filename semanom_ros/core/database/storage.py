@@ -2,13 +2,16 @@
 
 A part holds, for N embeddings of F frames:
 
-- `vectors.npy` (N, D) float32, unit length;
-- `boxes.npy` (N, 4) int32, x, y, width, height in source pixels;
-- `positions.npy` (N, 2) float32, centres, 0 to 1;
+- `vectors.f32` (N, D) float32, unit length;
+- `boxes.i32` (N, 4) int32, x, y, width, height in source pixels;
+- `positions.f32` (N, 2) float32, centres, 0 to 1;
 - `frames.npy` (F,) of `FRAME_TYPE`; the vectors of a frame lie together, in the frames' order;
 - `names.json` the strings that the frames refer to;
 - `thumbnails.bin` JPEG pictures, one after the other;
 - `statistics.npz` count, mean and sum of squared deviations of each dimension.
+
+The files that grow are plain little-endian numbers, row by row, without a header: so their checksums are known when
+the last row is written, and nothing is read again.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import hashlib
 import io
 import json
 import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +32,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from semanom_ros.core.embedding.places import places
 from semanom_ros.errors import DatabaseError
 
 FRAME_TYPE = np.dtype([
     ('source', '<i4'), ('topic', '<i4'), ('stamp_ns', '<i8'), ('height', '<i4'), ('width', '<i4'),
     ('first', '<i8'), ('count', '<i8'), ('thumbnail', '<i8'), ('thumbnail_size', '<i8'),
 ])
-HEADER = 128  # bytes before the data of the arrays that grow: one size, whatever the final shape
 CHUNK = 1 << 13  # vectors handled at a time: few enough for the processor's caches
 
 Array = npt.NDArray[Any] | torch.Tensor
@@ -46,7 +50,7 @@ class FrameRecord:
 
     Attributes:
         source: bag path as given, or `live:<topic>`.
-        source_sha256: of the bag; tells the same drive under another path.
+        source_sha256: which recording that is, wherever it lies: see `BagReader.fingerprint`.
         topic: image topic.
         stamp_ns: stamp of the image in nanoseconds.
         image_size: (height, width) of the source image in pixels.
@@ -80,20 +84,22 @@ class NominalFrame(NamedTuple):
         return places(self.positions, self.boxes, self.record.image_size)
 
 
-def places(positions: npt.NDArray[np.float32], boxes: npt.NDArray[np.int32],
-           image_size: tuple[npt.ArrayLike, npt.ArrayLike]) -> npt.NDArray[np.float32]:
-    """(N, 3) float32: centre x and y, 0 to 1 of the image, and size: log2 of the root of the image's share.
+class NominalAddition(NamedTuple):
+    """A frame to be added.
 
-    Twice as wide and high makes the size 1 larger.
-
-    Args:
-        positions: (N, 2) centres, 0 to 1.
-        boxes: (N, 4) x, y, width, height in pixels.
-        image_size: (height, width) in pixels, numbers or (N,).
+    Attributes:
+        record: where it comes from.
+        vectors: (n, D) float32 unit-length embeddings, NumPy or torch.
+        boxes: (n, 4) x, y, width, height in source pixels.
+        positions: (n, 2) centres, 0 to 1.
+        thumbnail: JPEG, see `thumbnail`; empty: none.
     """
-    height, width = (np.asarray(side, np.float64) for side in image_size)
-    share = np.maximum(boxes[:, 2] / width * (boxes[:, 3] / height), 1e-12)
-    return np.column_stack([positions, 0.5 * np.log2(share)]).astype(np.float32)
+
+    record: FrameRecord
+    vectors: Array
+    boxes: Array
+    positions: Array
+    thumbnail: bytes = b''
 
 
 @dataclass(frozen=True)
@@ -156,20 +162,53 @@ def _array(array: Array, dtype: str) -> npt.NDArray[Any]:
     return np.ascontiguousarray(array, dtype)
 
 
-def encode_thumbnail(image: npt.NDArray[np.uint8] | None) -> bytes:
-    """JPEG of an (h, w, 3) uint8 RGB picture; empty for None."""
-    if image is None:
+def thumbnail(image: npt.NDArray[np.uint8], size: int) -> bytes:
+    """JPEG of an (H, W, 3) uint8 RGB picture, its longer side at most `size` pixels; empty where size is 0."""
+    if not size:
         return b''
-    _, encoded = cv2.imencode('.jpg', cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    height, width = image.shape[:2]
+    scale = min(1.0, size / max(height, width))
+    shape = max(1, round(width * scale)), max(1, round(height * scale))
+    small = cv2.resize(image, shape, interpolation=cv2.INTER_AREA)
+    _, encoded = cv2.imencode('.jpg', cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
     return encoded.tobytes()
 
 
-def decode_thumbnail(picture: bytes) -> npt.NDArray[np.uint8] | None:
-    """The other way; None where there is none."""
-    if not picture:
-        return None
-    decoded = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
-    return None if decoded is None else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+@dataclass(frozen=True)
+class FileEntry:
+    """Size in bytes and SHA-256 of one file."""
+
+    size: int
+    sha256: str
+
+
+class HashedFile:
+    """A file that is written from its beginning on, and whose checksum grows with it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._file = path, open(path, 'wb')  # noqa: SIM115 - open until close()
+        self._digest, self._size = hashlib.sha256(), 0
+
+    def write(self, content: bytes | memoryview) -> int:
+        """Appends."""
+        self._file.write(content)
+        self._digest.update(content)
+        self._size += len(content)
+        return len(content)
+
+    def close(self) -> FileEntry:
+        """Brings it to the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return FileEntry(self._size, self._digest.hexdigest())
+
+
+def write_hashed(path: Path, content: bytes) -> FileEntry:
+    """Writes a whole file, to the disk."""
+    file = HashedFile(path)
+    file.write(content)
+    return file.close()
 
 
 class Lock:
@@ -238,29 +277,29 @@ def arrays_to_bytes(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
     return buffer.getvalue()
 
 
-def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """The .npy header (format 1.0), padded to HEADER bytes."""
-    text = repr({'descr': np.lib.format.dtype_to_descr(dtype), 'fortran_order': False, 'shape': shape})
-    body = text.ljust(HEADER - 11) + '\n'
-    return b'\x93NUMPY\x01\x00' + len(body).to_bytes(2, 'little') + body.encode('latin1')
+GROWING = (
+    ('vectors.f32', np.dtype('<f4'), 0), ('boxes.i32', np.dtype('<i4'), 4), ('positions.f32', np.dtype('<f4'), 2))
+"""Files of numbers: name, type, columns (0: the dimension of the embeddings)."""
+
+PICTURES = 'thumbnails.bin'
 
 
 class Part:
-    """One folder of embeddings, memory-mapped."""
+    """One folder of embeddings, memory-mapped; its files are open as long as somebody has it."""
 
     def __init__(self, folder: Path, dimension: int) -> None:
         """Raises DatabaseError when a file is missing or does not hold what its name says."""
         self.folder = folder
         try:
             self.frames = np.load(folder / 'frames.npy', allow_pickle=False)
-            self.vectors = _map(folder / 'vectors.npy', np.dtype('<f4'), dimension)
-            self.boxes = _map(folder / 'boxes.npy', np.dtype('<i4'), 4)
-            self.positions = _map(folder / 'positions.npy', np.dtype('<f4'), 2)
+            self.vectors, self.boxes, self.positions = (
+                _map(folder / name, dtype, columns or dimension) for name, dtype, columns in GROWING)
             names = json.loads((folder / 'names.json').read_bytes())
             self._sources = [(str(path), str(sha256)) for path, sha256 in names['sources']]
             self._topics = [str(topic) for topic in names['topics']]
             # Kept open: the files of an old version may be unlinked while a reader still has it.
-            self._thumbnails = open(folder / 'thumbnails.bin', 'rb')  # noqa: SIM115 - closed by close()
+            self._thumbnails = os.open(folder / PICTURES, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._thumbnails)
             with np.load(folder / 'statistics.npz', allow_pickle=False) as stored:
                 self.statistics = Statistics(int(stored['count']), stored['mean'], stored['squares'])
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -299,19 +338,17 @@ class Part:
     def thumbnail(self, index: int) -> bytes:
         """JPEG of a frame of this part; empty where none was kept."""
         row = self.frames[index]
-        return os.pread(self._thumbnails.fileno(), int(row['thumbnail_size']), int(row['thumbnail']))
-
-    def close(self) -> None:
-        """Closes the file of thumbnails; the arrays go with their last user."""
-        self._thumbnails.close()
+        return os.pread(self._thumbnails, int(row['thumbnail_size']), int(row['thumbnail']))
 
 
 def _map(path: Path, dtype: np.dtype[Any], columns: int) -> npt.NDArray[Any]:
-    array = np.load(path, mmap_mode='r', allow_pickle=False)
-    if array.dtype != dtype or array.ndim != 2 or array.shape[1] != columns:
-        raise ValueError(f'{path.name}: found shape {array.shape} of {array.dtype}, expected (N, {columns}) of {dtype}')
+    size, width = path.stat().st_size, dtype.itemsize * columns
+    if size % width:
+        raise ValueError(f'{path.name}: found {size} bytes, expected rows of {width}')
+    if not size:
+        return np.zeros((0, columns), dtype)
     # A plain array over the map: the memmap class costs microseconds on every slice.
-    return array.view(np.ndarray)
+    return np.memmap(path, dtype, 'r').reshape(-1, columns).view(np.ndarray)
 
 
 class FrameSequence(Sequence[NominalFrame]):
@@ -352,89 +389,108 @@ class FrameSequence(Sequence[NominalFrame]):
 class PartWriter:
     """Appends frames to the files of a part; memory does not grow with the embeddings.
 
-    The files are those of a finished part but for the headers, which `finish` writes.
+    Checksums and statistics are gathered on the way.
     """
-
-    FILES = (('vectors.npy', np.dtype('<f4')), ('boxes.npy', np.dtype('<i4')), ('positions.npy', np.dtype('<f4')))
 
     def __init__(self, folder: Path, dimension: int) -> None:
         self.folder = folder
-        self._columns = (dimension, 4, 2)
+        self.vectors = 0
+        self._columns = [columns or dimension for _, _, columns in GROWING]
         self._sources: dict[tuple[str, str], int] = {}
         self._topics: dict[str, int] = {}
         self._rows: list[tuple[int, ...]] = []
-        self.vectors = 0
         self._thumbnails = 0
+        self._statistics = Statistics.over(np.zeros((0, dimension), np.float32))
         folder.mkdir(parents=True, exist_ok=True)
+        self._names = [*(name for name, _, _ in GROWING), PICTURES]
+        self._digests = [hashlib.sha256() for _ in self._names]
         self._files: list[IO[bytes]] = []
-        for name in [name for name, _ in self.FILES] + ['thumbnails.bin']:
+        for name in self._names:
             mode = 'r+b' if (folder / name).exists() else 'w+b'
             self._files.append(open(folder / name, mode))  # noqa: SIM115 - open until close()
-        for file in self._files[:3]:
-            file.write(bytes(HEADER))
-        self._seek()
 
     @property
     def frames(self) -> int:
         """How many frames it holds."""
         return len(self._rows)
 
-    def append(self, record: FrameRecord, vectors: npt.NDArray[np.float32], boxes: npt.NDArray[np.int32],
-               positions: npt.NDArray[np.float32], thumbnail: bytes) -> None:
-        """Adds one frame; its bytes have left this process when this returns."""
-        for file, array in zip(self._files, (vectors, boxes, positions), strict=False):
-            file.write(np.ascontiguousarray(array).tobytes())
-        self._files[3].write(thumbnail)
-        for file in self._files:
+    def append(self, frame: NominalFrame, picture: bytes) -> None:
+        """Adds one frame with its thumbnail; its bytes have left this process when this returns."""
+        pieces = pieces_of(frame, picture)
+        for file, piece in zip(self._files, pieces, strict=True):
+            file.write(piece)
             file.flush()
-        self.register(record, len(vectors), len(thumbnail))
+        self.register(frame.record, pieces)
 
-    def register(self, record: FrameRecord, vectors: int, thumbnail_size: int) -> None:
-        """Counts in a frame whose bytes are in the files already."""
+    def register(self, record: FrameRecord, pieces: Sequence[bytes]) -> None:
+        """Counts in a frame whose bytes, as `pieces_of` gives them, are in the files already."""
+        for digest, piece in zip(self._digests, pieces, strict=True):
+            digest.update(piece)
+        vectors = np.frombuffer(pieces[0], '<f4').reshape(-1, self._columns[0])
         self._rows.append((
             self._sources.setdefault((record.source, record.source_sha256), len(self._sources)),
             self._topics.setdefault(record.topic, len(self._topics)),
-            record.stamp_ns, *record.image_size, self.vectors, vectors, self._thumbnails, thumbnail_size))
-        self.vectors += vectors
-        self._thumbnails += thumbnail_size
+            record.stamp_ns, *record.image_size, self.vectors, len(vectors), self._thumbnails, len(pieces[-1])))
+        self._statistics += Statistics.over(vectors)
+        self.vectors += len(vectors)
+        self._thumbnails += len(pieces[-1])
 
-    def read(self, vectors: int, thumbnail_size: int) -> Iterator[bytes]:
-        """The bytes of the next frame that is in the files but not yet counted in; short where they end."""
-        for file, (_, dtype), columns in zip(self._files, self.FILES, self._columns, strict=False):
-            width = dtype.itemsize * columns
-            yield os.pread(file.fileno(), vectors * width, HEADER + self.vectors * width)
-        yield os.pread(self._files[3].fileno(), thumbnail_size, self._thumbnails)
+    def read(self, vectors: int, thumbnail_size: int) -> list[bytes]:
+        """The pieces of the next frame that is in the files but not yet counted in; short where they end."""
+        sizes = [*(vectors * width for width in self._widths), thumbnail_size]
+        return [os.pread(file.fileno(), size, start)
+                for file, size, start in zip(self._files, sizes, self._ends, strict=True)]
 
     def truncate(self) -> None:
         """Cuts off what was not counted in."""
-        self._seek()
-        for file in self._files:
+        for file, end in zip(self._files, self._ends, strict=True):
+            file.seek(end)
             file.truncate()
 
-    def _seek(self) -> None:
-        for file, (_, dtype), columns in zip(self._files, self.FILES, self._columns, strict=False):
-            file.seek(HEADER + self.vectors * dtype.itemsize * columns)
-        self._files[3].seek(self._thumbnails)
+    @property
+    def _widths(self) -> list[int]:
+        """Bytes of one embedding in each of the growing files."""
+        return [dtype.itemsize * columns for (_, dtype, _), columns in zip(GROWING, self._columns, strict=True)]
 
-    def finish(self, statistics: Statistics | None = None) -> None:
-        """Writes headers and the rest and closes the files.
+    @property
+    def _ends(self) -> list[int]:
+        """Bytes of each file that are counted in."""
+        return [*(self.vectors * width for width in self._widths), self._thumbnails]
+
+    def finish(self, statistics: Statistics | None = None) -> dict[str, FileEntry]:
+        """Writes the rest and closes the files, all to the disk.
 
         Args:
             statistics: those to store, where they are not to be those of the vectors.
+
+        Returns:
+            Size and checksum of each file of the part, by name.
         """
         self.truncate()
-        for file, (_, dtype), columns in zip(self._files, self.FILES, self._columns, strict=False):
-            file.seek(0)
-            file.write(_header(dtype, (self.vectors, columns)))
+        ends = self._ends
+        for file in self._files:
+            file.flush()
+            os.fsync(file.fileno())
         self.close()
-        np.save(self.folder / 'frames.npy', np.array(self._rows, FRAME_TYPE), allow_pickle=False)
-        names = {'sources': list(self._sources), 'topics': list(self._topics)}
-        (self.folder / 'names.json').write_text(json.dumps(names))
-        stored = statistics or Statistics.over(np.load(self.folder / 'vectors.npy', mmap_mode='r', allow_pickle=False))
-        (self.folder / 'statistics.npz').write_bytes(arrays_to_bytes({
-            'count': np.array(stored.count), 'mean': stored.mean, 'squares': stored.squares}))
+        entries = {name: FileEntry(end, digest.hexdigest())
+                   for name, end, digest in zip(self._names, ends, self._digests, strict=True)}
+        frames = io.BytesIO()
+        np.save(frames, np.array(self._rows, FRAME_TYPE), allow_pickle=False)
+        stored = statistics or self._statistics
+        rest = {
+            'frames.npy': frames.getvalue(),
+            'names.json': json.dumps({'sources': list(self._sources), 'topics': list(self._topics)}).encode(),
+            'statistics.npz': arrays_to_bytes(
+                {'count': np.array(stored.count), 'mean': stored.mean, 'squares': stored.squares})}
+        return entries | {name: write_hashed(self.folder / name, content) for name, content in rest.items()}
 
     def close(self) -> None:
         """Closes the files."""
         for file in self._files:
             file.close()
+
+
+def pieces_of(frame: NominalFrame, picture: bytes) -> list[bytes]:
+    """What a frame adds to each of the files that grow: GROWING's, and PICTURES."""
+    return [*(np.ascontiguousarray(array, dtype).tobytes()
+              for array, (_, dtype, _) in zip(frame[1:], GROWING, strict=True)), picture]

@@ -8,6 +8,8 @@ Layout of a database folder:
         recorded/        a part: embeddings to compare with
         held_out/        a part: embeddings kept for calibration
         calibration.npz
+        learned.npz      what `semanom learn` has made
+        index.faiss
     v000002/ ...         later versions refer to the files of earlier ones and do not copy them
     staging/             a recording that is under way or was interrupted
     lock                 held by the one writer
@@ -25,6 +27,7 @@ import re
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -32,14 +35,21 @@ from semanom_ros import __version__
 from semanom_ros.core.database.manifest import (
     HELD_OUT,
     MANIFEST,
-    DatabaseDescription,
-    FileEntry,
     Manifest,
     PartEntry,
     Source,
 )
-from semanom_ros.core.database.storage import Lock, Part, sha256_of, sync, write_durably
-from semanom_ros.core.progress import SILENT, Progress
+from semanom_ros.core.database.storage import (
+    FileEntry,
+    HashedFile,
+    Lock,
+    Part,
+    PartWriter,
+    Statistics,
+    sync,
+    write_durably,
+)
+from semanom_ros.core.embedding.description import EmbeddingDescription
 from semanom_ros.errors import DatabaseError
 
 STAGING, JOURNAL = 'staging', 'journal'
@@ -63,6 +73,7 @@ class Transaction:
             DatabaseError: another writer is at work, or the folder is not a database.
         """
         self.root = Path(root)
+        self._written: dict[str, FileEntry] = {}
         try:
             if self.root.exists() and not (self.root / MANIFEST).exists() and not (self.root / STAGING).exists():
                 strange = sorted(p.name for p in self.root.iterdir() if not re.fullmatch(OWN, p.name))
@@ -99,9 +110,38 @@ class Transaction:
         elif self.folder.exists():
             shutil.rmtree(self.folder)
 
-    def candidate(self, description: DatabaseDescription, parts: Iterable[PartEntry], change: str,
-                  progress: Progress = SILENT) -> Manifest:
-        """The manifest of the next version, without calibration and index, its files on the disk but not yet published.
+    def add_part(self, writer: PartWriter, kind: str, statistics: Statistics | None = None) -> PartEntry:
+        """Finishes a part that was written into the next version's folder, or into one that will become it.
+
+        Args:
+            writer: with all of its frames.
+            kind: of the part; its folder in the next version has the name of the writer's.
+            statistics: those to store, where they are not to be those of its vectors.
+        """
+        name = self.relative(self.folder / writer.folder.name)
+        self._written |= {f'{name}/{file}': entry for file, entry in writer.finish(statistics).items()}
+        return PartEntry(name, kind, writer.vectors, writer.frames)
+
+    def copy_part(self, other: Path, manifest: Manifest, entry: PartEntry, folder: Path) -> PartEntry:
+        """Copies a part of another database, whose files are sound, into a folder of the next version."""
+        shutil.copytree(other / entry.name, folder)
+        for path in folder.iterdir():
+            sync(path)
+            self._written[self.relative(path)] = manifest.files[f'{entry.name}/{path.name}']
+        return replace(entry, name=self.relative(folder))
+
+    def new_file(self, name: str) -> HashedFile:
+        """A file of the next version to be written; see `add_file`."""
+        self.folder.mkdir(exist_ok=True)
+        return HashedFile(self.folder / name)
+
+    def candidate(self, description: EmbeddingDescription, parts: Iterable[PartEntry], change: str) -> Manifest:
+        """The manifest of the next version, without calibration, index and what was learned; not yet published.
+
+        Args:
+            description: what made the embeddings.
+            parts: of the current version, or from `add_part` and `copy_part`.
+            change: what was done, for people.
 
         Raises:
             DatabaseError: there would be no nominal embedding in it.
@@ -113,30 +153,16 @@ class Transaction:
         if vectors == 0:
             raise DatabaseError(f'{self.root}: found no nominal embedding to store, expected at least one; '
                                 'record frames that are not all held out')
+        known = {**(self.current.files if self.current else {}), **self._written}
+        folders = tuple(f'{part.name}/' for part in parts)
         return Manifest(
             version=self.number, description=description,
             vectors=vectors, frames=sum(part.frames for part in nominal),
             held_out_vectors=sum(part.vectors for part in held_out),
             held_out_frames=sum(part.frames for part in held_out),
-            sources=self._sources(parts, description.dimension), parts=parts, index=None, calibration='',
-            files=self._files(parts, progress), change=change,
+            sources=self._sources(parts, description.dimension), parts=parts, index=None, calibration='', learned=None,
+            files={name: entry for name, entry in sorted(known.items()) if name.startswith(folders)}, change=change,
             created=datetime.now(timezone.utc).isoformat(timespec='seconds'), package_version=__version__)
-
-    def _files(self, parts: Iterable[PartEntry], progress: Progress) -> dict[str, FileEntry]:
-        known = self.current.files if self.current else {}
-        paths = [path for part in parts for path in sorted((self.root / part.name).iterdir())]
-        fresh = [path for path in paths if self.relative(path) not in known]
-        progress.begin('checksums', sum(path.stat().st_size for path in fresh), 'B')
-        entries = {}
-        for path in paths:
-            name = self.relative(path)
-            if name in known:
-                entries[name] = known[name]
-            else:
-                sync(path)
-                entries[name] = FileEntry(path.stat().st_size, sha256_of(path, progress.advance))
-        progress.end()
-        return entries
 
     def _sources(self, parts: Iterable[PartEntry], dimension: int) -> tuple[Source, ...]:
         found: dict[tuple[str, str], Source] = {}
@@ -149,18 +175,34 @@ class Transaction:
                     path, sha256, tuple(sorted({*old.topics, *topics})),
                     old.frames + len(stamps) - held_out, old.held_out_frames + held_out,
                     min(old.first_stamp_ns, int(stamps.min())), max(old.last_stamp_ns, int(stamps.max())))
-            part.close()
         return tuple(found.values())
 
     def relative(self, path: Path) -> str:
         """How the manifest names a file."""
         return path.relative_to(self.root).as_posix()
 
-    def add_file(self, manifest: Manifest, path: Path) -> Manifest:
-        """The manifest with one more file of the next version."""
-        sync(path)
-        entry = FileEntry(path.stat().st_size, sha256_of(path))
-        return manifest.replace(files={**manifest.files, self.relative(path): entry})
+    def copy_file(self, other: Path, manifest: Manifest, file: str, name: str) -> str:
+        """Copies a file of another database, which is sound, into the next version; how manifests name it then."""
+        self.folder.mkdir(exist_ok=True)
+        shutil.copyfile(other / file, self.folder / name)
+        sync(self.folder / name)
+        relative = self.relative(self.folder / name)
+        self._written[relative] = manifest.files[file]
+        return relative
+
+    def written(self, file: str) -> dict[str, FileEntry]:
+        """The entry of a file that was copied here."""
+        return {file: self._written[file]}
+
+    def add_file(self, manifest: Manifest, name: str, file: HashedFile) -> tuple[Manifest, str]:
+        """The manifest with one more file of the next version, closed here, and how it names it."""
+        relative = self.relative(self.folder / name)
+        return manifest.replace(files={**manifest.files, relative: file.close()}), relative
+
+    def carry(self, manifest: Manifest, file: str) -> Manifest:
+        """The manifest with a file of the current version."""
+        assert self.current is not None
+        return manifest.replace(files={**manifest.files, file: self.current.files[file]})
 
     def carry_index(self, manifest: Manifest) -> Manifest:
         """The manifest with the current approximate index, where the vectors that it covers still come first."""
@@ -174,8 +216,7 @@ class Transaction:
                 vectors += part.vectors
         if [part.name for part in manifest.parts if part.kind != HELD_OUT][:len(covered)] != covered:
             return manifest
-        file = current.index.file
-        return manifest.replace(index=current.index, files={**manifest.files, file: current.files[file]})
+        return self.carry(manifest, current.index.file).replace(index=current.index)
 
     def publish(self, manifest: Manifest) -> None:
         """Makes a candidate the current version."""

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
 import torch
-import torch.nn.functional as F
-from scipy import ndimage
 
-from semanom_ros.core.database.storage import places
 from semanom_ros.core.embedding.crops import masked_crops
-from semanom_ros.core.embedding.encoders import load_encoder
+from semanom_ros.core.embedding.description import EmbeddingDescription
 from semanom_ros.core.embedding.encoders.encoder import Encoder, PictureEncoder
 from semanom_ros.core.embedding.preprocessing import PatchGrid, Preprocessor
-from semanom_ros.core.embedding.segmenters import load_segmenter
+from semanom_ros.core.embedding.queries import Queries, patch_queries, segment_boxes, segment_queries
+from semanom_ros.core.embedding.registry import load_encoder, load_segmenter
+from semanom_ros.core.embedding.segmenters.refreshed import MaskMemory, refreshed
 from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
 from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.errors import EncoderError
-from semanom_ros.parameters import Value
+from semanom_ros.settings import MethodSettings
 
 CROP_BATCH = 16  # crops that are encoded at once
-MIN_COVER = 0.5  # share of a patch that segments must cover for the patch to need no query of its own
 
 
 @dataclass(frozen=True)
@@ -49,34 +45,8 @@ class FrameEmbedding:
     timings_ms: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Queries:
-    """The embeddings of one frame that are compared with the nominal database.
-
-    Attributes:
-        vectors: (N, D) float32, unit length, on the encoder's device.
-        boxes: (N, 4) int32, (x, y, width, height) in source pixels.
-        positions: (N, 2) float32 centres (x, y), 0 to 1 of the image.
-        image_size: (height, width) of the source image in pixels.
-        owners: (rows, columns) int64, the query that speaks for each patch.
-        segments: the first so many queries are segments, in the order of their labels; the rest are patches.
-    """
-
-    vectors: torch.Tensor
-    boxes: npt.NDArray[np.int32]
-    positions: npt.NDArray[np.float32]
-    image_size: tuple[int, int]
-    owners: npt.NDArray[np.int64]
-    segments: int = 0
-
-    @property
-    def places(self) -> npt.NDArray[np.float32]:
-        """(N, 3) float32, see `places`."""
-        return places(self.positions, self.boxes, self.image_size)
-
-
 class Embedder:
-    """Preprocessor, encoder and, for the instance variant, segmenter.
+    """Preprocessor, encoder and, for the instance variant, segmenter. It remembers nothing between frames.
 
     Attributes:
         encoder: the vision foundation model.
@@ -84,13 +54,14 @@ class Embedder:
         segmenter: None for the grid variant.
     """
 
-    def __init__(self, encoder: Encoder, segmenter: Segmenter | None = None, segment_embedding: str = 'patches'
-                 ) -> None:
+    def __init__(self, encoder: Encoder, segmenter: Segmenter | None = None, segment_embedding: str = 'patches',
+                 every_n: int = 1) -> None:
         """
         Args:
             encoder: the vision foundation model.
             segmenter: None for the grid variant.
             segment_embedding: as in the parameter.
+            every_n: find masks in so many-th frame of a camera, as in the parameter `segmenter_every_n`.
 
         Raises:
             EncoderError: it cannot embed crops.
@@ -98,6 +69,7 @@ class Embedder:
         self.encoder = encoder
         self.segmenter = segmenter
         self.preprocessor = Preprocessor(encoder.input_size, encoder.device)
+        self._every_n = every_n
         self._pictures: PictureEncoder | None = None
         if segmenter is not None and segment_embedding == 'crop':
             if not isinstance(encoder, PictureEncoder):
@@ -107,21 +79,20 @@ class Embedder:
             self._pictures = encoder
 
     @classmethod
-    def load(cls, parameters: Mapping[str, Value]) -> Embedder:
-        """Loads what the parameters (of the group `method`, resolved) name.
+    def load(cls, settings: MethodSettings) -> Embedder:
+        """Loads what the settings name.
 
         Raises:
             EncoderError, SegmenterError: a model or its weights are unusable.
+            ParameterError: no such device, or a file that a model needs is unusable.
         """
-        size = parameters['input_size']
-        assert isinstance(size, list)
-        encoder = load_encoder(
-            str(parameters['encoder']), weights=str(parameters['encoder_weights']),
-            input_size=(int(size[0]), int(size[1])), device=str(parameters['device']),
-            precision=str(parameters['precision']), layer=int(parameters['encoder_layer']),  # type: ignore[arg-type]
-            features=str(parameters['encoder_features']))
-        segmenter = load_segmenter(parameters, encoder.device) if parameters['variant'] == 'instance' else None
-        return cls(encoder, segmenter, str(parameters['segment_embedding']))
+        encoder, asked = load_encoder(settings.encoder), settings.queries
+        segmenter = load_segmenter(asked, encoder.device) if asked.variant == 'instance' else None
+        return cls(encoder, segmenter, asked.segment_embedding, asked.segmenter_every_n)
+
+    def without_segments(self) -> Embedder:
+        """The same encoder for the grid variant."""
+        return Embedder(self.encoder)
 
     @property
     def variant(self) -> str:
@@ -129,24 +100,30 @@ class Embedder:
         return 'grid' if self.segmenter is None else 'instance'
 
     @property
-    def segmenter_name(self) -> str:
-        """As in the parameter `segmenter`; '' for the grid variant."""
-        return '' if self.segmenter is None else self.segmenter.name
-
-    @property
-    def settings(self) -> dict[str, str]:
-        """What else than the encoder changes the queries, for the database's description."""
-        settings = {'segmenter': self.segmenter_name} if self.segmenter is not None else {}
-        return settings | ({'segment_embedding': 'crop'} if self._pictures is not None else {})
-
-    def reset(self, camera: str | None = None) -> None:
-        """Forgets what the segmenter remembers of a camera's pictures, or of all cameras'."""
+    def description(self) -> EmbeddingDescription:
+        """What a database is told about the embeddings, and compared with."""
+        encoder, settings = self.encoder, dict(self.encoder.settings)
         if self.segmenter is not None:
-            self.segmenter.reset(camera)
+            settings['segmenter'] = self.segmenter.name
+        if self._pictures is not None:
+            settings['segment_embedding'] = 'crop'
+        return EmbeddingDescription(
+            encoder=encoder.name, weights=encoder.weights, weights_sha256=encoder.weights_sha256,
+            preprocessing_sha256=self.preprocessor.sha256,
+            input_size=(int(encoder.input_size[0]), int(encoder.input_size[1])),
+            grid_size=(int(encoder.grid_size[0]), int(encoder.grid_size[1])),
+            dimension=int(encoder.dimension), variant=self.variant, settings=settings,
+            wants_standardizing=encoder.wants_standardizing,
+            wants_calibration_by_place=encoder.wants_calibration_by_place)
 
     @torch.inference_mode()
-    def embed(self, frames: list[Frame]) -> list[FrameEmbedding]:
+    def embed(self, frames: Sequence[Frame], memories: Sequence[MaskMemory] | None = None) -> list[FrameEmbedding]:
         """Patch embeddings of a batch of frames, which may differ in size.
+
+        Args:
+            frames: pictures.
+            memories: what is remembered of the masks of each frame's camera, changed here; None: nothing, every frame
+                is the first.
 
         Raises:
             ImageError: a picture that is none.
@@ -157,11 +134,12 @@ class Embedder:
         patches = self.encoder.encode(images)
         encode = clock.lap()
         embeddings = []
-        for frame, one in zip(frames, patches, strict=True):
+        known = memories or [MaskMemory() for _ in frames]
+        for frame, one, memory in zip(frames, patches, known, strict=True):
             timings = {'preprocess': preprocess / len(frames), 'encode': encode / len(frames)}
             segments = vectors = None
             if self.segmenter is not None:
-                segments = self.segmenter.segment(frame, one)
+                segments = refreshed(self.segmenter, self._every_n, frame, one, memory)
                 if self._pictures is not None and len(segments.scores):
                     vectors = self._embed_crops(self._pictures, frame, segments)
                 timings['segment'] = clock.lap()
@@ -170,74 +148,20 @@ class Embedder:
         return embeddings
 
     def _embed_crops(self, encoder: PictureEncoder, frame: Frame, segments: Segments) -> torch.Tensor:
-        boxes, _ = _segment_boxes(segments.labels, len(segments.scores))
+        image_size = frame.image.shape[0], frame.image.shape[1]
+        labels = segments.at(image_size)
+        boxes, _ = segment_boxes(labels, len(segments.scores), image_size)
         size = encoder.picture_size
-        pictures = Preprocessor(size, encoder.device)(masked_crops(frame.image, segments.labels, boxes, size))
+        pictures = Preprocessor(size, encoder.device)(masked_crops(frame.image, labels, boxes, size))
         return torch.cat([encoder.encode_image(batch) for batch in pictures.split(CROP_BATCH)])
 
+    @staticmethod
     @torch.inference_mode()
-    def queries(self, embedding: FrameEmbedding) -> Queries:
+    def queries(embedding: FrameEmbedding) -> Queries:
         """What is compared: every patch (grid), or every segment and the patches that none covers (instance)."""
-        grid, patches = embedding.grid, embedding.patches.reshape(-1, embedding.patches.shape[-1])
-        owners = np.arange(len(patches), dtype=np.int64).reshape(grid.rows, grid.columns)
-        boxes, positions = patch_boxes(grid), grid.centres()
         if embedding.segments is None or not len(embedding.segments.scores):
-            return Queries(patches, boxes, positions, (grid.height, grid.width), owners)
-        labels, count = embedding.segments.labels, len(embedding.segments.scores)
-        cover = segment_cover(labels, count, grid)
-        weights = torch.from_numpy(cover).to(patches)
-        vectors = embedding.segment_vectors
-        pooled = F.normalize(weights @ patches, dim=1) if vectors is None else vectors
-        total = cover.sum(axis=0)
-        alone = np.flatnonzero(total < MIN_COVER)
-        owner = cover.argmax(axis=0)
-        owner[alone] = count + np.arange(len(alone))
-        segment_boxes, segment_positions = _segment_boxes(labels, count)
-        return Queries(
-            torch.cat([pooled, patches[torch.from_numpy(alone).to(patches.device)]]),
-            np.concatenate([segment_boxes, boxes[alone]]), np.concatenate([segment_positions, positions[alone]]),
-            (grid.height, grid.width), owner.reshape(grid.rows, grid.columns), count)
-
-
-def patch_boxes(grid: PatchGrid) -> npt.NDArray[np.int32]:
-    """(rows * columns, 4) boxes (x, y, width, height) of all patches in source pixels, as PatchGrid.box, row by row."""
-    x = grid.width * np.arange(grid.columns + 1) // grid.columns
-    y = grid.height * np.arange(grid.rows + 1) // grid.rows
-    left, top = np.meshgrid(x[:-1], y[:-1])
-    width, height = np.meshgrid(np.diff(x), np.diff(y))
-    return np.stack([left, top, width, height], axis=-1).reshape(-1, 4).astype(np.int32)
-
-
-def segment_cover(labels: npt.NDArray[np.int32], count: int, grid: PatchGrid) -> npt.NDArray[np.float32]:
-    """(count, rows * columns) share of each patch that each segment covers.
-
-    Exact at the patches' edges, so a segment smaller than a patch still has a share of one.
-    """
-    rows = (np.arange(grid.height, dtype=np.int64) * grid.rows + grid.rows - 1) // grid.height
-    columns = (np.arange(grid.width, dtype=np.int64) * grid.columns + grid.columns - 1) // grid.width
-    rows, columns = np.minimum(rows, grid.rows - 1), np.minimum(columns, grid.columns - 1)
-    patches = grid.rows * grid.columns
-    index = (labels.astype(np.int64) * patches) + (rows[:, None] * grid.columns + columns[None, :])
-    pixels = np.bincount(index.ravel(), minlength=(count + 1) * patches).reshape(count + 1, patches)
-    area = np.bincount(rows, minlength=grid.rows)[:, None] * np.bincount(columns, minlength=grid.columns)[None, :]
-    return (pixels[1:] / np.maximum(area.ravel(), 1)).astype(np.float32)
-
-
-def _segment_boxes(labels: npt.NDArray[np.int32], count: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """(count, 4) boxes and (count, 2) centres of mass 0..1 of the segments."""
-    height, width = labels.shape
-    boxes = np.tile(np.array([width // 2, height // 2, 1, 1], np.int32), (count, 1))
-    for number, slices in enumerate(ndimage.find_objects(labels, max_label=count)):
-        if slices is not None:
-            rows, columns = slices
-            boxes[number] = columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
-    flat = labels.ravel()
-    pixels = np.maximum(np.bincount(flat, minlength=count + 1), 1)
-    x = np.tile(np.arange(width, dtype=np.float32), height)
-    y = np.repeat(np.arange(height, dtype=np.float32), width)
-    centres = np.stack([(np.bincount(flat, x, count + 1) / pixels + 0.5) / width,
-                        (np.bincount(flat, y, count + 1) / pixels + 0.5) / height], axis=-1)[1:]
-    return boxes, centres.astype(np.float32)
+            return patch_queries(embedding.patches, embedding.grid)
+        return segment_queries(embedding.patches, embedding.grid, embedding.segments, embedding.segment_vectors)
 
 
 class _Clock:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from semanom_ros.core.database import NominalDatabase
+from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.plausibility.context_network import ContextNetwork, Lesson
@@ -25,10 +25,10 @@ from semanom_ros.core.plausibility.plausibility_model import (
 )
 from semanom_ros.core.plausibility.transplanting import NominalPicture, Transplanter
 from semanom_ros.core.progress import SILENT, Progress
-from semanom_ros.core.scoring.calibration import STRETCH_SECONDS, recorded_regions
 from semanom_ros.core.scoring.comparison import Comparison
+from semanom_ros.core.scoring.regions import STRETCH_SECONDS, recorded_regions
 from semanom_ros.errors import DatabaseError
-from semanom_ros.parameters import Value
+from semanom_ros.settings import ScoreSettings
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class _Kept:
 
 
 def learn_plausibility(database: NominalDatabase, embedder: Embedder, frames: Iterable[Frame],
-                       parameters: Mapping[str, Value], composites: int, progress: Progress = SILENT, seed: int = 0
+                       score: ScoreSettings, composites: int, progress: Progress = SILENT, seed: int = 0
                        ) -> PlausibilityModel:
     """Learns a plausibility model from the recorded (never the held-out) frames of a database.
 
@@ -60,10 +60,10 @@ def learn_plausibility(database: NominalDatabase, embedder: Embedder, frames: It
     from there too, so that it does not find itself.
 
     Args:
-        database: opened with `view_settings(parameters)`.
+        database: as it will be viewed.
         embedder: what the database was made with.
         frames: the recordings that it was made from; frames that it does not hold are passed over.
-        parameters: resolved, of the group `method`.
+        score: how distances are measured.
         composites: how many pictures with transplants to learn from.
         progress: is told.
         seed: of the choice of transplants.
@@ -71,16 +71,16 @@ def learn_plausibility(database: NominalDatabase, embedder: Embedder, frames: It
     Raises:
         DatabaseError: masks come from a topic, which no transplant has, or none of the frames is in it.
     """
-    if embedder.segmenter_name == 'topic':
-        raise DatabaseError(f'{database.path}: segmenter: found topic, which has no masks of transplants, expected '
-                            'another; record a database of the variant grid to learn from')
+    if embedder.segmenter is not None and embedder.segmenter.needs_masks:
+        raise DatabaseError(f'{database.path}: segmenter: found {embedder.segmenter.name}, which has no masks of '
+                            'transplants, expected another; record a database of the variant grid to learn from')
     rng = np.random.default_rng(seed)
     projection = _projection(database, rng)
     kept, held_out = _keep(database, frames, embedder, projection, progress)
     if not kept:
         raise DatabaseError(f'{database.path}: found none of the frames in it, expected the recordings that it was '
                             'made from; give those')
-    compare = Comparison.of(parameters)
+    compare = Comparison.of(score)
     regions = recorded_regions(database, compare)
     if regions is None:
         raise DatabaseError(f'{database.path}: found only one stretch of {STRETCH_SECONDS:g} s, expected a longer '

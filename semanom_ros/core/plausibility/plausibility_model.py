@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from semanom_ros.core.database import FrameRecord
+from semanom_ros.core.database.nominal_database import NominalDatabase
+from semanom_ros.core.database.storage import FrameRecord
 from semanom_ros.core.plausibility.context_network import ContextNetwork, Lesson
 from semanom_ros.core.plausibility.transplanting import IMPLAUSIBLE, NOMINAL, VALID
 
@@ -232,15 +233,20 @@ class PlausibilityModel:
         return self.held_out(record) if self.held_out is not None else None
 
     def arrays(self) -> dict[str, npt.NDArray]:
-        """To store beside the calibration; see `from_arrays`."""
+        """To store; see `from_arrays`."""
         stored = {**vars(self.projection), **vars(self.trees), **(vars(self.held_out) if self.held_out else {})}
         for number, network in enumerate(self.networks):
             stored |= {f'network{number}.{name}': value for name, value in network.arrays().items()}
         return {f'plausibility_{name}': np.asarray(value) for name, value in stored.items()}
 
     @classmethod
+    def of(cls, database: NominalDatabase) -> PlausibilityModel | None:
+        """The model that a database holds, None when there is none."""
+        return cls.from_arrays(database.learned)
+
+    @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray]) -> PlausibilityModel | None:
-        """The model among calibration arrays, None when there is none."""
+        """The other way; None for {}."""
         if 'plausibility_axes' not in arrays:
             return None
         found = {name.removeprefix('plausibility_'): array for name, array in arrays.items()

@@ -11,89 +11,38 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from semanom_ros.core.database import FrameRecord, NominalDatabase, read_manifest
-from semanom_ros.core.embedding.device import resolve_device
-from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel
+from semanom_ros.core.database.nominal_database import NominalDatabase
+from semanom_ros.core.database.storage import FrameRecord
 from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.core.scoring.comparison import Comparison
+from semanom_ros.core.scoring.regions import RegionStatistics, recorded_regions
 from semanom_ros.core.scoring.timeline import durations_s, runs
-from semanom_ros.parameters import METHOD, Value, resolve
+from semanom_ros.parameters import Value
+from semanom_ros.settings import ScoreSettings, SearchSettings
 
 log = logging.getLogger(__name__)
 
-SETTINGS = ('neighbours', 'density_neighbours', 'position_weight', 'scale_weight', 'standardize',
-            'frame_score_fraction', 'calibrate_by_region', 'plausibility')
-"""Parameters that scores before the alarm level depend on."""
-
-REGION_ROWS, REGION_COLUMNS = 24, 32  # cells of the image in which usual distances are gathered
-REGION_BLUR = 1.5  # standard deviation of the smoothing over cells, in cells
-REGION_QUERIES = 20_000  # nominal embeddings that region statistics are gathered from: 26 a cell
-STRETCH_SECONDS = 5.0  # of a recorded frame's own drive that it is not compared with: neighbours in time look alike
-DEVIATION_FLOOR = 0.2  # of the whole image's deviation; so nothing is infinitely surprising where all was constant
 TAIL_SHARE = 0.25  # share of the highest held-out scores that the tail is extrapolated from
 SMALLEST_LEVEL = 1e-6  # where held-out frames equal recorded ones: a frozen picture, a parked simulator
 UNCALIBRATED_SCALE = 1.0  # cosine distance 1: no likeness to anything nominal
 
 
-def view_settings(parameters: Mapping[str, Value]) -> dict[str, Any]:
-    """How the database is to be opened for these parameters: keyword arguments of NominalDatabase.open and view."""
-    return {'position_weight': float(parameters['position_weight']),  # type: ignore[arg-type]
-            'scale_weight': float(parameters['scale_weight']),  # type: ignore[arg-type]
-            'standardize': bool(parameters['standardize'])}
+class QueryJudge(Protocol):
+    """Judges queries by more than their distance; see `plausibility.PlausibilityModel`."""
 
+    def of_queries(self, relative: npt.NDArray[np.float32], vectors: npt.NDArray[np.float32],
+                   positions: npt.NDArray[np.float32], owners: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """(N,) float32 scores, >= 0."""
 
-@dataclass(frozen=True)
-class RegionStatistics:
-    """Which distances to the nominal database are usual where in the image.
-
-    Per-place normalization as in PaDiM (T. Defard et al., 2021), but of distances, and shared between neighbouring
-    places, since a camera moves.
-
-    Attributes:
-        mean, deviation: (REGION_ROWS, REGION_COLUMNS) float32, cosine distance.
-    """
-
-    mean: npt.NDArray[np.float32]
-    deviation: npt.NDArray[np.float32]
-
-    @classmethod
-    def gather(cls, distances: npt.NDArray[np.float32], positions: npt.NDArray[np.float32]) -> RegionStatistics:
-        """Statistics of nominal distances (N,) at positions (N, 2) in 0..1, smoothed over neighbouring cells.
-
-        A little of the whole image stands behind every cell: one that no query fell into is the average place.
-        """
-        shape, cells = (REGION_ROWS, REGION_COLUMNS), REGION_ROWS * REGION_COLUMNS
-        column = np.clip((positions[:, 0] * REGION_COLUMNS).astype(np.int64), 0, REGION_COLUMNS - 1)
-        row = np.clip((positions[:, 1] * REGION_ROWS).astype(np.int64), 0, REGION_ROWS - 1)
-        prior = 0.01 * len(distances) / cells
-        moments = []
-        for power in range(3):
-            values = distances.astype(np.float64) ** power
-            total = np.bincount(row * REGION_COLUMNS + column, values, cells).reshape(shape)
-            smooth = cv2.GaussianBlur(total, (0, 0), REGION_BLUR, borderType=cv2.BORDER_REFLECT)
-            moments.append(smooth + prior * values.mean())
-        mean = moments[1] / moments[0]
-        deviation = np.sqrt(np.maximum(moments[2] / moments[0] - mean ** 2, 0))
-        floor = max(DEVIATION_FLOOR * float(distances.std()), 1e-6)
-        return cls(mean.astype(np.float32), np.maximum(deviation, floor).astype(np.float32))
-
-    def relative(self, distances: npt.NDArray[np.float32], positions: npt.NDArray[np.float32]
-                 ) -> npt.NDArray[np.float32]:
-        """(N,) by how many standard deviations distances (N,) exceed what is usual at positions (N, 2); at least 0."""
-        x = (positions[:, 0] * REGION_COLUMNS - 0.5)[None].astype(np.float32)
-        y = (positions[:, 1] * REGION_ROWS - 0.5)[None].astype(np.float32)
-        mean, deviation = (cv2.remap(table, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
-                           for table in (self.mean, self.deviation))
-        return np.maximum((distances - mean) / deviation, 0).astype(np.float32)
+    def owners(self, record: FrameRecord, grid_size: tuple[int, int], variant: str) -> npt.NDArray[np.int64] | None:
+        """(rows, columns) which query speaks for each patch of a held-out frame; None where it is not known."""
 
 
 def frame_statistic(scores: npt.NDArray[np.float32], fraction: float) -> float:
@@ -113,29 +62,27 @@ class Calibration:
             empty when there are none.
         drives: the same by camera and recording, in time: stamps (m,) in nanoseconds and scores (m,).
         regions: usual distances by place, None where that is switched off or unknown.
-        plausibility: model of what belongs where, None where it is switched off or was not learned.
+        judge: of what belongs where, None where that is switched off or was not learned.
     """
 
     frame_scores: npt.NDArray[np.float32]
     drives: tuple[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]], ...] = ()
     regions: RegionStatistics | None = None
-    plausibility: PlausibilityModel | None = None
+    judge: QueryJudge | None = None
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, npt.NDArray], plausibility: bool = True) -> Calibration:
-        """From what `calibrate` returned; {} gives an empty calibration. `plausibility`: whether to use that model."""
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray], judge: QueryJudge | None = None) -> Calibration:
+        """From what `calibrate` returned, with the judge that it was made with; {} gives an empty calibration."""
         regions = None
         if 'region_mean' in arrays:
             regions = RegionStatistics(arrays['region_mean'], arrays['region_deviation'])
         scores = np.asarray(arrays.get('frame_scores', np.zeros(0, np.float32)), np.float32)
         drives = []
-        if 'frame_streams' in arrays:
-            for stream in np.unique(arrays['frame_streams']):
-                own = np.flatnonzero(arrays['frame_streams'] == stream)
-                own = own[np.argsort(arrays['frame_stamps'][own], kind='stable')]
-                drives.append((arrays['frame_stamps'][own], scores[own]))
-        return cls(np.sort(scores), tuple(drives), regions,
-                   PlausibilityModel.from_arrays(arrays) if plausibility and regions else None)
+        for stream in np.unique(arrays['frame_streams']) if arrays else ():
+            own = np.flatnonzero(arrays['frame_streams'] == stream)
+            own = own[np.argsort(arrays['frame_stamps'][own], kind='stable')]
+            drives.append((arrays['frame_stamps'][own], scores[own]))
+        return cls(np.sort(scores), tuple(drives), regions, judge if regions else None)
 
     def relative(self, distances: npt.NDArray[np.float32],
                  positions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -207,49 +154,17 @@ class Calibration:
             f'alarms per minute, asked is {asked:g}; record longer drives or ask for more')
 
 
-def settings_of(parameters: Mapping[str, Value]) -> npt.NDArray[np.uint8]:
-    """The parameters that scores depend on, as an array of UTF-8 bytes to store beside the calibration."""
-    text = json.dumps({name: parameters[name] for name in SETTINGS}, sort_keys=True)
-    return np.frombuffer(text.encode(), np.uint8)
-
-
 def stored_parameters(arrays: Mapping[str, npt.NDArray]) -> dict[str, Value]:
     """The parameters that stored calibration arrays were made for; {} where there are none."""
-    return json.loads(bytes(arrays['settings'])) if 'settings' in arrays else {}
+    return json.loads(bytes(arrays['settings'])) if arrays else {}
 
 
-def made_for(arrays: Mapping[str, npt.NDArray], parameters: Mapping[str, Value]) -> bool:
-    """Whether stored calibration arrays fit the parameters; a setting that is newer than they are had its default."""
-    stored, defaults = stored_parameters(arrays), resolve({}, METHOD)
-    return bool(stored) and all(stored.get(name, defaults[name]) == parameters[name] for name in SETTINGS)
+def parameters_of(search: SearchSettings, score: ScoreSettings) -> dict[str, Value]:
+    """What scores before the alarm level depend on, so a calibration as well."""
+    return {**search.values(), **score.values()}
 
 
-def calibrator(path: Path, parameters: Mapping[str, Value], progress: Progress = SILENT
-               ) -> Callable[[NominalDatabase], dict[str, npt.NDArray]]:
-    """What the next version of a database is calibrated with; it keeps what the current one has learned.
-
-    Args:
-        path: of the database, which need not exist yet.
-        parameters: resolved, of the group `method`.
-        progress: is told.
-    """
-    model = None
-    if (path / 'manifest.json').exists():
-        current = NominalDatabase(path, read_manifest(path))
-        model = PlausibilityModel.from_arrays(current.calibration)
-        current.close()
-
-    def calibrated(database: NominalDatabase) -> dict[str, npt.NDArray]:
-        view = database.view(device=resolve_device(str(parameters['device'])), **view_settings(parameters))
-        try:
-            return calibrate(view, parameters, model, progress)
-        finally:
-            view.close()
-
-    return calibrated
-
-
-def calibrate(database: NominalDatabase, parameters: Mapping[str, Value], model: PlausibilityModel | None = None,
+def calibrate(database: NominalDatabase, search: SearchSettings, score: ScoreSettings, judge: QueryJudge | None = None,
               progress: Progress = SILENT) -> dict[str, npt.NDArray]:
     """Calibration arrays of a database from nominal frames alone.
 
@@ -259,18 +174,17 @@ def calibrate(database: NominalDatabase, parameters: Mapping[str, Value], model:
     of the held-out frames calibrate each other.
 
     Args:
-        database: opened with `view_settings(parameters)`.
-        parameters: resolved, of the group `method`.
-        model: plausibility model to store with it; None: the one that the database holds already.
+        database: viewed by `search`.
+        search, score: what it is made for.
+        judge: of what belongs where; None: that was not learned.
         progress: is told.
 
     Returns:
         `frame_scores`, `frame_stamps` (nanoseconds) and `frame_streams` (a number for each camera of each recording),
-        all (n,), `settings`, `region_mean`, `region_deviation` where calibrate_by_region is on, and the
-        arrays of the plausibility model where there is one; {} when the database holds no held-out frames.
+        all (n,), `settings`, and `region_mean`, `region_deviation` where distances are judged by their place; {} when
+        the database holds no held-out frames.
     """
-    compare, fraction = Comparison.of(parameters), float(parameters['frame_score_fraction'])  # type: ignore[arg-type]
-    model = model or PlausibilityModel.from_arrays(database.calibration)
+    compare = Comparison.of(score)
     distances, positions = [], []
     progress.begin('calibrate', len(database.held_out()), 'frame')
     for frame in database.held_out():
@@ -281,11 +195,12 @@ def calibrate(database: NominalDatabase, parameters: Mapping[str, Value], model:
     if not distances:
         log.warning('%s holds no held-out nominal frames: the database stays uncalibrated', database.path)
         return {}
-    arrays: dict[str, npt.NDArray] = {'settings': settings_of(parameters)}
+    settings = json.dumps(parameters_of(search, score), sort_keys=True).encode()
+    arrays: dict[str, npt.NDArray] = {'settings': np.frombuffer(settings, np.uint8)}
     relative = distances
-    by_region = bool(parameters['calibrate_by_region'])
-    if model is None:  # what was learned is of distances by their place
-        by_region = database.manifest.description.calibrates_by_region(by_region)
+    # what was learned is of distances by their place
+    by_region = score.calibrate_by_region and (
+        judge is not None or database.manifest.description.wants_calibration_by_place)
     if by_region:
         regions = recorded_regions(database, compare, progress)
         if regions is not None:
@@ -295,51 +210,29 @@ def calibrate(database: NominalDatabase, parameters: Mapping[str, Value], model:
             relative = _cross_calibrated(distances, positions)
         arrays |= {'region_mean': regions.mean, 'region_deviation': regions.deviation}
     records = [database.held_out().record(i) for i in range(len(relative))]
-    if model is not None:
-        arrays |= model.arrays()
-        if parameters['plausibility'] and by_region:
-            relative, records = _implausible(database, model, relative)
-    arrays['frame_scores'] = np.array([frame_statistic(scores, fraction) for scores in relative], np.float32)
+    if judge is not None and score.plausibility and by_region:
+        relative, records = _judged(database, judge, relative)
+    arrays['frame_scores'] = np.array(
+        [frame_statistic(scores, score.frame_score_fraction) for scores in relative], np.float32)
     streams = {key: number for number, key in enumerate(dict.fromkeys((r.source_sha256, r.topic) for r in records))}
     arrays['frame_stamps'] = np.array([r.stamp_ns for r in records], np.int64)
     arrays['frame_streams'] = np.array([streams[r.source_sha256, r.topic] for r in records], np.int32)
     return arrays
 
 
-def _implausible(database: NominalDatabase, model: PlausibilityModel, relative: list[npt.NDArray[np.float32]]
+def _judged(database: NominalDatabase, judge: QueryJudge, relative: list[npt.NDArray[np.float32]]
                  ) -> tuple[list[npt.NDArray[np.float32]], list[FrameRecord]]:
-    """Scores of the held-out frames by a plausibility model, of those that it can be asked about."""
+    """Scores of the held-out frames by what belongs where, of those that the judge can be asked about."""
     made, scored, records = database.manifest.description, [], []
     for scores, frame in zip(relative, database.held_out(), strict=True):
-        owners = model.owners(frame.record, made.grid_size, made.variant)
+        owners = judge.owners(frame.record, made.grid_size, made.variant)
         if owners is not None:
-            scored.append(model.of_queries(scores, np.asarray(frame.vectors), np.asarray(frame.positions), owners))
+            scored.append(judge.of_queries(scores, np.asarray(frame.vectors), np.asarray(frame.positions), owners))
             records.append(frame.record)
     if len(scored) < len(relative):
         log.warning('%s: %d of %d held-out frames came after `semanom learn` and do not calibrate; learn anew',
                     database.path, len(relative) - len(scored), len(relative))
     return scored, records
-
-
-def recorded_regions(database: NominalDatabase, compare: Comparison, progress: Progress = SILENT
-                     ) -> RegionStatistics | None:
-    """Region statistics from a sample of the recorded embeddings; None when nothing is left to compare them with."""
-    frames, rng = database.frames(), np.random.default_rng(0)
-    chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), REGION_QUERIES // 200)).astype(np.int64))
-    distances, positions = [], []
-    progress.begin('learn places', len(chosen), 'frame')
-    for index in chosen:
-        frame = frames[index]
-        sample = rng.permutation(len(frame.vectors))[:REGION_QUERIES // len(chosen)]
-        found, _ = compare(database, frame.vectors[sample], frame.places[sample],
-                           database.neighbourhood(int(index), STRETCH_SECONDS))
-        usable = np.isfinite(found)
-        distances.append(found[usable])
-        positions.append(np.asarray(frame.positions[sample][usable], np.float32))
-        progress.advance(1)
-    progress.end()
-    together = np.concatenate(distances)
-    return RegionStatistics.gather(together, np.concatenate(positions)) if len(together) else None
 
 
 def _cross_calibrated(distances: list[npt.NDArray[np.float32]],

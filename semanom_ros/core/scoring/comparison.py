@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from semanom_ros.core.database import NominalDatabase
 from semanom_ros.core.database.index import Vectors
-from semanom_ros.parameters import Value
+from semanom_ros.core.database.nominal_database import NominalDatabase
+from semanom_ros.settings import ScoreSettings
 
 
 @dataclass(frozen=True)
@@ -28,9 +27,9 @@ class Comparison:
     density_neighbours: int = 0
 
     @classmethod
-    def of(cls, parameters: Mapping[str, Value]) -> Comparison:
-        """From the parameters of the same names."""
-        return cls(int(parameters['neighbours']), int(parameters['density_neighbours']))  # type: ignore[arg-type]
+    def of(cls, settings: ScoreSettings) -> Comparison:
+        """From the settings of the same names."""
+        return cls(settings.neighbours, settings.density_neighbours)
 
     def __call__(self, database: NominalDatabase, queries: Vectors, places: npt.NDArray[np.float32],
                  excluded: tuple[int, int] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -21,47 +21,41 @@ class _Last:
     """The latest picture of a camera."""
 
     stamp_ns: int
+    size: tuple[int, ...]
     grey: Grey
     segments: Segments
     age: int  # pictures since its masks were found
 
 
-class RefreshedSegmenter(Segmenter):
-    """Another segmenter in every n-th picture of each camera.
+@dataclass
+class MaskMemory:
+    """What is remembered of the masks of one camera."""
 
-    Between, the last masks are moved by dense optical flow. New masks are found at once where that cannot work: stamps
-    that go back, a gap, pictures of another size.
+    last: _Last | None = None
+    flow: Flow = field(default_factory=Flow)
+
+
+def refreshed(segmenter: Segmenter, every: int, frame: Frame, patches: torch.Tensor, memory: MaskMemory) -> Segments:
+    """Segments found in every n-th picture of a camera; between, the last ones are moved by dense optical flow.
+
+    New masks are found at once where that cannot work: stamps that go back, a gap, pictures of another size.
+
+    Args:
+        segmenter: that finds masks.
+        every: in every so manieth picture.
+        frame, patches: see `Segmenter.segment`.
+        memory: of the frame's camera, changed here.
     """
-
-    def __init__(self, segmenter: Segmenter, every: int) -> None:
-        """
-        Args:
-            segmenter: that finds masks.
-            every: in every so manieth picture of a camera.
-        """
-        self.name, self.max_segments = segmenter.name, segmenter.max_segments
-        self._segmenter = segmenter
-        self._every = every
-        self._flow = Flow()
-        self._cameras: dict[str, _Last] = {}
-
-    def segment(self, frame: Frame, patches: torch.Tensor) -> Segments:
-        grey, last = small_grey(frame.image), self._cameras.get(frame.camera)
-        follows = last is not None and last.segments.labels.shape == frame.image.shape[:2] \
-            and 0 <= frame.stamp_ns - last.stamp_ns <= LONGEST_GAP_NS
-        if last is None or not follows or last.age + 1 >= self._every:
-            found, age = self._segmenter.segment(frame, patches), 0
-        else:
-            found, age = moved(last.segments, self._flow(grey, last.grey)), last.age + 1
-        self._cameras[frame.camera] = _Last(frame.stamp_ns, grey, found, age)
-        return found
-
-    def reset(self, camera: str | None = None) -> None:
-        if camera is None:
-            self._cameras.clear()
-        else:
-            self._cameras.pop(camera, None)
-        self._segmenter.reset(camera)
+    if every == 1:
+        return segmenter.segment(frame, patches)
+    grey, last, size = small_grey(frame.image), memory.last, frame.image.shape[:2]
+    follows = last is not None and last.size == size and 0 <= frame.stamp_ns - last.stamp_ns <= LONGEST_GAP_NS
+    if last is None or not follows or last.age + 1 >= every:
+        found, age = segmenter.segment(frame, patches), 0
+    else:
+        found, age = moved(last.segments, memory.flow(grey, last.grey)), last.age + 1
+    memory.last = _Last(frame.stamp_ns, size, grey, found, age)
+    return found
 
 
 def moved(segments: Segments, origin: npt.NDArray[np.float32]) -> Segments:

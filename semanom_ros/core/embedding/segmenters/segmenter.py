@@ -10,7 +10,7 @@ from semanom_ros.core.frames import Frame, Segments
 
 
 class Segmenter(ABC):
-    """Image and its patch embeddings in, instance masks out.
+    """Image and its patch embeddings in, instance masks out. It remembers nothing between frames.
 
     Attributes:
         name: as in the parameter `segmenter`.
@@ -28,6 +28,3 @@ class Segmenter(ABC):
             frame: whose picture is segmented.
             patches: (rows, columns, D) float32 patch embeddings of length 1.
         """
-
-    def reset(self, camera: str | None = None) -> None:  # noqa: B027 - most remember nothing
-        """Forgets what it remembers of a camera's pictures, or of all cameras'."""

@@ -69,7 +69,10 @@ def _connected(clusters: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
 
 
 def _outlined(owners: npt.NDArray[np.int32], image: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
-    """(H, W) labels of pixels from those of patches (rows, columns), all >= 1: every one of them stays."""
+    """(h, w) labels of pixels from those of patches (rows, columns), all >= 1: every one of them stays.
+
+    The outlines are drawn at FINEST pixels to a patch, or at the picture's resolution where that is coarser.
+    """
     rows, columns = owners.shape
     height, width = min(image.shape[0], rows * FINEST), min(image.shape[1], columns * FINEST)
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
@@ -82,5 +85,4 @@ def _outlined(owners: npt.NDArray[np.int32], image: npt.NDArray[np.uint8]) -> np
     lines = flooded < 1  # between two segments, and along the border
     around = cv2.dilate(flooded.astype(np.float32), np.ones((3, 3), np.uint8))
     flooded[lines] = np.where(around > 0, around, labels)[lines].astype(np.int32)
-    return cv2.resize(flooded.astype(np.float32), (image.shape[1], image.shape[0]), interpolation=cv2.INTER_NEAREST
-                      ).astype(np.int32)
+    return flooded

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,31 +18,20 @@ from semanom_ros.core.database.manifest import (
     HELD_OUT,
     MANIFEST,
     RECORDED,
-    REVIEWED,
-    DatabaseDescription,
     Manifest,
     PartEntry,
 )
-from semanom_ros.core.database.storage import (
-    FrameRecord,
-    FrameSequence,
-    Part,
-    PartWriter,
-    Statistics,
-    checked,
-    decode_thumbnail,
-    encode_thumbnail,
-    sha256_of,
-)
-from semanom_ros.core.database.transaction import JOURNAL, STAGING, Transaction
-from semanom_ros.core.embedding.encoders.encoder import Encoder
-from semanom_ros.core.frames import NominalExample
+from semanom_ros.core.database.storage import FrameSequence, Part, Statistics, sha256_of
+from semanom_ros.core.database.transaction import JOURNAL, STAGING
+from semanom_ros.core.embedding.description import EmbeddingDescription
 from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.errors import DatabaseError
+from semanom_ros.settings import SearchSettings
 
 logger = logging.getLogger(__name__)
 
-MANY_VECTORS = 300_000  # exact search on a CPU then takes as long as a vision transformer, or longer
+INDEXED_FROM = 10_000
+"""Embeddings from which on an approximate index is quicker than searching them all on a CPU."""
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -87,74 +77,62 @@ def verify_files(path: Path, manifest: Manifest, progress: Progress = SILENT) ->
     progress.end()
 
 
-class _Contents(NamedTuple):
-    """What searches look at: replaced as one, so that another thread sees the old or the new.
+@dataclass(frozen=True)
+class NominalExample:
+    """The nominal picture part that resembles an anomaly most: the evidence.
 
     Attributes:
-        frames: to compare with.
-        firsts: index of the first vector of each frame, and after the last the number of vectors.
-        neighbours: over the vectors.
+        source: bag path or `live:<topic>` that the example was recorded from.
+        topic: image topic.
+        stamp_ns: stamp of the nominal frame in nanoseconds.
+        box: (x, y, width, height) in pixels of the nominal source image.
+        distance: cosine distance to the query, 0 (same) to 2 (opposite).
+        thumbnail: JPEG of the nominal frame, as it is stored; empty where none was kept.
+        image_size: (height, width) of the nominal source image in pixels, which `box` refers to.
     """
 
-    frames: FrameSequence
-    firsts: npt.NDArray[np.int64]
-    neighbours: NearestNeighbours
-
-
-class NominalAddition(NamedTuple):
-    """A frame to be added, as `DatabaseWriter.add` takes it.
-
-    Attributes:
-        frame: where it comes from.
-        vectors: (n, D) float32 unit-length embeddings, NumPy or torch.
-        boxes: (n, 4) x, y, width, height in source pixels.
-        positions: (n, 2) centres, 0 to 1.
-        thumbnail: (h, w, 3) uint8 RGB, or None.
-    """
-
-    frame: FrameRecord
-    vectors: Vectors
-    boxes: npt.NDArray[np.int32]
-    positions: Vectors
-    thumbnail: npt.NDArray[np.uint8] | None = None
+    source: str
+    topic: str
+    stamp_ns: int
+    box: tuple[int, int, int, int]
+    distance: float
+    thumbnail: bytes = b''
+    image_size: tuple[int, int] = (0, 0)
 
 
 class NominalDatabase:
-    """Embeddings of nominal drives, opened for search.
+    """One version of a database, opened for search with some settings. It never changes, so any thread may use it.
 
     Indices of vectors count through the parts in the manifest's order; appending
-    leaves those that are there unchanged. Searches may run in one thread while
-    another calls `accept`.
+    leaves those that are there unchanged. Files and memory are given back when nobody has it any more.
 
     Attributes:
         path: the folder.
         manifest: of the version that is open.
+        settings: how it is viewed: what was asked for, as far as the encoder wants it.
         calibration: arrays that calibration stored; empty when not calibrated.
         device: where searches run.
     """
 
     path: Path
     manifest: Manifest
+    settings: SearchSettings
     calibration: dict[str, npt.NDArray]
     device: torch.device
 
     @classmethod
-    def open(cls, path: Path, *, device: torch.device | str = 'cpu', verify: bool = True, position_weight: float = 0.0,
-             scale_weight: float = 0.0, standardize: bool = False) -> NominalDatabase:
+    def open(cls, path: Path, settings: SearchSettings | None = None, *, device: torch.device | str = 'cpu',
+             verify: bool = True) -> NominalDatabase:
         """Opens the current version.
 
         Args:
             path: the folder.
+            settings: how to view it; None: the plain cosine distance.
             device: where to search; `cuda` when FAISS has GPUs, else the CPU is used.
             verify: compare every file with its size and SHA-256 in the manifest.
-            position_weight: weight of the squared difference of image positions in a distance.
-            scale_weight: weight of the squared difference of sizes, see `places`.
-            standardize: bring each dimension to zero mean and unit variance over the
-                recorded vectors, and length 1 again, before vectors are compared; for
-                encoders whose embedding is several layers side by side.
 
         Raises:
-            DatabaseError: missing, no database, corrupt, or of a newer schema.
+            DatabaseError: missing, no database, corrupt, or of another schema.
         """
         path = Path(path)
         manifest = read_manifest(path)
@@ -162,8 +140,7 @@ class NominalDatabase:
             try:
                 if verify:
                     verify_files(path, manifest)
-                database = cls(path, manifest, device=device, position_weight=position_weight,
-                               scale_weight=scale_weight, standardize=standardize)
+                database = cls(path, manifest, settings, device=device)
                 database._warn_of_slow_search()
                 return database
             except DatabaseError:
@@ -173,53 +150,73 @@ class NominalDatabase:
                     raise
                 manifest = current
 
-    def __init__(self, path: Path, manifest: Manifest, *, device: torch.device | str = 'cpu',
-                 position_weight: float = 0.0, scale_weight: float = 0.0, standardize: bool = False) -> None:
-        """Opens a given version; `open` is the way in."""
+    def __init__(self, path: Path, manifest: Manifest, settings: SearchSettings | None = None, *,
+                 device: torch.device | str = 'cpu', before: NominalDatabase | None = None) -> None:
+        """Opens a given version; `open` is the way in.
+
+        Args:
+            path, manifest: the folder, and the version.
+            settings, device: as in `open`.
+            before: another version of it, opened with the same settings: what it has in memory is used again.
+        """
         self.path, self.manifest = Path(path), manifest
         device = torch.device(device)
         self.device = device if device.type == 'cuda' and faiss.get_num_gpus() > 0 else torch.device('cpu')
         if manifest.vectors == 0:
             raise DatabaseError(f'{path / MANIFEST}: vectors: found 0, expected at least 1; record nominal frames')
-        dimension = manifest.description.dimension
-        self._parts = [Part(self.path / entry.name, dimension) for entry in manifest.parts if entry.kind != HELD_OUT]
-        self._held_out = [Part(self.path / entry.name, dimension) for entry in manifest.parts if entry.kind == HELD_OUT]
+        asked, description = settings or PLAIN, manifest.description
+        self.settings = replace(asked, standardize=asked.standardize and description.wants_standardizing)
+        known = before._opened if before is not None else {}
+        self._opened: dict[str, Part] = {
+            entry.name: known.get(entry.name) or Part(self.path / entry.name, description.dimension)
+            for entry in manifest.parts}
+        self._entries = [entry for entry in manifest.parts if entry.kind != HELD_OUT]
+        self._parts = [self._opened[entry.name] for entry in self._entries]
         found = sum(len(part.vectors) for part in self._parts)
         if found != manifest.vectors:
             raise DatabaseError(f'{path}: found {found} vectors in its parts, expected {manifest.vectors}; record anew')
-        self.calibration = {}
-        if manifest.calibration:
-            try:
-                with np.load(self.path / manifest.calibration, allow_pickle=False) as stored:
-                    self.calibration = dict(stored)
-            except (OSError, ValueError) as error:
-                raise DatabaseError(f'{self.path / manifest.calibration}: unreadable ({str(error).splitlines()[0]}); '
-                                    f'run semanom db calibrate {self.path}') from error
-        standardize = manifest.description.standardizes(standardize)
-        self._space = Space(position_weight, self.statistics if standardize else None, scale_weight)
+        self.calibration = self._arrays(manifest.calibration, f'run semanom db calibrate {self.path}')
+        self._space = Space(self.settings, self.statistics)
         self._resources = gpu_resources() if self.device.type == 'cuda' else None
-        self._index = self._load_index()
-        embedded, covered = [], 0
-        for part in self._parts:
-            in_index = self._index is not None and covered < self._index.ntotal  # it covers whole parts
+        reused = before is not None and before.manifest.index == manifest.index
+        self._index: Any = before._index if before is not None and reused else self._load_index()
+        embedded = dict(before._embedded) if before is not None and reused else {}
+        covered = 0
+        self._embedded: dict[str, Vectors] = {}  # by part; without those that the index stands for
+        for entry, part in zip(self._entries, self._parts, strict=True):
+            if self._index is None or covered >= self._index.ntotal:  # it covers whole parts
+                known_vectors = embedded.get(entry.name)
+                self._embedded[entry.name] = (
+                    known_vectors if known_vectors is not None else self._space.embed_all(part, self.device))
             covered += len(part.vectors)
-            embedded.append(None if in_index else self._space.embed_all(part, self.device))
-        self._embedded = embedded
-        self._contents = self._assemble()
+        nprobe = manifest.index.nprobe if manifest.index else 1
+        self._neighbours = NearestNeighbours(list(self._embedded.values()), self._index, nprobe, self._resources)
+        self._frames = FrameSequence(self._parts, held_out=False)
+        self._firsts = np.concatenate([[0], *(part.frames['count'] for part in self._parts)]).cumsum()
 
-    def _assemble(self) -> _Contents:
-        arrays = [array for array in self._embedded if array is not None]
-        nprobe = self.manifest.index.nprobe if self.manifest.index else 1
-        return _Contents(
-            FrameSequence(self._parts, held_out=False),
-            np.concatenate([[0], *(part.frames['count'] for part in self._parts)]).cumsum(),
-            NearestNeighbours(arrays, self._index, nprobe, self._resources))
+    def successor(self, manifest: Manifest) -> NominalDatabase:
+        """The next version, viewed as this one; what is in memory already stays there."""
+        return NominalDatabase(self.path, manifest, self.settings, device=self.device, before=self)
 
-    def _load_index(self):  # type: ignore[no-untyped-def]
+    @cached_property
+    def learned(self) -> dict[str, npt.NDArray]:
+        """Arrays that `semanom learn` stored; empty when nothing was learned."""
+        entry = self.manifest.learned
+        return self._arrays(entry.file if entry else '', f'run semanom learn for {self.path} again')
+
+    def _arrays(self, file: str, remedy: str) -> dict[str, npt.NDArray]:
+        if not file:
+            return {}
+        try:
+            with np.load(self.path / file, allow_pickle=False) as stored:
+                return dict(stored)
+        except (OSError, ValueError) as error:
+            raise DatabaseError(f'{self.path / file}: unreadable ({str(error).splitlines()[0]}); {remedy}') from error
+
+    def _load_index(self) -> Any:
         entry = self.manifest.index
-        usable = entry is not None and (entry.position_weight, entry.scale_weight, entry.standardize) == (
-            self._space.position_weight, self._space.scale_weight, self._space.standardize)
-        if entry is None or not usable or self.device.type == 'cuda':  # a GPU searches exactly in less time
+        if entry is None or dict(entry.search) != self.settings.values() \
+                or self.device.type == 'cuda':  # a GPU searches exactly in less time
             return None
         try:
             index = faiss.read_index(str(self.path / entry.file), faiss.IO_FLAG_READ_ONLY)
@@ -232,17 +229,14 @@ class NominalDatabase:
         return index
 
     def _warn_of_slow_search(self) -> None:
-        index = self.manifest.index
-        if self.device.type == 'cuda' or self._index is not None:
+        exact = sum(map(len, self._embedded.values()))
+        if self.device.type == 'cuda' or exact < INDEXED_FROM:
             return
-        if index is not None:
-            logger.warning('%s: found an index for position_weight %g, scale_weight %g, standardize %s, expected %g, '
-                           '%g, %s: searching exactly; build it anew with semanom db index', self.path,
-                           index.position_weight, index.scale_weight, index.standardize, self._space.position_weight,
-                           self._space.scale_weight, self._space.standardize)
-        elif self.manifest.vectors >= MANY_VECTORS:
-            logger.warning('%s: found %d vectors and no index: searching them exactly on the CPU takes longer than the '
-                           'encoder; run semanom db index or semanom db compact', self.path, self.manifest.vectors)
+        entry = self.manifest.index
+        why = 'no index' if entry is None else f'an index for {_listed(entry.search)}'
+        if entry is None or self._index is None:
+            logger.warning('%s: found %d vectors and %s, expected one for %s: searching them all takes longer; run '
+                           'semanom db index', self.path, exact, why, _listed(self.settings.values()))
 
     @property
     def statistics(self) -> Statistics:
@@ -251,38 +245,31 @@ class NominalDatabase:
         What was reviewed later is left out, so that accepting a frame does not move the
         space that calibration was done in.
         """
-        parts = [part for part, entry in zip(self._parts, self._entries(), strict=True) if entry.kind == RECORDED]
+        parts = [part for part, entry in zip(self._parts, self._entries, strict=True) if entry.kind == RECORDED]
         total = Statistics.over(np.zeros((0, self.manifest.description.dimension), np.float32))
         for part in parts or self._parts:
             total = total + part.statistics
         return total
 
-    def _entries(self) -> list[PartEntry]:
-        return [entry for entry in self.manifest.parts if entry.kind != HELD_OUT]
-
-    def parts(self) -> list[tuple[Part, PartEntry, npt.NDArray[np.float32]]]:
-        """The folders of vectors to compare with, and these as they are compared, (n, d) each, on the CPU.
+    def parts(self) -> list[tuple[Part, PartEntry, Vectors]]:
+        """The folders of vectors to compare with, and these as they are compared, (n, d) each, where they are searched.
 
         Not those that an approximate index stands for.
         """
-        return [(part, entry, array) for part, entry, array in
-                zip(self._parts, self._entries(), self._embedded, strict=True) if isinstance(array, np.ndarray)]
+        return [(part, entry, self._embedded[entry.name]) for part, entry in
+                zip(self._parts, self._entries, strict=True) if entry.name in self._embedded]
 
-    def view(self, *, device: torch.device | str = 'cpu', position_weight: float = 0.0, scale_weight: float = 0.0,
-             standardize: bool = False) -> NominalDatabase:
+    def viewed(self, settings: SearchSettings, device: torch.device | str = 'cpu') -> NominalDatabase:
         """The same version with other search settings, without verifying it again."""
-        return NominalDatabase(self.path, self.manifest, device=device, position_weight=position_weight,
-                               scale_weight=scale_weight, standardize=standardize)
+        return NominalDatabase(self.path, self.manifest, settings, device=device)
 
-    def check_compatible(self, encoder: Encoder, preprocessing_sha256: str, variant: str,
-                         settings: Mapping[str, str] | None = None) -> None:
-        """Refuses an encoder, preprocessing, variant or settings other than those that made the database.
+    def check_compatible(self, description: EmbeddingDescription) -> None:
+        """Refuses embeddings other than those that made the database.
 
         Raises:
             DatabaseError: names the first field that differs.
         """
-        loaded = DatabaseDescription.of(encoder, preprocessing_sha256, variant, settings)
-        difference = self.manifest.description.difference(loaded)
+        difference = self.manifest.description.difference(description)
         if difference:
             field, found, expected = difference
             raise DatabaseError(f'{self.path}: {field}: found {found}, expected {expected} (loaded now); load what the '
@@ -290,7 +277,7 @@ class NominalDatabase:
 
     def __len__(self) -> int:
         """How many nominal embeddings there are."""
-        return self._contents.neighbours.size
+        return self._neighbours.size
 
     def search(self, queries: Vectors, k: int = 1, places: Vectors | None = None
                ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
@@ -299,7 +286,7 @@ class NominalDatabase:
         Args:
             queries: (M, D) float32 of unit length, NumPy or torch on any device.
             k: how many neighbours, 1 to the number of vectors.
-            places: (M, 3) as `places` gives them, needed where a weight is not 0; (M, 2) centres are enough
+            places: (M, 3) as `places` gives them, needed where a weight of them is not 0; (M, 2) centres are enough
                 where scale_weight is.
 
         Returns:
@@ -323,22 +310,21 @@ class NominalDatabase:
         Args:
             forbidden_frame_range: (first, end) of indices into `frames()`, see `neighbourhood`.
         """
-        contents = self._contents
-        first, end = (int(contents.firsts[np.clip(i, 0, len(contents.frames))]) for i in forbidden_frame_range)
+        first, end = (int(self._firsts[np.clip(i, 0, len(self._frames))]) for i in forbidden_frame_range)
         return self._search(queries, k, places, (first, end))
 
     def _search(self, queries: Vectors, k: int, places: Vectors | None, excluded: tuple[int, int]
                 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        neighbours = self._contents.neighbours
+        neighbours = self._neighbours
         if not 1 <= k <= neighbours.size:
             raise DatabaseError(f'{self.path}: neighbours: found {k}, expected 1 to {neighbours.size}, the '
                                 'number of its vectors; lower it or record more')
         dimension = self.manifest.description.dimension
         if tuple(queries.shape[1:]) != (dimension,):
             raise ValueError(f'queries of shape {tuple(queries.shape)}, expected (M, {dimension})')
-        if self._space.coordinates and (places is None or (places.shape[1] < 3 and self._space.scale_weight)):
-            raise ValueError('places are needed where position_weight or scale_weight is not 0, with sizes for the '
-                             'latter')
+        if self._space.places and (places is None or places.shape[1] < self._space.places):
+            raise ValueError(f'places of {0 if places is None else places.shape[1]} columns, expected '
+                             f'{self._space.places}: a weight of them is not 0')
         if len(queries) == 0:
             return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
         return neighbours.search(self._space.embed(as_tensor(queries), places), k, excluded)
@@ -370,19 +356,20 @@ class NominalDatabase:
 
     def frames(self) -> FrameSequence:
         """The frames to compare with, in the vectors' order: (record, vectors, boxes, positions), memory-mapped."""
-        return self._contents.frames
+        return self._frames
 
     def held_out(self) -> FrameSequence:
         """The frames that are kept aside for calibration, likewise."""
-        return FrameSequence(self._held_out, held_out=True)
+        held_out = [self._opened[entry.name] for entry in self.manifest.parts if entry.kind == HELD_OUT]
+        return FrameSequence(held_out, held_out=True)
 
     def frame_indices(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Indices into `frames()` of the frames that vectors belong to."""
-        return np.searchsorted(self._contents.firsts, indices, side='right') - 1
+        return np.searchsorted(self._firsts, indices, side='right') - 1
 
     def neighbourhood(self, frame: int, seconds: float) -> tuple[int, int]:
         """(first, end) of the frames round one that are of the same source and at most `seconds` away from it."""
-        frames = self._contents.frames
+        frames = self._frames
         own = frames.record(frame)
 
         def near(index: int) -> bool:
@@ -404,71 +391,19 @@ class NominalDatabase:
             index: of the vector, as found by `search`.
             distance: to the query; passed on.
         """
-        contents = self._contents
-        frame = int(np.searchsorted(contents.firsts, index, side='right')) - 1
-        part, local = contents.frames.locate(frame)
+        frame = int(np.searchsorted(self._firsts, index, side='right')) - 1
+        part, local = self._frames.locate(frame)
         record = part.record(local, held_out=False)
         row = part.frames[local]
-        box = part.boxes[int(row['first']) + int(index) - int(contents.firsts[frame])]
+        box = part.boxes[int(row['first']) + int(index) - int(self._firsts[frame])]
         return NominalExample(record.source, record.topic, record.stamp_ns,
                               (int(box[0]), int(box[1]), int(box[2]), int(box[3])), float(distance),
-                              decode_thumbnail(part.thumbnail(local)), record.image_size)
+                              part.thumbnail(local), record.image_size)
 
-    def accept(self, additions: Iterable[NominalAddition]) -> int:
-        """Adds what a person reviewed and found nominal, as a new version; the one before is kept.
 
-        Quick, whatever the size of the database: only what was ever reviewed is written. The
-        calibration stays as it is: with more to compare with, nominal distances only get smaller,
-        so it errs on the side of fewer alarms. Searches find the additions when this returns.
+PLAIN = SearchSettings(standardize=False)
+"""The plain cosine distance."""
 
-        Returns:
-            The new version's number.
 
-        Raises:
-            DatabaseError: another writer is at work or has made a newer version.
-        """
-        with Transaction(self.path) as transaction:
-            found = transaction.current.version if transaction.current else 0
-            if found != self.manifest.version:
-                raise DatabaseError(f'{self.path}: version: found {found}, expected {self.manifest.version} (loaded); '
-                                    'load it anew and accept again')
-            entries = list(self.manifest.parts)
-            writer = PartWriter(transaction.folder / REVIEWED, self.manifest.description.dimension)
-            last = self._entries()[-1]
-            # One part holds all that was reviewed since the last recording (or index: that one covers whole parts).
-            before = self._parts[-1] if last.kind == REVIEWED and self._embedded[-1] is not None else None
-            if before is not None:
-                for index in range(len(before.frames)):
-                    writer.append(*before.frame(index, held_out=False), before.thumbnail(index))
-            for addition in additions:
-                frame, vectors, boxes, positions = checked(*addition[:4], self.manifest.description.dimension)
-                source = frame.source if frame.source.startswith('reviewed:') else f'reviewed:{frame.source}'
-                writer.append(replace(frame, source=source, held_out=False), vectors, boxes, positions,
-                              encode_thumbnail(addition.thumbnail))
-            writer.finish()
-            entry = PartEntry(transaction.relative(writer.folder), REVIEWED, writer.vectors, writer.frames)
-            if before is not None:
-                entries[entries.index(last)] = entry
-            else:
-                entries.append(entry)
-            manifest = transaction.candidate(self.manifest.description, entries, f'accepted {writer.frames} frames')
-            manifest = transaction.carry_index(manifest)
-            if self.manifest.calibration:
-                manifest = manifest.replace(calibration=self.manifest.calibration, files={
-                    **manifest.files, self.manifest.calibration: self.manifest.files[self.manifest.calibration]})
-            transaction.publish(manifest)
-        part = Part(self.path / entry.name, manifest.description.dimension)
-        embedded = self._space.embed_all(part, self.device)
-        if before is not None:
-            self._parts, self._embedded = self._parts[:-1], self._embedded[:-1]
-        self._parts, self._embedded = [*self._parts, part], [*self._embedded, embedded]
-        self.manifest = manifest
-        self._contents = self._assemble()
-        return manifest.version
-
-    def close(self) -> None:
-        """Frees the memory, that of the GPU too; the database cannot be used afterwards."""
-        for part in (*self._parts, *self._held_out):
-            part.close()
-        self._parts, self._held_out, self._embedded, self._index, self._resources = [], [], [], None, None
-        self._contents = self._assemble()
+def _listed(settings: Mapping[str, object]) -> str:
+    return ', '.join(f'{name} {value}' for name, value in settings.items())

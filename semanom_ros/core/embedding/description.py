@@ -1,0 +1,62 @@
+"""What made embeddings, as a database remembers it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class EmbeddingDescription:
+    """What made embeddings; two databases with equal descriptions can be merged.
+
+    Attributes:
+        encoder: name, as in the parameter `encoder`.
+        weights: what the weights are, for people; not compared.
+        weights_sha256: SHA-256 over the weights.
+        preprocessing_sha256: `Preprocessor.sha256`.
+        input_size: (height, width) that the encoder sees, pixels.
+        grid_size: (rows, columns) of its patches.
+        dimension: length of an embedding.
+        variant: `grid` or `instance`.
+        settings: what else changes the embeddings (layer, features, segmenter, ...), JSON values.
+        wants_standardizing, wants_calibration_by_place: what the encoder says of its distances, see `Encoder`.
+    """
+
+    encoder: str
+    weights: str
+    weights_sha256: str
+    preprocessing_sha256: str
+    input_size: tuple[int, int]
+    grid_size: tuple[int, int]
+    dimension: int
+    variant: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    wants_standardizing: bool = True
+    wants_calibration_by_place: bool = True
+
+    def difference(self, other: EmbeddingDescription) -> tuple[str, Any, Any] | None:
+        """The first field, with both values, in which two descriptions differ; None when they fit together."""
+        for item in fields(self):
+            if item.name == 'weights':
+                continue
+            mine, theirs = _plain(getattr(self, item.name)), _plain(getattr(other, item.name))
+            if mine != theirs:
+                return item.name, mine, theirs
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """As it comes back from JSON."""
+    return json.loads(json.dumps(value, sort_keys=True))
+
+
+def parse_description(content: Mapping[str, Any]) -> EmbeddingDescription:
+    """A description from its JSON object; KeyError or TypeError when it is none."""
+    return EmbeddingDescription(**{
+        **content,
+        'input_size': tuple(content['input_size']),
+        'grid_size': tuple(content['grid_size']),
+    })

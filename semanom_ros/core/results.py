@@ -1,0 +1,145 @@
+"""What comes out of the pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from semanom_ros.core.database.nominal_database import NominalExample
+from semanom_ros.core.embedding.queries import Queries
+from semanom_ros.core.frames import Segments
+from semanom_ros.core.localization.regions_of_map import Region
+
+
+@dataclass(frozen=True)
+class ScoreMap:
+    """Scores over an image at the resolution that they were computed at; enlarged where somebody wants more.
+
+    Attributes:
+        scores: (N,) float32, of each query, >= 0.
+        owners: (rows, columns) int64, the query that speaks for each patch.
+        segments: masks of the first queries, finer than the patches; None: patches are all there is.
+    """
+
+    scores: npt.NDArray[np.float32]
+    owners: npt.NDArray[np.int64]
+    segments: Segments | None = None
+
+    @classmethod
+    def of_pixels(cls, scores: npt.NDArray[np.float32]) -> ScoreMap:
+        """Of scores (h, w) float32, >= 0, that nothing stands behind: a method without queries."""
+        return cls(scores.ravel(), np.arange(scores.size).reshape(scores.shape))
+
+    @property
+    def patches(self) -> npt.NDArray[np.float32]:
+        """(rows, columns) float32, score of the query that speaks for each patch."""
+        return self.scores[self.owners]
+
+    @property
+    def finest(self) -> npt.NDArray[np.float32]:
+        """(h, w) float32, as fine as it was computed."""
+        return self.patches if self.segments is None else self._by_segment(self.segments.labels)
+
+    def at(self, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+        """(H, W) float32 for an image of this (height, width): segments as they are, patches blending."""
+        if self.segments is not None:
+            return self._by_segment(self.segments.at(size))
+        return np.asarray(cv2.resize(self.patches, size[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
+
+    def _by_segment(self, labels: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """Scores of segments where there is one, of patches elsewhere, for labels (h, w)."""
+        assert self.segments is not None
+        height, width = labels.shape
+        rows, columns = self.owners.shape
+        row = ((np.arange(height) + 1) * rows - 1) // height
+        column = ((np.arange(width) + 1) * columns - 1) // width
+        by_label = np.concatenate([np.zeros(1, np.float32), self.scores[:len(self.segments.scores)]])
+        return np.where(labels > 0, by_label[labels], self.patches[row[:, None], column[None, :]])
+
+
+@dataclass(frozen=True)
+class Anomaly:
+    """One localized anomaly of one frame.
+
+    Attributes:
+        track_id: the same number for the same thing over time, from 1; 0 without tracking.
+        score: calibrated anomaly score, the highest in the region; 1.0 is the alarm threshold.
+        raw_score: cosine distance to the nearest nominal embedding, 0 to 2.
+        p_value: share of nominal frames that hold a score at least as high, (0, 1].
+        box: (x, y, width, height) in pixels of the source image.
+        contour: (N, 2) int32 outline (x, y) in source pixels, the largest part first
+            where the region has several.
+        area: pixels of the source image inside the region.
+        age_ns: for how long the track has existed.
+        nearest: the most similar nominal example, None where the database keeps none.
+        label: zero-shot text label, '' without a text-aligned encoder.
+        label_score: cosine similarity of the label, -1 to 1; 0 without a label.
+    """
+
+    track_id: int
+    score: float
+    raw_score: float
+    p_value: float
+    box: tuple[int, int, int, int]
+    contour: npt.NDArray[np.int32]
+    area: int
+    age_ns: int = 0
+    nearest: NominalExample | None = None
+    label: str = ''
+    label_score: float = 0.0
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """What the detector says about one frame.
+
+    Attributes:
+        stamp_ns, camera: those of the frame, untouched.
+        image_size: (height, width) of the source image in pixels.
+        score: calibrated frame score, >= 0; the alarm threshold is `threshold`.
+        raw_score: the frame score before calibration: cosine distance, 0 to 2.
+        p_value: conformal p-value of the frame score, (0, 1].
+        threshold: frame score above which the frame is anomalous.
+        anomalous: the verdict, after the filter where it is on.
+        scores: where it is how surprising.
+        pixel_threshold: value of the anomaly map above which a pixel belongs to an anomaly whose core is above
+            `threshold`.
+        anomalies: what is left after the filter, the highest score first.
+        regions: their pixels, in no order.
+        queries: what was compared with the database; None for methods that compare nothing.
+        timings_ms: milliseconds by stage (`preprocess`, `encode`, `segment`, `search`,
+            `score`, `filter`, `total`).
+    """
+
+    stamp_ns: int
+    camera: str
+    image_size: tuple[int, int]
+    score: float
+    raw_score: float
+    p_value: float
+    threshold: float
+    anomalous: bool
+    scores: ScoreMap
+    pixel_threshold: float
+    anomalies: tuple[Anomaly, ...] = ()
+    regions: tuple[Region, ...] = ()
+    queries: Queries | None = None
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def anomaly_map(self) -> npt.NDArray[np.float32]:
+        """(H, W) float32, calibrated score per source pixel."""
+        return self.scores.at(self.image_size)
+
+    @cached_property
+    def mask(self) -> npt.NDArray[np.uint8]:
+        """(H, W) uint8, 255 where an anomaly is, else 0."""
+        mask = np.zeros(self.image_size, np.uint8)
+        for region in self.regions:
+            x, y, w, h = region.box
+            mask[y:y + h, x:x + w][region.mask] = 255
+        return mask

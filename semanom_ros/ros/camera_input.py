@@ -1,0 +1,124 @@
+"""What comes in from one camera: images, and the masks beside them. Both nodes take their frames from here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import CompressedImage, Image
+
+from semanom_ros.core.embedding.registry import needs_masks
+from semanom_ros.core.frames import Frame
+from semanom_ros.ros.masks_subscription import MasksSubscription
+from semanom_ros.ros.messages import picture_of, stamp_of
+from semanom_ros.settings import CameraSettings, QuerySettings
+
+if TYPE_CHECKING:
+    from rclpy.subscription import MessageInfo
+
+
+class Received(NamedTuple):
+    """A frame as it came.
+
+    Attributes:
+        serialized: the message.
+        when: it came, monotonic seconds.
+        lost: frames between this and the last of the same publisher that never came, where the middleware counts.
+    """
+
+    serialized: bytes
+    when: float
+    lost: int
+
+    @property
+    def stamp_ns(self) -> int:
+        """Of the header.
+
+        Raises:
+            ImageError: the message is too short to have one.
+        """
+        return stamp_of(self.serialized)
+
+
+class Decoded(NamedTuple):
+    """A frame that can be judged.
+
+    Attributes:
+        frame: with the masks that belong to it.
+        frame_id: of its header.
+        without_masks: why it has none, though the segmenter needs them; '' where nothing is missing.
+    """
+
+    frame: Frame
+    frame_id: str
+    without_masks: str
+
+
+class CameraInput:
+    """The images of one camera on `~/input/NAME/image` (or `.../compressed`), and its masks where they are needed.
+
+    Attributes:
+        name: of the camera.
+        topic: of its images.
+    """
+
+    def __init__(self, node: Node, name: str, cameras: CameraSettings, queries: QuerySettings, qos: QoSProfile) -> None:
+        """
+        Args:
+            node: subscribes; somebody spins it.
+            name: of the camera.
+            cameras: what it sends, and how long masks are waited for.
+            queries: whether masks are needed.
+            qos: of the images.
+        """
+        self.name = name
+        self._node, self._qos = node, qos
+        self._compressed = cameras.image_transport == 'compressed'
+        self.topic = node.resolve_topic_name(f'~/input/{name}/image{"/compressed" if self._compressed else ""}')
+        self._masks = MasksSubscription(node, name, cameras.segments_wait) if needs_masks(queries) else None
+        self._images: Subscription[Any] | None = None
+        self._sequences: dict[bytes, int] = {}
+
+    def open(self, receive: Callable[[Received], None]) -> None:
+        """Lets images in; `receive` is called for each in the executor's thread, and must not take long."""
+        self._sequences.clear()
+
+        def on_image(serialized: bytes, info: MessageInfo) -> None:
+            receive(Received(serialized, time.monotonic(), self._lost(info)))
+
+        if self._masks is not None:
+            self._masks.open()
+        kind: Any = CompressedImage if self._compressed else Image
+        self._images = self._node.create_subscription(kind, self.topic, on_image, self._qos, raw=True)
+
+    def close(self) -> None:
+        """Lets no more images in; nobody waits for masks."""
+        if self._images is not None:
+            self._node.destroy_subscription(self._images)
+            self._images = None
+        if self._masks is not None:
+            self._masks.close()
+
+    def decode(self, received: Received) -> Decoded:
+        """The frame in a message; waits for its masks where they are needed.
+
+        Raises:
+            ImageError: it holds no picture.
+        """
+        image, stamp, frame_id = picture_of(received.serialized, self._compressed)
+        segments, fault = None, ''
+        if self._masks is not None:
+            segments, fault = self._masks.take(stamp, image.shape[:2])
+        return Decoded(Frame(image, stamp, self.name, f'live:{self.topic}', self.topic, segments), frame_id, fault)
+
+    def _lost(self, info: MessageInfo) -> int:
+        number, publisher = info.get('publication_sequence_number'), info.get('publisher_gid')
+        if number is None or publisher is None:
+            return 0
+        last = self._sequences.get(publisher['data'])
+        self._sequences[publisher['data']] = number
+        return 0 if last is None else max(0, number - last - 1)
