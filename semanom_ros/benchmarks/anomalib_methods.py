@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,15 +19,17 @@ from torch import nn
 from semanom_ros.benchmarks.memory import in_own_process, peak_mb
 from semanom_ros.benchmarks.plan import Plan
 from semanom_ros.core.embedding.embedder import Embedder
-from semanom_ros.core.frames import Frame, FrameResult
+from semanom_ros.core.frames import Frame
 from semanom_ros.core.progress import SILENT
-from semanom_ros.evaluation.baselines import CORESET_SHARE, PatchCoreBaseline
+from semanom_ros.core.results import FrameResult, ScoreMap
+from semanom_ros.evaluation.baselines import CORESET_SHARE
 from semanom_ros.evaluation.detectors import Detectors, Method, Row, Verdict
 from semanom_ros.evaluation.measurement import rounded
 from semanom_ros.evaluation.replay import Topics, replay
-from semanom_ros.parameters import METHOD, Value, table
+from semanom_ros.parameters import Value
 from semanom_ros.recordings.bags import BagReader
 from semanom_ros.recordings.nominal_recording import record_bags
+from semanom_ros.settings import Settings
 from semanom_ros.simulation import simulate
 from semanom_ros.simulation.drive_bag import write_bag
 
@@ -50,7 +52,6 @@ def compare(plan: Plan) -> dict[str, Any]:
     latency is from the picture to the frame's score and map of patches (anomalib's enlarged). Without anomalib its
     rows are missing.
     """
-    parameters = {name: value for name, value in plan.parameters.items() if name != 'database'}
     nominal, drive = plan.scratch / 'simulated-nominal', plan.scratch / 'simulated-drive'
     write_bag(simulate(NOMINAL_SEED, EVERY_N * plan.frames, False), nominal)
     write_bag(simulate(DRIVE_SEED, 5 * plan.frames, True), drive)
@@ -61,7 +62,7 @@ def compare(plan: Plan) -> dict[str, Any]:
             log.info('%s: not measured; pip install anomalib', name)
             continue
         found[name], scores[name] = in_own_process(
-            _measure, name, nominal, drive, plan.scratch / f'method-{len(found)}', parameters)
+            _measure, name, nominal, drive, plan.scratch / f'method-{len(found)}', plan.settings)
     different = None
     if 'anomalib AnomalyDINO' in scores:
         pairs = zip(scores['anomalib AnomalyDINO'], scores['semanom AnomalyDINO'], strict=True)
@@ -70,15 +71,14 @@ def compare(plan: Plan) -> dict[str, Any]:
                                     'score_difference': different}}}
 
 
-def _measure(name: str, nominal: Path, drive: Path, folder: Path, parameters: Mapping[str, Any]
-             ) -> tuple[dict[str, Any], list[float]]:
+def _measure(name: str, nominal: Path, drive: Path, folder: Path, settings: Settings) -> tuple[dict[str, Any], list[float]]:
     """Figures of one method, and its raw frame scores."""
     if name.startswith('anomalib'):
         importlib.import_module('anomalib.models')
-    embedder = Embedder.load({**parameters, 'variant': 'grid'})
+    embedder = Embedder.load(settings.method.changed({'variant': 'grid'}))
     embedder.encoder.warm_up()
     before, begin = peak_mb(), time.perf_counter()
-    method = METHODS[name](embedder, nominal, folder, {**parameters, 'every_n': EVERY_N})
+    method = METHODS[name](embedder, nominal, folder, settings.changed({'every_n': EVERY_N, 'append': False}))
     ready, learned = time.perf_counter() - begin, peak_mb()
     row = method.rows[0]
     figures = replay([drive], [method], row, folder / 'replay', Topics()).measurements[row]
@@ -89,26 +89,22 @@ def _measure(name: str, nominal: Path, drive: Path, folder: Path, parameters: Ma
     return rounded(content), figures.frames['raw_score'].tolist()  # type: ignore[return-value]
 
 
-def _ours(embedder: Embedder, nominal: Path, folder: Path, parameters: Mapping[str, Any]) -> Method:
-    record_bags([nominal], folder / 'database', {**parameters, 'variant': 'grid'}, SILENT, embedder)
-    return Detectors(_method(parameters), [folder / 'database'], ('grid',), (False,), embedder)
+def _ours(embedder: Embedder, nominal: Path, folder: Path, settings: Settings) -> Method:
+    record_bags([nominal], folder / 'database', settings.changed({'variant': 'grid'}), SILENT, embedder)
+    return Detectors(settings.method, [folder / 'database'], ('grid',), (False,), embedder)
 
 
-def _ours_as_anomaly_dino(embedder: Embedder, nominal: Path, folder: Path, parameters: Mapping[str, Any]) -> Method:
+def _ours_as_anomaly_dino(embedder: Embedder, nominal: Path, folder: Path, settings: Settings) -> Method:
     patches = embedder.encoder.grid_size[0] * embedder.encoder.grid_size[1]
     share = max(1, int(0.01 * patches)) / patches
-    settings = {**parameters, **ANOMALY_DINO, 'frame_score_fraction': share, 'held_out_share': 0.0}
-    return _ours(embedder, nominal, folder, settings)
+    return _ours(embedder, nominal, folder, settings.changed(
+        {**ANOMALY_DINO, 'frame_score_fraction': share, 'held_out_share': 0.0}))
 
 
-def _ours_as_patchcore(embedder: Embedder, nominal: Path, folder: Path, parameters: Mapping[str, Any]) -> Method:
-    settings = {**parameters, **ANOMALY_DINO, 'held_out_share': 0.0}
-    record_bags([nominal], folder / 'database', settings, SILENT, embedder)
-    return PatchCoreBaseline(_method(parameters), [folder / 'database'], embedder.encoder, folder / 'coreset')
-
-
-def _method(parameters: Mapping[str, Any]) -> dict[str, Value]:
-    return {parameter.name: parameters[parameter.name] for parameter in table(METHOD)}
+def _ours_as_patchcore(embedder: Embedder, nominal: Path, folder: Path, settings: Settings) -> Method:
+    own = settings.changed({**ANOMALY_DINO, 'held_out_share': 0.0})
+    record_bags([nominal], folder / 'database', own, SILENT, embedder)
+    return PatchCore(settings.method, [folder / 'database'], embedder.encoder, folder / 'coreset')
 
 
 class _Features(nn.Module):
@@ -131,21 +127,21 @@ class AnomalibMethod:
         rows: one.
     """
 
-    def __init__(self, name: str, model: Any, embedder: Embedder, nominal: Path, parameters: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, model: Any, embedder: Embedder, nominal: Path, settings: Settings) -> None:
         """
         Args:
             name: of the row.
             model: takes images in training, then `fitted`; afterwards gives `pred_score` and `anomaly_map`.
             embedder: the model's features come from its encoder.
             nominal: recording.
-            parameters: `every_n`.
+            settings: which frames are taken.
         """
         self.rows: tuple[Row, ...] = (Row('grid', baseline=name),)
         self._model, self._embedder = model.to(embedder.encoder.device), embedder
         self._model.train()
         with BagReader(nominal) as reader, torch.no_grad():
             for number, frame in enumerate(reader.images(reader.image_topic(''))):
-                if number % int(parameters['every_n']) == 0:
+                if number % settings.recorder.every_n == 0:
                     self._model(embedder.preprocessor([frame.image]))
             if hasattr(self._model, 'fit'):
                 self._model.fit()
@@ -162,9 +158,8 @@ class AnomalibMethod:
         milliseconds = (time.perf_counter() - begin) * 1e3
         height, width = frame.image.shape[:2]
         enlarged = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
-        small = np.asarray(cv2.resize(pixels, self._embedder.encoder.grid_size[::-1]), np.float32)
         result = FrameResult(frame.stamp_ns, frame.camera, (height, width), score, score, 1.0, float('inf'), False,
-                             small, float('inf'), pixel_map=enlarged)
+                             ScoreMap.of_pixels(enlarged), float('inf'))
         return [Verdict(result, score, enlarged, milliseconds)]
 
     def reset(self) -> None:
@@ -175,21 +170,21 @@ class AnomalibMethod:
         return {'vectors': len(self._model.memory_bank)}
 
 
-def _anomalib_dino(embedder: Embedder, nominal: Path, folder: Path, parameters: Mapping[str, Any]) -> Method:
+def _anomalib_dino(embedder: Embedder, nominal: Path, folder: Path, settings: Settings) -> Method:
     module = importlib.import_module('anomalib.models.image.anomaly_dino.torch_model')
     features = _Features(embedder, 'blocks.11', as_tokens=True)
     with mock.patch.object(module, 'TimmFeatureExtractor', return_value=features):
-        return AnomalibMethod('AnomalyDINO', module.AnomalyDINOModel(), embedder, nominal, parameters)
+        return AnomalibMethod('AnomalyDINO', module.AnomalyDINOModel(), embedder, nominal, settings)
 
 
-def _anomalib_patchcore(embedder: Embedder, nominal: Path, folder: Path, parameters: Mapping[str, Any]) -> Method:
+def _anomalib_patchcore(embedder: Embedder, nominal: Path, folder: Path, settings: Settings) -> Method:
     module = importlib.import_module('anomalib.models.image.patchcore.torch_model')
     torch.manual_seed(0)  # its coreset begins at a random point
     with mock.patch.object(module, 'TimmFeatureExtractor', return_value=_Features(embedder, 'patches', False)):
-        return AnomalibMethod('PatchCore', module.PatchcoreModel(('patches',)), embedder, nominal, parameters)
+        return AnomalibMethod('PatchCore', module.PatchcoreModel(('patches',)), embedder, nominal, settings)
 
 
-METHODS: dict[str, Callable[[Embedder, Path, Path, Mapping[str, Any]], Method]] = {
+METHODS: dict[str, Callable[[Embedder, Path, Path, Settings], Method]] = {
     'semanom AnomalyDINO': _ours_as_anomaly_dino, 'anomalib AnomalyDINO': _anomalib_dino,
     'semanom PatchCore': _ours_as_patchcore, 'anomalib PatchCore': _anomalib_patchcore,
     'semanom grid, as by default': _ours}

@@ -24,13 +24,13 @@ from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.progress import Progress
 from semanom_ros.errors import SemanomError
 from semanom_ros.evaluation.live_run import DetectorProcess
-from semanom_ros.evaluation.result_bag import CAMERA, PREFIX, SCORE
+from semanom_ros.evaluation.result_bag import CAMERA, PREFIX
 from semanom_ros.msg import AnomalyScore
-from semanom_ros.parameters import DETECTOR, METHOD, NODE, table
 from semanom_ros.recordings.bags import BagWriter
-from semanom_ros.recordings.images import image_to_message
 from semanom_ros.recordings.nominal_recording import record_bags
 from semanom_ros.ros.background import background_node, private_domain
+from semanom_ros.ros.messages import image_to_message
+from semanom_ros.ros.outputs import SCORE
 from semanom_ros.ros.qos import OUTPUT
 
 TOPIC = '/camera/image_raw'
@@ -50,7 +50,7 @@ def record(plan: Plan, embedder: Embedder, progress: Progress) -> dict[str, Any]
     forward = forward_pass(embedder)
     half = math.ceil(plan.repeats / 2)
     before = in_turn({'forward': forward}, half, 'forward')['forward']
-    recording = record_bags([bag], _database(plan), plan.parameters, progress, embedder)
+    recording = record_bags([bag], _database(plan), plan.settings, progress, embedder)
     times = before + in_turn({'forward': forward}, half, 'forward')['forward']
     per_frame = recording.seconds * 1e3 / recording.summary.frames
     return {'record_over_forward': ratio([per_frame], times),
@@ -68,12 +68,9 @@ def detector(plan: Plan, embedder: Embedder, progress: Progress) -> Iterator[Liv
         SemanomError: it does not start; with the end of its log.
     """
     if not _database(plan).exists():
-        record_bags([_bag(plan)], _database(plan), plan.parameters, progress, embedder)
-    names = {parameter.name for parameter in table(METHOD, NODE, DETECTOR)}
-    parameters = {name: value for name, value in plan.parameters.items() if name in names}
-    parameters['database'] = str(_database(plan))
+        record_bags([_bag(plan)], _database(plan), plan.settings, progress, embedder)
     with private_domain() as domain, background_node('semanom_bench', domain) as node:
-        process = DetectorProcess(domain, plan.scratch, TOPIC, parameters, _bag(plan))
+        process = DetectorProcess(domain, plan.scratch, TOPIC, plan.settings, _database(plan), _bag(plan))
         try:
             process.change_state(node, Transition.TRANSITION_CONFIGURE, _CONFIGURE_S)
             live = LiveDetector(node, process)
@@ -96,7 +93,7 @@ class LiveDetector:
         self._counts: list[tuple[float, int]] = []
         self._status: dict[str, str] = {}
         self._stamp_ns = 0
-        node.create_subscription(AnomalyScore, PREFIX + SCORE, self._on_score, OUTPUT)
+        node.create_subscription(AnomalyScore, PREFIX + SCORE.name, self._on_score, OUTPUT)
         node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, OUTPUT)
 
     def wait_for_subscriber(self) -> None:

@@ -13,14 +13,14 @@ import numpy as np
 from tqdm import tqdm
 
 from semanom_ros.benchmarks.plan import Plan, drive
-from semanom_ros.core.database import read_manifest
+from semanom_ros.core.database.nominal_database import read_manifest
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.progress import SILENT
 from semanom_ros.evaluation.detectors import Detectors
 from semanom_ros.evaluation.runner import evaluate
-from semanom_ros.parameters import METHOD, table
 from semanom_ros.recordings.bags import BagWriter
 from semanom_ros.recordings.nominal_recording import record_bags
+from semanom_ros.settings import MethodSettings, Settings
 
 TIMES_LONGER = 4
 _IMAGE_SIZE = (640, 360)
@@ -52,14 +52,13 @@ def growth(plan: Plan) -> dict[str, Any]:
     Each is measured in a process of its own. Both recordings are evaluated against the database of the short one.
     What recording needs for each embedding, to calibrate at the end, is in the figures: the database is in memory then.
     """
-    parameters = {name: value for name, value in plan.parameters.items() if name != 'database'}
     lengths = {1: plan.frames, TIMES_LONGER: TIMES_LONGER * plan.frames}
     bags = {times: _bag(plan.scratch / f'length-{times}', frames) for times, frames in lengths.items()}
     databases = {times: plan.scratch / f'recorded-{times}' for times in lengths}
-    record = {times: in_own_process(_record, bags[times], databases[times], parameters) for times in lengths}
-    ours = {parameter.name: plan.parameters[parameter.name] for parameter in table(METHOD)}
-    watch = {times: in_own_process(_evaluate, bags[times], databases[1], plan.scratch / f'evaluated-{times}', ours)
-             for times in lengths}
+    record = {times: in_own_process(_record, bags[times], databases[times], plan.settings) for times in lengths}
+    watch = {times: in_own_process(
+        _evaluate, bags[times], databases[1], plan.scratch / f'evaluated-{times}', plan.settings.method)
+        for times in lengths}
     vectors = {times: read_manifest(path) for times, path in databases.items()}
     return {
         'memory_growth': {'record': round(record[TIMES_LONGER] / record[1], 3),
@@ -70,14 +69,14 @@ def growth(plan: Plan) -> dict[str, Any]:
                               for m in vectors.values()]}}}
 
 
-def _record(bag: Path, database: Path, parameters: Mapping[str, Any]) -> float:
-    record_bags([bag], database, parameters, SILENT)
+def _record(bag: Path, database: Path, settings: Settings) -> float:
+    record_bags([bag], database, settings, SILENT)
     return peak_mb()
 
 
-def _evaluate(bag: Path, database: Path, output: Path, parameters: Mapping[str, Any]) -> float:
-    embedder = Embedder.load({**parameters, 'variant': 'grid'})
-    evaluate([bag], Detectors(parameters, [database], (), (False, True), embedder), output, parameters=parameters)
+def _evaluate(bag: Path, database: Path, output: Path, settings: MethodSettings) -> float:
+    embedder = Embedder.load(settings.changed({'variant': 'grid'}))
+    evaluate([bag], Detectors(settings, [database], (), (False, True), embedder), output, settings=settings)
     return peak_mb()
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from semanom_ros.core.database.index import faiss
 from semanom_ros.core.embedding.embedder import Embedder
-from semanom_ros.parameters import Value
+from semanom_ros.settings import Settings
 
 IMAGE_SIZE = (720, 1280)
 
@@ -29,7 +29,7 @@ class Plan:
     """How much is measured.
 
     Attributes:
-        parameters: resolved, of every group that a node or the recorder takes.
+        settings: of all that is measured.
         scratch: folder for bags and databases.
         sizes: vectors of the databases that are searched.
         repeats: how often each thing is timed; medians are reported.
@@ -37,7 +37,7 @@ class Plan:
         burst_s: seconds of the burst of images.
     """
 
-    parameters: Mapping[str, Value]
+    settings: Settings
     scratch: Path
     sizes: tuple[int, ...]
     repeats: int

@@ -18,16 +18,16 @@ from torch import nn
 from tqdm import tqdm
 
 from semanom_ros.benchmarks.plan import Plan, forward_pass, in_turn, ratio, summary, synchronize
-from semanom_ros.core.curation.operations import IndexSettings, build_index
-from semanom_ros.core.curation.recorder import describe
-from semanom_ros.core.database import DatabaseWriter, FrameRecord, NominalDatabase
-from semanom_ros.core.embedding.embedder import Embedder, patch_boxes
+from semanom_ros.core.curation.operations import build_index
+from semanom_ros.core.curation.publishing import NPROBE, IndexSettings, Recipe, suggested_factory
+from semanom_ros.core.curation.writer import DatabaseWriter
+from semanom_ros.core.database.nominal_database import INDEXED_FROM, PLAIN, NominalDatabase
+from semanom_ros.core.database.storage import FrameRecord, NominalAddition
+from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.embedding.preprocessing import PatchGrid
-from semanom_ros.recordings.nominal_recording import INDEXED_FROM
+from semanom_ros.core.embedding.queries import patch_boxes
 
 log = logging.getLogger(__name__)
-
-NPROBE = 8
 
 _CENTRES = 4096
 _SPREAD = 0.5  # length of the noise on a centre of length 1
@@ -57,7 +57,7 @@ def search(plan: Plan, embedder: Embedder) -> dict[str, Any]:
             indexed = _indexed(path, size)
             fast, functions['indexed'] = 'indexed', _searching(indexed, queries)
             errors = np.abs(indexed.search(queries)[0] - exact.search(queries)[0])
-            about |= {'index': _index(size), 'nprobe': NPROBE, 'distance_error_mean': float(errors.mean()),
+            about |= {'index': suggested_factory(size), 'nprobe': NPROBE, 'distance_error_mean': float(errors.mean()),
                       'distance_error_p99': float(np.quantile(errors, 0.99))}
         times = in_turn(functions, plan.repeats, f'search {key(size)}')
         ratios[key(size)] = ratio(times[fast], times['forward'])
@@ -90,7 +90,7 @@ def against_anomalib(plan: Plan, embedder: Embedder) -> dict[str, Any]:
             continue
         path = _database(plan, embedder, size)
         if device.type == 'cpu' and size >= INDEXED_FROM:
-            _indexed(path, size).close()
+            _indexed(path, size)
         database = NominalDatabase.open(path, device=device, verify=False)
         bank = np.concatenate([frame.vectors for frame in database.frames()])
         model.memory_bank = torch.from_numpy(bank).to(device)
@@ -137,18 +137,14 @@ def _searching(database: NominalDatabase, queries: torch.Tensor) -> Callable[[],
     return lambda: database.search(queries)
 
 
-def _index(size: int) -> str:
-    return f'IVF{2 ** round(math.log2(4 * math.sqrt(size)))},SQfp16'
-
-
 def _indexed(path: Path, size: int) -> NominalDatabase:
     """The database with its index."""
     database = NominalDatabase.open(path, verify=False)
     if database.manifest.index is not None:
         return database
-    database.close()
     with tqdm(desc=f'index {key(size)}', total=1, leave=False, disable=None):
-        return build_index(path, IndexSettings(_index(size), NPROBE))
+        build_index(path, IndexSettings(suggested_factory(size)), Recipe(PLAIN))
+    return NominalDatabase.open(path, verify=False)
 
 
 def _database(plan: Plan, embedder: Embedder, size: int) -> Path:
@@ -159,13 +155,13 @@ def _database(plan: Plan, embedder: Embedder, size: int) -> Path:
     grid = PatchGrid(*embedder.encoder.grid_size, 720, 1280)
     boxes, positions = patch_boxes(grid), grid.centres()
     frames = math.ceil(size / len(boxes))
-    with DatabaseWriter.begin(path, describe(embedder)) as writer:
+    with DatabaseWriter.begin(path, embedder.description) as writer:
         for number, vectors in enumerate(tqdm(_clustered(embedder, frames), desc=f'database {key(size)}', total=frames,
                                               leave=False, disable=None)):
             kept = min(len(boxes), size - number * len(boxes))
             record = FrameRecord('benchmark', '0' * 64, '/camera/image_raw', number * 100_000_000, (720, 1280))
-            writer.add(record, vectors[:kept], boxes[:kept], positions[:kept], None)
-        writer.commit().close()
+            writer.add(NominalAddition(record, vectors[:kept], boxes[:kept], positions[:kept]))
+        writer.commit()
     return path
 
 

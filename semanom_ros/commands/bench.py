@@ -14,11 +14,10 @@ from semanom_ros.benchmarks import anomalib_methods as methods
 from semanom_ros.benchmarks import live_detector as live
 from semanom_ros.benchmarks import memory, search
 from semanom_ros.benchmarks.plan import Plan, machine
-from semanom_ros.commands.options import add_parameter_options, parameters_of
+from semanom_ros.commands.options import add_parameter_options, settings_of
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.errors import ParameterError
-from semanom_ros.parameters import DETECTOR, METHOD, NODE, RECORDER
 
 BENCHMARKS = {
     'end_to_end': 'an image published until its score is received, over the forward pass',
@@ -55,10 +54,10 @@ def run(arguments: argparse.Namespace) -> None:
     repeats = arguments.repeats if arguments.repeats is not None else 3 if quick else 30
     if repeats < 1:
         raise ParameterError(f'--repeats {repeats}: expected at least 1')
-    parameters = parameters_of(arguments, METHOD, NODE, DETECTOR, RECORDER)
+    settings = settings_of(arguments).changed({'append': False})
     sizes = tuple(arguments.sizes or (QUICK_SIZES if quick else SIZES))
     with tempfile.TemporaryDirectory(prefix='semanom_', dir=arguments.scratch) as scratch, logging_redirect_tqdm():
-        plan = Plan({**parameters, 'append': False}, Path(scratch), sizes, repeats, frames=20 if quick else 100,
+        plan = Plan(settings, Path(scratch), sizes, repeats, frames=20 if quick else 100,
                     burst_s=4.0 if quick else 10.0)
         result = _measure(plan, arguments.only)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -74,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _measure(plan: Plan, wanted: list[str]) -> dict[str, Any]:
-    embedder = Embedder.load(plan.parameters)
+    embedder = Embedder.load(plan.settings.method)
     embedder.encoder.warm_up()
     encoder = embedder.encoder
     result: dict[str, Any] = {

@@ -5,22 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from semanom_ros.commands.options import add_parameter_options, parameters_of
+from semanom_ros.commands.options import add_parameter_options, settings_of
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.core.curation import operations
-from semanom_ros.core.curation.publishing import Calibrate, IndexSettings, suggested_factory
-from semanom_ros.core.database import Manifest, NominalDatabase, read_manifest
-from semanom_ros.core.scoring import calibration
+from semanom_ros.core.curation.publishing import AUTO, NPROBE, IndexSettings, Recipe
+from semanom_ros.core.database.manifest import MANIFEST, Manifest
+from semanom_ros.core.database.nominal_database import read_manifest
 from semanom_ros.errors import ParameterError, SemanomError
-from semanom_ros.parameters import METHOD, resolve
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -72,10 +70,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     index = action('index', _index, 'give a large database an approximate index for search on the CPU')
     index.add_argument('database', metavar='DIR', type=Path, help='nominal database')
     index.add_argument('--factory', metavar='STRING',
-                       help='FAISS factory string of an inverted file (default: one that suits the number of vectors, '
-                       'such as IVF4096,SQfp16 for a million); Flat: exact search')
-    index.add_argument('--nprobe', metavar='N', type=_count, default=8,
-                       help='inverted lists that a search visits (default 8)')
+                       default=AUTO, help='FAISS factory string of an inverted file; auto (default): one that suits '
+                       'the number of vectors, where an index pays; exact: none')
+    index.add_argument('--nprobe', metavar='N', type=_count, default=NPROBE,
+                       help=f'inverted lists that a search visits (default {NPROBE})')
     recalibrates(index)
 
     revert = action('revert', _revert, 'go back to the version before the last change')
@@ -100,8 +98,8 @@ def _info(arguments: argparse.Namespace) -> None:
 def _describe(path: Path, manifest: Manifest) -> list[str]:
     made, index = manifest.description, manifest.index
     how = 'exact' if index is None else (
-        f'{index.factory}, nprobe {index.nprobe}, position_weight {index.position_weight:g}, '
-        f'scale_weight {index.scale_weight:g}, standardize {str(index.standardize).lower()}, '
+        f'{index.factory}, nprobe {index.nprobe}, '
+        f'{", ".join(f"{name} {json.dumps(value)}" for name, value in index.search.items())}, '
         f'over {index.vectors:,} vectors')
     settings = ', '.join(f'{name} {value}' for name, value in made.settings.items())
     lines = [
@@ -111,6 +109,8 @@ def _describe(path: Path, manifest: Manifest) -> list[str]:
         f'{_size(manifest) / 1e6:.1f} MB',
         f'  held out     {manifest.held_out_vectors:,} vectors, from {manifest.held_out_frames:,} frames',
         f'  calibrated   {"yes" if manifest.calibrated else "no"}',
+        '  learned      ' + (f'from {manifest.learned.composites:,} pictures with transplants' if manifest.learned
+                             else 'no'),
         f'  search       {how}',
         f'  variant      {made.variant}',
         f'  encoder      {made.encoder}, weights {made.weights} (SHA-256 {made.weights_sha256[:12]})',
@@ -145,17 +145,15 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _merge(arguments: argparse.Namespace) -> None:
-    before = _manifest(arguments.output)
-    leading = arguments.output if before else arguments.databases[0]
-    calibrate = _calibrator(_parameters(arguments, leading), leading)
-    _done(before, operations.merge(arguments.output, arguments.databases, calibrate=calibrate, progress=Bars()))
+    before = read_manifest(arguments.output) if (arguments.output / MANIFEST).exists() else None
+    _done(arguments.output, before,
+          operations.merge(arguments.output, arguments.databases, _recipe(arguments), Bars()))
 
 
 def _remove(arguments: argparse.Namespace) -> None:
     before = read_manifest(arguments.database)
-    parameters = _parameters(arguments, arguments.database)
-    _done(before, operations.remove(arguments.database, arguments.sources,
-                                    calibrate=_calibrator(parameters, arguments.database), progress=Bars()))
+    _done(arguments.database, before,
+          operations.remove(arguments.database, arguments.sources, _recipe(arguments), Bars()))
 
 
 def _compact(arguments: argparse.Namespace) -> None:
@@ -165,26 +163,21 @@ def _compact(arguments: argparse.Namespace) -> None:
         size = max(1, round(arguments.share * before.vectors))
     if not arguments.distance and size is None:
         raise ParameterError('semanom db compact: found nothing to go by, expected --distance, --size or --share')
-    parameters = _parameters(arguments, arguments.database)
-    _done(before, operations.compact(
-        arguments.database, distance=arguments.distance, size=size,
-        calibrate=_calibrator(parameters, arguments.database), progress=Bars(),
-        **calibration.view_settings(parameters)))
+    _done(arguments.database, before, operations.compact(
+        arguments.database, distance=arguments.distance, size=size, recipe=_recipe(arguments), progress=Bars()))
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:
     for path in arguments.databases:
         before = read_manifest(path)
-        _done(before, operations.calibrate(path, _calibrator(_parameters(arguments, path), path), Bars()))
+        _done(path, before, operations.calibrate(path, _recipe(arguments), progress=Bars()))
 
 
 def _index(arguments: argparse.Namespace) -> None:
     before = read_manifest(arguments.database)
-    parameters = _parameters(arguments, arguments.database)
-    factory = arguments.factory or suggested_factory(before.vectors)
-    settings = IndexSettings(factory, arguments.nprobe, **calibration.view_settings(parameters))
-    _done(before, operations.build_index(arguments.database, settings,
-                                         calibrate=_calibrator(parameters, arguments.database), progress=Bars()))
+    index = IndexSettings(arguments.factory, arguments.nprobe)
+    _done(arguments.database, before,
+          operations.build_index(arguments.database, index, _recipe(arguments), Bars()))
 
 
 def _revert(arguments: argparse.Namespace) -> None:
@@ -192,31 +185,16 @@ def _revert(arguments: argparse.Namespace) -> None:
     print(f'{arguments.database}: version {manifest.version}, {manifest.vectors:,} vectors, {manifest.change}')
 
 
-def _done(before: Manifest | None, database: NominalDatabase) -> None:
-    manifest = database.manifest
+def _done(path: Path, before: Manifest | None, manifest: Manifest) -> None:
     was = f' (before: {before.vectors:,})' if before else ''
     calibrated = 'calibrated' if manifest.calibrated else 'not calibrated: it keeps no frames aside'
-    print(f'{database.path}: version {manifest.version}, {manifest.vectors:,} vectors{was}, '
+    print(f'{path}: version {manifest.version}, {manifest.vectors:,} vectors{was}, '
           f'{_size(manifest) / 1e6:.1f} MB, {calibrated}')
-    database.close()
 
 
-def _manifest(path: Path) -> Manifest | None:
-    return read_manifest(path) if (path / 'manifest.json').exists() else None
-
-
-def _parameters(arguments: argparse.Namespace, path: Path) -> Mapping[str, Any]:
-    """What the calibration is for: as given, else as it was before."""
-    if arguments.config or arguments.settings:
-        return parameters_of(arguments, METHOD)
-    database = NominalDatabase(path, read_manifest(path))
-    stored = calibration.stored_parameters(database.calibration)
-    database.close()
-    return resolve(stored, METHOD)
-
-
-def _calibrator(parameters: Mapping[str, Any], path: Path) -> Calibrate:
-    return calibration.calibrator(path, parameters, Bars())
+def _recipe(arguments: argparse.Namespace) -> Recipe | None:
+    """What the result is for, where the options say so."""
+    return Recipe.of(settings_of(arguments).method) if arguments.config or arguments.settings else None
 
 
 def _count(text: str) -> int:

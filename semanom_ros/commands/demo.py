@@ -7,32 +7,28 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 from tqdm import tqdm
 
 from semanom_ros.commands.options import add_parameter_options, given_parameters
 from semanom_ros.commands.progress_bars import Bars
-from semanom_ros.core.curation.operations import build_index
-from semanom_ros.core.curation.publishing import IndexSettings, suggested_factory
 from semanom_ros.core.embedding.embedder import Embedder
-from semanom_ros.core.embedding.encoders import TINY, folder_of
-from semanom_ros.core.scoring.calibration import calibrate, view_settings
-from semanom_ros.errors import EncoderError, SemanomError
+from semanom_ros.errors import SemanomError
 from semanom_ros.evaluation.detectors import VARIANTS, Detectors, Row
 from semanom_ros.evaluation.live_run import LiveRun, run_live
-from semanom_ros.evaluation.result_bag import ANOMALIES, OVERLAY, PREFIX
+from semanom_ros.evaluation.metric_table import short_table
+from semanom_ros.evaluation.result_bag import PREFIX
 from semanom_ros.evaluation.runner import evaluate
 from semanom_ros.evaluation.video import write_video
-from semanom_ros.parameters import DETECTOR, METHOD, NODE, RECORDER, Value, resolve, table
 from semanom_ros.recordings.bags import BagReader
 from semanom_ros.recordings.images import image_from_compressed, stamp_ns
 from semanom_ros.recordings.nominal_recording import record_bags
+from semanom_ros.ros.outputs import ANOMALIES, OVERLAY_JPEG
+from semanom_ros.settings import EncoderSettings, Settings
 from semanom_ros.simulation import simulate
 from semanom_ros.simulation.drive import RATE
 from semanom_ros.simulation.drive_bag import write_bag
@@ -40,14 +36,10 @@ from semanom_ros.simulation.drive_bag import write_bag
 MARKER = '.semanom_demo'
 # Its nominal distances are the same all over the picture. At 10 Hz the filter takes single frames back.
 _TINY_SETTINGS = {'false_alarm_rate': 0.05}
-_STAND_IN = {'encoder': 'timm:vit_tiny_patch16_224', 'encoder_weights': 'random:0', 'input_size': [192, 320]}
-_STAND_IN_NOTE = ('This installation lacks the shipped encoder. A small network with random weights stands in for it: '
-                  'the figures show that everything works, not how well anomalies are detected.')
 _TEST_SEED = 1000  # added to the seed: another town
 _PICTURES = 12
 _LIVE = Row('grid', filtered=True)  # what the live detector is
 _NOMINAL_EVERY = round(RATE)  # one picture a second: a database wants variety, not every frame
-_EXACT_UP_TO = 20_000  # vectors
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -67,14 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the detector is stopped on the way out
     begun = time.monotonic()
     given = given_parameters(arguments)
-    notes = []
-    if 'encoder' not in given and not _shipped():
-        given |= _STAND_IN
-        notes.append(_STAND_IN_NOTE)
-        print(f'note: {_STAND_IN_NOTE}')
-    if given.get('encoder', TINY) == TINY:
+    if given.get('encoder', EncoderSettings().name) == EncoderSettings().name:
         given = {**_TINY_SETTINGS, **given}
-    parameters = resolve(given, METHOD, NODE, DETECTOR, RECORDER)
+    settings = Settings.of(given)
     folder = _begin(arguments.output)
     nominal, test = folder / 'recordings' / 'nominal_drive', folder / 'recordings' / 'test_drive'
 
@@ -82,22 +69,23 @@ def run(arguments: argparse.Namespace) -> int:
         _simulate(nominal, arguments.seed, arguments.nominal_seconds, False, _NOMINAL_EVERY)
         _simulate(test, arguments.seed + _TEST_SEED, arguments.seconds, True, 1)
     with _step(2, 'record the nominal drive: a database of patches and one of instances'):
-        databases, embedder = _record(nominal, folder / 'databases', parameters)
+        databases, embedder = _record(nominal, folder / 'databases', settings)
     with _step(3, 'play the other drive to the detector, a lifecycle node in a process of its own'):
-        live = _watch(test, databases[0], parameters, folder / 'live')
+        live = _watch(test, databases[0], settings, folder / 'live')
         for name, value in live.facts().items():
             print(f'      {name}: {value}')
     with _step(4, 'evaluate the same recording offline, every frame'):
-        write_video(folder / 'live', PREFIX + OVERLAY, folder / 'overlay.mp4')
-        detectors = Detectors(_of(parameters, METHOD), databases, (), (False, True), embedder)
-        content = evaluate([test], detectors, folder / 'evaluation', shown=_LIVE, parameters=_of(parameters, METHOD),
-                           video=folder / 'overlay.mp4', live=live.facts(), notes=notes)
+        write_video(folder / 'live', PREFIX + OVERLAY_JPEG.name, folder / 'overlay.mp4')
+        detectors = Detectors(settings.method, databases, (), (False, True), embedder)
+        content = evaluate([test], detectors, folder / 'evaluation', settings=settings.method, shown=_LIVE,
+                           video=folder / 'overlay.mp4', live=live.facts())
     with _step(5, 'pictures'):
         _write_overlays(folder / 'live', folder / 'overlays')
         for file in (folder / 'evaluation').iterdir():
             file.rename(folder / file.name)
         (folder / 'evaluation').rmdir()
-    print(f'\n{_verdict(content)}\n')
+    rows = [(Row(row['variant'], row['filter']).name, row) for row in content['results']]
+    print(f'\n{short_table(rows)}\n')
     for name, path in (('report', 'report.html'), ('video', 'overlay.mp4'), ('pictures', 'overlays'),
                        ('live result bag', 'live'), ('metrics', 'metrics.json')):
         print(f'{name:16s} {folder / path}')
@@ -128,70 +116,39 @@ def _simulate(path: Path, seed: int, seconds: float, anomalies: bool, every: int
     write_bag(tqdm(drive, total=frames, desc=path.name, unit='frame', file=sys.stderr, disable=None), path)
 
 
-def _record(nominal: Path, folder: Path, parameters: Mapping[str, Value]) -> tuple[list[Path], Embedder]:
+def _record(nominal: Path, folder: Path, settings: Settings) -> tuple[list[Path], Embedder]:
     """A database for each variant, and the embedder of the instance variant."""
-    embedder = Embedder.load({**_of(parameters, METHOD), 'variant': 'instance'})
+    embedder = Embedder.load(settings.method.changed({'variant': 'instance'}))
     for variant in VARIANTS:
-        own = embedder if variant == embedder.variant else Embedder(embedder.encoder)
-        settings = {**parameters, 'variant': variant}
-        recording = record_bags([nominal], folder / variant, settings, Bars(), own)
-        assert recording.database is not None
-        vectors = recording.database.manifest.vectors
-        recording.database.close()
-        if vectors >= _EXACT_UP_TO:  # two processor cores keep up with 10 Hz only by an approximate search
-            index = IndexSettings(suggested_factory(vectors), **view_settings(settings))
-            anew = partial(calibrate, parameters=settings)
-            build_index(folder / variant, index, calibrate=anew, progress=Bars()).close()
+        own = embedder if variant == embedder.variant else embedder.without_segments()
+        record_bags([nominal], folder / variant, settings.changed({'variant': variant}), Bars(), own)
     return [folder / variant for variant in VARIANTS], embedder
 
 
-def _watch(bag: Path, database: Path, parameters: Mapping[str, Value], target: Path) -> LiveRun:
+def _watch(bag: Path, database: Path, settings: Settings, target: Path) -> LiveRun:
     with BagReader(bag) as reader:
         topic = reader.image_topic()
         frames = reader.counts[topic]
     with tqdm(total=frames, desc='live', unit='frame', file=sys.stderr, disable=None) as bar:
-        return run_live(bag, topic, database, {**_of(parameters, METHOD, DETECTOR), 'variant': 'grid'}, target,
+        return run_live(bag, topic, database, settings.changed({'variant': 'grid'}), target,
                         lambda published: bar.update(published - bar.n))
 
 
 def _write_overlays(bag: Path, folder: Path) -> None:
     """The overlays of the highest scores, at least two seconds apart, as the detector published them."""
     with BagReader(bag) as reader:
-        scores = {stamp_ns(message): message.score for _, _, message in reader.messages([PREFIX + ANOMALIES])}
+        scores = {stamp_ns(message): message.score for _, _, message in reader.messages([PREFIX + ANOMALIES.name])}
         chosen: list[int] = []
         for stamp in sorted(scores, key=lambda stamp: -scores[stamp]):
             if len(chosen) < _PICTURES and all(abs(stamp - other) > 2e9 for other in chosen):
                 chosen.append(stamp)
         folder.mkdir()
-        for _, _, message in reader.messages([PREFIX + OVERLAY]):
+        for _, _, message in reader.messages([PREFIX + OVERLAY_JPEG.name]):
             stamp = stamp_ns(message)
             if stamp in chosen:
                 seconds = (stamp - min(scores)) / 1e9
                 picture = cv2.cvtColor(image_from_compressed(message), cv2.COLOR_RGB2BGR)
                 cv2.imwrite(str(folder / f'{chosen.index(stamp) + 1:02d}_at_{seconds:05.1f}_s.png'), picture)
-
-
-def _verdict(content: Mapping[str, Any]) -> str:
-    """The table in short."""
-    lines = [f'{"":18s} {"frame AUROC":>12s} {"pixel AP":>9s} {"noticed":>8s} {"false alarms":>13s} {"latency":>8s}']
-    for row in content['results']:
-        name = row['variant'] + (' + filter' if row['filter'] else '')
-        figures = row['frame']['auroc'], row['pixel']['ap']
-        auroc, ap = ('-' if value is None else f'{value:.3f}' for value in figures)
-        lines.append(f'{name:18s} {auroc:>12s} {ap:>9s} {row["events_noticed"]:>4d}/{row["events"]:<3d} '
-                     f'{row["false_alarms"]:>13d} {row["latency_ms"]["p50"]:>5.0f} ms')
-    return '\n'.join(lines)
-
-
-def _shipped() -> bool:
-    try:
-        return bool(folder_of(TINY))
-    except EncoderError:
-        return False
-
-
-def _of(parameters: Mapping[str, Value], *groups: str) -> dict[str, Value]:
-    return {parameter.name: parameters[parameter.name] for parameter in table(*groups)}
 
 
 @contextmanager

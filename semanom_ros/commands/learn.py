@@ -5,20 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy.typing as npt
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from semanom_ros.commands.options import add_parameter_options, parameters_of
+from semanom_ros.commands.options import add_parameter_options, settings_of
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.core.curation import operations
-from semanom_ros.core.database import NominalDatabase
+from semanom_ros.core.curation.publishing import Learned, Recipe
+from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.plausibility.learning import learn_plausibility
-from semanom_ros.core.scoring.calibration import calibrate, view_settings
-from semanom_ros.parameters import METHOD
 from semanom_ros.recordings.bags import BagReader
 
 
@@ -37,21 +34,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Learns, calibrates with what was learned, and publishes the next version of the database."""
-    parameters = {**parameters_of(arguments, METHOD), 'segmenter_every_n': 1}  # no transplant follows another
-    embedder = Embedder.load(parameters)
-    database = NominalDatabase.open(arguments.database, device=embedder.encoder.device, **view_settings(parameters))
-    database.check_compatible(embedder.encoder, embedder.preprocessor.sha256, embedder.variant, embedder.settings)
+    method = settings_of(arguments).method.changed({'segmenter_every_n': 1})  # no transplant follows another
+    embedder = Embedder.load(method)
+    database = NominalDatabase.open(arguments.database, method.search, device=embedder.encoder.device)
+    database.check_compatible(embedder.description)
     with logging_redirect_tqdm():
-        model = learn_plausibility(database, embedder, _frames(arguments.bags, arguments.image_topics), parameters,
+        model = learn_plausibility(database, embedder, _frames(arguments.bags, arguments.image_topics), method.score,
                                    arguments.composites, Bars(), arguments.seed)
-        database.close()
-
-        def calibrated(candidate: NominalDatabase) -> dict[str, npt.NDArray[Any]]:
-            view = candidate.view(device=embedder.encoder.device, **view_settings(parameters))
-            return calibrate(view, parameters, model)
-
-        published = operations.calibrate(arguments.database, calibrated, Bars())
-    print(f'{arguments.database}: version {published.manifest.version} knows what belongs where, '
+        manifest = operations.calibrate(arguments.database, Recipe.of(method),
+                                        Learned(model, arguments.composites, arguments.seed), Bars())
+    print(f'{arguments.database}: version {manifest.version} knows what belongs where, '
           f'from {arguments.composites} pictures with transplants')
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from semanom_ros.errors import ParameterError
-from semanom_ros.parameters import DETECTOR, METHOD, NODE, RECORDER, Value, read_yaml, resolve, table
+from semanom_ros.parameter_files import read_yaml
+from semanom_ros.settings import Settings
 
 
 def add_parameter_options(parser: argparse.ArgumentParser) -> None:
@@ -37,14 +38,12 @@ def given_parameters(arguments: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def parameters_of(arguments: argparse.Namespace, *groups: str) -> dict[str, Value]:
-    """The parameters of the groups that the options give, the defaults for the rest.
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """What the options give, the defaults for the rest.
 
     The file may hold parameters of all nodes; a name that no node has is an error.
 
     Raises:
         ParameterError: the file is unreadable, or a name or value is bad.
     """
-    resolved = resolve(given_parameters(arguments), METHOD, NODE, DETECTOR, RECORDER)
-    wanted = {parameter.name for parameter in table(*groups)}
-    return {name: value for name, value in resolved.items() if name in wanted}
+    return Settings.of(given_parameters(arguments))

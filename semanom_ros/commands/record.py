@@ -8,10 +8,9 @@ from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from semanom_ros.commands.options import add_parameter_options, parameters_of
+from semanom_ros.commands.options import add_parameter_options, settings_of
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.core.curation.recorder import folder_size
-from semanom_ros.parameters import METHOD, NODE, RECORDER, resolve
 from semanom_ros.recordings.nominal_recording import BagRecording, database_path, record_bags
 
 
@@ -31,13 +30,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Records and says what came of it."""
-    groups = METHOD, NODE, RECORDER
     options = {name: getattr(arguments, name) for name in ('database', 'image_topics', 'append', 'every_n', 'rate')}
     given = {name: value for name, value in options.items() if value is not None}
-    parameters = resolve({**parameters_of(arguments, *groups), **given}, *groups)
-    database = database_path(parameters)
+    settings = settings_of(arguments).changed(given)
+    database = database_path(settings.cameras)
     with logging_redirect_tqdm():
-        recording = record_bags(arguments.bags, database, parameters, Bars())
+        recording = record_bags(arguments.bags, database, settings, Bars())
     for line in recording.damaged:
         logging.warning('%s; what came before is recorded', line)
     print(summarize(recording, database))
@@ -45,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def summarize(recording: BagRecording, database: Path) -> str:
     """What was recorded, for people."""
-    summary, opened = recording.summary, recording.database
+    summary, manifest = recording.summary, recording.manifest
     rate = summary.frames / recording.seconds if recording.seconds else 0.0
     lines = [f'{database}: {summary.frames} frames in {recording.seconds:.1f} s ({rate:.1f} frames/s), '
              f'{summary.held_out} of them held out for calibration; {summary.vectors} vectors, '
@@ -54,8 +52,7 @@ def summarize(recording: BagRecording, database: Path) -> str:
         lines.append(f'{summary.known} frames were recorded already')
     if recording.bad_images:
         lines.append(f'{recording.bad_images} images skipped: they hold no picture')
-    if opened is not None:
-        manifest = opened.manifest
+    if manifest is not None:
         lines.append(f'version {manifest.version}: {manifest.vectors} vectors of {manifest.description.encoder} from')
         lines += [f'  {source.path} ({source.frames} frames, {source.held_out_frames} held out)'
                   for source in manifest.sources]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,12 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from semanom_ros.core.database import NominalDatabase, read_manifest
+from semanom_ros.core.database.nominal_database import NominalDatabase, read_manifest
 from semanom_ros.core.embedding.embedder import Embedder
-from semanom_ros.core.frames import Frame, FrameResult
-from semanom_ros.core.pipeline import Pipeline
+from semanom_ros.core.embedding.segmenters.refreshed import MaskMemory
+from semanom_ros.core.frames import Frame
+from semanom_ros.core.pipeline import CameraState, Judge
+from semanom_ros.core.results import FrameResult
 from semanom_ros.errors import DatabaseError
-from semanom_ros.parameters import METHOD, Value, resolve
+from semanom_ros.settings import MethodSettings
 
 VARIANTS = ('grid', 'instance')
 _STAGES = {'grid': ('preprocess', 'encode', 'search', 'score', 'filter'),
@@ -86,7 +88,7 @@ def ranked(result: FrameResult, filtered: bool, latency_ms: float) -> Verdict:
         score = score if result.anomalous else min(score, result.threshold)
         alarm = np.float32(result.threshold)
         capped = np.minimum(pixels, alarm)
-        pixels = capped if result.region_mask is None else np.where(result.region_mask, pixels + alarm, capped)
+        pixels = np.where(result.mask > 0, pixels + alarm, capped) if result.regions else capped
     return Verdict(result, score, pixels, latency_ms)
 
 
@@ -99,20 +101,19 @@ class Detectors:
         embedder: what all share.
     """
 
-    def __init__(self, parameters: Mapping[str, Value], databases: Sequence[Path], variants: Sequence[str],
+    def __init__(self, settings: MethodSettings, databases: Sequence[Path], variants: Sequence[str],
                  filters: Sequence[bool], embedder: Embedder | None = None) -> None:
         """
         Args:
-            parameters: of the group `method`; `variant` is taken from the databases.
+            settings: of the method; `variant` is taken from the databases.
             databases: folders, one for each variant.
             variants: which to run; empty: those that there are databases of.
             filters: without and with the filter.
-            embedder: encoder (and segmenter) to use instead of those of the parameters.
+            embedder: encoder (and segmenter) to use instead of those of the settings.
 
         Raises:
             SemanomError: a database or model will not do, or a variant has no database.
         """
-        parameters = resolve(parameters, METHOD)
         folders: dict[str, Path] = {}
         for folder in databases:
             variant = read_manifest(folder).description.variant
@@ -125,18 +126,19 @@ class Detectors:
                 raise DatabaseError(f'{databases[0]}: found databases of the variants {", ".join(folders)}, expected '
                                     f'one of {variant}; record it with variant: {variant} and give both')
         chosen = [variant for variant in VARIANTS if variant in (variants or folders)]
-        self.embedder = embedder or Embedder.load({**parameters, 'variant': chosen[-1]})
+        self.embedder = embedder or Embedder.load(settings.changed({'variant': chosen[-1]}))
         self.databases: dict[str, NominalDatabase] = {}
-        self._pipelines: list[tuple[str, list[Pipeline]]] = []
+        self._judges: list[tuple[str, list[Judge]]] = []
         rows = []
         for variant in chosen:
-            own = self.embedder if variant == self.embedder.variant else Embedder(self.embedder.encoder)
-            first = Pipeline.load({**parameters, 'variant': variant}, folders[variant], own)
-            self._pipelines.append((variant, [first.sibling(_switches(parameters, on)) for on in filters]))
-            self.databases[variant] = first.database
+            own = self.embedder if variant == self.embedder.variant else self.embedder.without_segments()
+            judge = Judge.load(settings.changed({'variant': variant}), folders[variant], own)
+            self._judges.append((variant, [judge.live(_switches(settings, on)) for on in filters]))
+            self.databases[variant] = judge.database
             rows += [Row(variant, on) for on in filters]
         self.rows = tuple(rows)
-        self.warnings = tuple(dict.fromkeys(w for _, all in self._pipelines for p in all for w in p.warnings))
+        self.warnings = tuple(dict.fromkeys(w for _, all in self._judges for judge in all for w in judge.warnings))
+        self.reset()
 
     def process(self, frame: Frame) -> list[Verdict]:
         """The verdict of each row on the next frame.
@@ -144,14 +146,14 @@ class Detectors:
         Raises:
             ImageError: the picture is none.
         """
-        embedding = self.embedder.embed([frame])[0]
+        embedding = self.embedder.embed([frame], [self._masks])[0]
         verdicts: list[Verdict] = []
-        for variant, pipelines in self._pipelines:
+        for variant, judges in self._judges:
             own = embedding if variant == 'instance' else replace(embedding, segments=None)
-            scores = pipelines[0].score(own)
-            for pipeline in pipelines:
-                result = pipeline.filter(scores)
+            scores = judges[0].score(own)
+            for judge in judges:
                 row = self.rows[len(verdicts)]
+                result = judge.filter(scores, self._states[row])
                 latency = sum(result.timings_ms.get(stage, 0.0) for stage in _STAGES[variant])
                 verdicts.append(ranked(result, row.filtered, latency))
         return verdicts
@@ -161,12 +163,11 @@ class Detectors:
         return {}
 
     def reset(self) -> None:
-        """Forgets tracks and persistence."""
-        for _, pipelines in self._pipelines:
-            for pipeline in pipelines:
-                pipeline.reset()
+        """Forgets tracks, persistence and moved masks."""
+        self._masks = MaskMemory()
+        self._states = {row: CameraState() for row in self.rows}
 
 
-def _switches(parameters: Mapping[str, Value], on: bool) -> dict[str, Value]:
+def _switches(settings: MethodSettings, on: bool) -> dict[str, bool]:
     """The filter's switches: as configured, or all off."""
-    return {name: parameters[name] if on else False for name in ('filter_spatial', 'filter_temporal')}
+    return {'filter_spatial': on and settings.filter.spatial, 'filter_temporal': on and settings.filter.temporal}

@@ -19,11 +19,12 @@ from semanom_ros.errors import BagError
 from semanom_ros.evaluation.measurement import Measurement
 from semanom_ros.evaluation.metrics import ANOMALOUS, IGNORE
 from semanom_ros.evaluation.replay import Recording, Replay
-from semanom_ros.evaluation.result_bag import ANOMALIES, MAP, OVERLAY
+from semanom_ros.evaluation.result_bag import PREFIX
 from semanom_ros.evaluation.truth import TruthReader
+from semanom_ros.recordings import ground_truth
 from semanom_ros.recordings.bags import BagReader
 from semanom_ros.recordings.images import compress_pixels, image_from_compressed, stamp_ns
-from semanom_ros.simulation.drive_bag import SCENARIO_TOPIC
+from semanom_ros.ros.outputs import ANOMALIES, ANOMALY_MAP, OVERLAY_JPEG
 
 MOST = 6
 """Most pictures of each kind."""
@@ -127,30 +128,27 @@ def illustrate(gallery: Gallery, found: Replay) -> None:
 
 def _illustrate_one(moments: dict[int, Moment], recording: Recording, results: Path,
                     truth_instances: Sequence[str]) -> None:
-    sizes: dict[int, tuple[int, int]] = {}
     with BagReader(recording.path) as reader, \
             TruthReader(BagReader(recording.path), recording.truth_topic, truth_instances) as truths:
         for frame in _readable(reader.images(recording.topic, wanted=lambda _, stamp: stamp in moments)):
             size = frame.image.shape[0], frame.image.shape[1]
-            sizes[frame.stamp_ns] = size
             mask = truths.at(frame.stamp_ns, size)
             mask = np.zeros(size, np.uint8) if mask is None else mask
             moments[frame.stamp_ns].truth = data_uri(truth_picture(frame.image, mask))
-        if reader.topics.get(SCENARIO_TOPIC) == 'std_msgs/msg/String':
-            for _, time_ns, message in _readable(reader.messages([SCENARIO_TOPIC])):
+        if reader.topics.get(ground_truth.SCENARIO) == 'std_msgs/msg/String':
+            for _, time_ns, message in _readable(reader.messages([ground_truth.SCENARIO])):
                 if time_ns in moments:
                     moments[time_ns].staged = _staged(json.loads(message.data))
     with BagReader(results) as reader:
-        topics = {topic.rsplit('/camera/', 1)[-1]: topic for topic in reader.topics}
-        for stamp, message in _by_stamp(reader, topics[OVERLAY], moments).items():
+        for stamp, message in _by_stamp(reader, PREFIX + OVERLAY_JPEG.name, moments).items():
             moments[stamp].overlay = data_uri(image_from_compressed(message))
-        maps = _by_stamp(reader, topics[MAP], moments)
-        for stamp, message in _by_stamp(reader, topics[ANOMALIES], moments).items():
+        maps = _by_stamp(reader, PREFIX + ANOMALY_MAP.name, moments)
+        for stamp, message in _by_stamp(reader, PREFIX + ANOMALIES.name, moments).items():
             moment = moments[stamp]
             if message.anomalies:
                 _evidence(moment, message)
             elif stamp in maps:
-                moment.evidence = data_uri(heat_picture(maps[stamp], sizes[stamp]))
+                moment.evidence = data_uri(heat_picture(maps[stamp]))
                 moment.evidence_caption = 'anomaly map; white is the threshold'
 
 
@@ -209,10 +207,9 @@ def truth_picture(image: Image, mask: npt.NDArray[np.uint8]) -> Image:
     return picture
 
 
-def heat_picture(message: Any, size: tuple[int, int]) -> Image:
-    """A patch map (32FC1 Image) as a picture of (height, width): grey up to white at the threshold, red above."""
-    scores = np.frombuffer(message.data, np.float32).reshape(message.height, message.width)
-    shown = cv2.resize(np.ascontiguousarray(scores), size[::-1], interpolation=cv2.INTER_LINEAR)
+def heat_picture(message: Any) -> Image:
+    """An anomaly map (32FC1 Image) as a picture: grey up to white at the threshold, red above."""
+    shown = np.frombuffer(message.data, np.float32).reshape(message.height, message.width)
     picture = np.repeat((np.clip(shown, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=2)
     above = np.clip(shown - 1, 0, 2) / 2
     picture[shown > 1] = (np.array([220, 38, 54]) * (0.4 + 0.6 * above[shown > 1, None])).astype(np.uint8)

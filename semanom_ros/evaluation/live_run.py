@@ -9,11 +9,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,17 +23,17 @@ from rclpy.client import Client
 from rclpy.node import Node
 
 from semanom_ros.errors import SemanomError
-from semanom_ros.evaluation.result_bag import ANOMALIES, CAMERA, MASK, OVERLAY, PREFIX, SCORE
+from semanom_ros.evaluation.result_bag import CAMERA, PREFIX, RECORDED
 from semanom_ros.recordings.bags import BagReader, BagWriter, camera_info_topic
 from semanom_ros.ros.background import background_node, domain_environment, private_domain
 from semanom_ros.ros.messages import stamp_of
+from semanom_ros.ros.outputs import SCORE
 from semanom_ros.ros.player import Capture, Player
+from semanom_ros.settings import Settings
 
 NODE = 'semanom_detector'
-_CAPTURED = {
-    PREFIX + ANOMALIES: 'semanom_ros/msg/AnomalyArray', PREFIX + SCORE: 'semanom_ros/msg/AnomalyScore',
-    PREFIX + MASK: 'sensor_msgs/msg/Image', PREFIX + OVERLAY: 'sensor_msgs/msg/CompressedImage',
-    PREFIX + 'markers': 'visualization_msgs/msg/MarkerArray', '/diagnostics': 'diagnostic_msgs/msg/DiagnosticArray'}
+_CAPTURED = {**{PREFIX + output.name: output.type_name for output in RECORDED},
+             '/diagnostics': 'diagnostic_msgs/msg/DiagnosticArray'}
 _START_S, _CONFIGURE_S, _DRAIN_S, _STOP_S = 60.0, 300.0, 20.0, 10.0
 _LOG_LINES = 12
 
@@ -71,7 +70,7 @@ class LiveRun:
         return facts
 
 
-def run_live(bag: Path, image_topic: str, database: Path, parameters: Mapping[str, Any], target: Path,
+def run_live(bag: Path, image_topic: str, database: Path, settings: Settings, target: Path,
              on_progress: Callable[[int], None] = lambda published: None) -> LiveRun:
     """Plays a recording to the detector and captures what it publishes.
 
@@ -83,7 +82,7 @@ def run_live(bag: Path, image_topic: str, database: Path, parameters: Mapping[st
         bag: recording.
         image_topic: its images.
         database: nominal database.
-        parameters: of the detector.
+        settings: of the method and the detector.
         target: recording to be written: what was played and what the detector made of it.
         on_progress: called with the number of images published so far.
 
@@ -92,7 +91,7 @@ def run_live(bag: Path, image_topic: str, database: Path, parameters: Mapping[st
         BagError: a recording cannot be read or written.
     """
     with private_domain() as domain, tempfile.TemporaryDirectory(prefix='semanom_live_') as scratch:
-        process = DetectorProcess(domain, Path(scratch), image_topic, {**parameters, 'database': str(database)}, bag)
+        process = DetectorProcess(domain, Path(scratch), image_topic, settings, database, bag)
         try:
             with background_node('semanom_player', domain) as node, BagWriter(target) as writer:
                 return _run(process, node, writer, bag, image_topic, on_progress)
@@ -107,7 +106,7 @@ def _run(process: DetectorProcess, node: Node, writer: BagWriter, bag: Path, ima
     arrived = threading.Condition()
 
     def on_result(topic: str, cdr: bytes) -> None:
-        if topic == PREFIX + SCORE:
+        if topic == PREFIX + SCORE.name:
             with arrived:
                 received.setdefault(stamp_of(cdr), time.monotonic())
                 arrived.notify_all()
@@ -146,28 +145,31 @@ def _run(process: DetectorProcess, node: Node, writer: BagWriter, bag: Path, ima
 class DetectorProcess:
     """`semanom_detector` in a process of its own."""
 
-    def __init__(self, domain: int, scratch: Path, image_topic: str, parameters: Mapping[str, Any], bag: Path) -> None:
+    def __init__(self, domain: int, scratch: Path, image_topic: str, settings: Settings, database: Path, bag: Path
+                 ) -> None:
         """Starts it.
 
         Args:
             domain: ROS domain id.
             scratch: folder for its parameter file and log.
             image_topic: what it watches; compressed when its name says so.
-            parameters: of the groups that the detector takes.
+            settings: of the method and the detector.
+            database: nominal database.
             bag: where the image topic comes from.
         """
         with BagReader(bag) as reader:
             compressed = reader.topics[image_topic].endswith('/CompressedImage')
-        settings = {**parameters, 'camera_names': [CAMERA], 'use_sim_time': True,
-                    'image_transport': 'compressed' if compressed else 'raw'}
+        cameras = replace(settings.cameras, database=str(database), camera_names=(CAMERA,),
+                          image_transport='compressed' if compressed else 'raw')
+        parameters = {**settings.method.values(), **cameras.values(), **settings.detector.values()}
         file = scratch / 'detector.yaml'
-        file.write_text(yaml.safe_dump({'/**': {'ros__parameters': settings}}))
+        file.write_text(yaml.safe_dump({'/**': {'ros__parameters': {**parameters, 'use_sim_time': True}}}))
         self._log = scratch / 'detector.log'
         source = f'~/input/{CAMERA}/image' + ('/compressed' if compressed else '')
         command = [sys.executable, '-m', 'semanom_ros.nodes.detector', '--ros-args', '--params-file', str(file),
                    '-r', f'{source}:={image_topic}',
                    '-r', f'~/input/{CAMERA}/camera_info:={camera_info_topic(image_topic)}']
-        masks = [topic for topic in parameters.get('segments_topics', ()) if topic]
+        masks = [topic for topic in settings.method.queries.segments_topics if topic]
         if masks:
             command += ['-r', f'~/input/{CAMERA}/segments:={masks[0]}']
         with open(self._log, 'wb') as log:

@@ -137,7 +137,7 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
     damage, frames, sequence, size = '', 0, -1, (0, 0, 0)
     with BagReader(path) as reader, TruthReader(BagReader(path), topics.truth, topics.truth_instances) as truths:
         topic = reader.image_topic(topics.image)
-        with BagSegments(path, [topic], topics.segments) as segments, \
+        with BagSegments(reader, [topic], topics.segments) as segments, \
                 ResultBag(target, _frame_id(reader, topic), _camera(reader, topic)) as results, \
                 tqdm(total=reader.counts[topic], desc=f'replay {name}', unit='frame', disable=None) as bar:
             pictures = reader.images(topic, segments=segments)

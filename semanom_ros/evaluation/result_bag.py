@@ -5,26 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
+from rclpy.serialization import serialize_message
 
-from semanom_ros.core.frames import Frame, FrameResult
+from semanom_ros.core.frames import Frame
+from semanom_ros.core.results import FrameResult
 from semanom_ros.errors import CameraError
 from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.recordings.bags import BagWriter
-from semanom_ros.recordings.images import header, image_to_compressed, image_to_message
-from semanom_ros.rendering.overlay import render_overlay
-from semanom_ros.ros.messages import anomaly_array, anomaly_score
+from semanom_ros.ros.outputs import OUTPUTS, Judged, Output
+from semanom_ros.settings import DetectorSettings
 
 CAMERA = 'camera'
 PREFIX = f'/semanom_detector/{CAMERA}/'
-OVERLAY, ANOMALIES, SCORE, MASK, MAP = 'overlay/compressed', 'anomalies', 'score', 'mask', 'anomaly_map'
+RECORDED: tuple[Output, ...] = tuple(output for output in OUTPUTS if output.recorded)
+"""The outputs that a result bag holds, as live ones are."""
 
 
 class ResultBag:
     """Writes results of one recording; MCAP that Foxglove and RViz play beside the recording.
 
-    Topics below `/semanom_detector/camera/`: `anomalies`, `score`, `overlay/compressed` (JPEG), `mask` (mono8), and
-    `anomaly_map` (32FC1) with a value for each patch. Use it as a context manager; nothing is left after an exception.
+    Topics below `/semanom_detector/camera/`: RECORDED, made as the live ones. Use it as a context manager; nothing is
+    left after an exception.
     """
 
     def __init__(self, path: Path, frame_id: str, camera: CameraModel | None = None) -> None:
@@ -50,17 +51,12 @@ class ResultBag:
 
     def add(self, frame: Frame, result: FrameResult) -> None:
         """Adds what is said about the next frame, at its stamp."""
-        stamp = frame.stamp_ns
-        head = header(stamp, self._frame_id)
-        try:
-            anomalies = anomaly_array(result, head, self._camera)
-        except CameraError:  # a CameraInfo of another image size
-            self._camera = None
-            anomalies = anomaly_array(result, head, None)
-        patches = np.ascontiguousarray(result.patch_map, np.float32)
-        for name, message in (
-                (ANOMALIES, anomalies), (SCORE, anomaly_score(result, head)),
-                (OVERLAY, image_to_compressed(render_overlay(frame.image, result), stamp, self._frame_id)),
-                (MASK, image_to_message(result.mask, 'mono8', stamp, self._frame_id)),
-                (MAP, image_to_message(patches, '32FC1', stamp, self._frame_id))):
-            self._writer.write(PREFIX + name, message, stamp)
+        if self._camera is not None:
+            try:
+                self._camera.scale(result.image_size)
+            except CameraError:  # a CameraInfo of another image size
+                self._camera = None
+        judged = Judged(frame, result, self._frame_id, self._camera, DetectorSettings(overlay_max_width=0))
+        for output in RECORDED:
+            self._writer.write_cdr(PREFIX + output.name, output.type_name, serialize_message(output.make(judged)),
+                                   frame.stamp_ns)

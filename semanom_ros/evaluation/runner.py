@@ -23,6 +23,7 @@ from semanom_ros.evaluation.metrics import AUPRO_LIMIT
 from semanom_ros.evaluation.replay import Replay, Topics, replay, write_scores
 from semanom_ros.evaluation.report import write_report
 from semanom_ros.recordings.instance_masks import wanted_segments
+from semanom_ros.settings import MethodSettings
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ _LIBRARIES = ('torch', 'faiss-gpu', 'faiss-cpu', 'open_clip_torch', 'timm', 'num
 
 
 def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: Topics | None = None, *,
-             baselines: Sequence[Method] = (), shown: Row | None = None, parameters: Mapping[str, Any] | None = None,
+             settings: MethodSettings, baselines: Sequence[Method] = (), shown: Row | None = None,
              video: Path | None = None, live: Mapping[str, Any] | None = None,
              notes: Sequence[str] = ()) -> dict[str, Any]:
     """Replays recordings and writes everything that is to be said about them.
@@ -45,10 +46,10 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
         detectors: our methods.
         output: folder.
         topics: what of the recordings is read, by default the only images and the usual truth; the masks of the
-            segmenter `topic` are those that the parameters name.
+            segmenter `topic` are those that the settings name.
+        settings: of the method, for the record.
         baselines: other methods for the table.
         shown: row whose results go into the result bags and the report's pictures; None: the last of `detectors`.
-        parameters: of the group `method`, for the record.
         video: MP4 for the report; moved into the folder.
         live: figures of a live run, for the report.
         notes: remarks for the report.
@@ -63,16 +64,16 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
     staging = output.parent / f'.{output.name}.evaluating'
     shown = shown or detectors.rows[-1]
     databases = {variant: database.manifest for variant, database in detectors.databases.items()}
-    settings = {'rows': [repr(row) for method in (detectors, *baselines) for row in method.rows],
-                'parameters': dict(parameters or {}), 'version': __version__,
-                'encoder': detectors.embedder.encoder.weights_sha256,
-                'databases': {variant: [str(detectors.databases[variant].path), manifest.version, manifest.vectors]
-                              for variant, manifest in databases.items()}}
-    masks = wanted_segments(detectors.embedder.segmenter_name, parameters or {})
+    conditions = {'rows': [repr(row) for method in (detectors, *baselines) for row in method.rows],
+                  'parameters': settings.values(), 'version': __version__,
+                  'encoder': detectors.embedder.encoder.weights_sha256,
+                  'databases': {variant: [str(detectors.databases[variant].path), manifest.version, manifest.vectors]
+                                for variant, manifest in databases.items()}}
+    masks = wanted_segments(replace(settings.queries, variant=detectors.embedder.variant))
     found = replay(bags, [detectors, *baselines], shown, staging, replace(topics or Topics(), segments=tuple(masks)),
-                   settings)
+                   conditions)
     figures = {row: measurement.metrics() for row, measurement in found.measurements.items()}
-    content = _content(found, figures, detectors, baselines, parameters or {})
+    content = _content(found, figures, detectors, baselines, settings)
     (staging / METRICS).write_text(json.dumps(content, indent=1, sort_keys=True) + '\n')
     write_scores(staging / SCORES, found)
     gallery = choose(found, found.measurements[shown])
@@ -111,7 +112,7 @@ def replace_folder(new: Path, old: Path) -> None:
 
 
 def _content(found: Replay, figures: Mapping[Row, Mapping[str, Any]], detectors: Detectors,
-             baselines: Sequence[Method], parameters: Mapping[str, Any]) -> dict[str, Any]:
+             baselines: Sequence[Method], settings: MethodSettings) -> dict[str, Any]:
     """metrics.json: the same bytes on every run but for `latency_ms`."""
     frames = next(iter(found.measurements.values())).frames
     known = frames[frames['truth'] >= 0]
@@ -132,7 +133,7 @@ def _content(found: Replay, figures: Mapping[Row, Mapping[str, Any]], detectors:
         'recordings': [{'name': r.name, 'image_topic': r.topic, 'truth_topic': r.truth_topic,
                         'truth_instances': list(found.topics.truth_instances), 'frames': r.frames,
                         'unreadable_images': r.unreadable, 'damage': r.damage} for r in found.recordings],
-        'parameters': dict(parameters),
+        'parameters': settings.values(),
         'definitions': {
             'aupro_fpr_limit': AUPRO_LIMIT, 'component_thresholds': components.THRESHOLDS.tolist(),
             'component_smallest_truth_px': components.SMALLEST_TRUTH,

@@ -12,11 +12,10 @@ import numpy.typing as npt
 from semanom_ros.errors import BagError, ImageError, ParameterError
 from semanom_ros.evaluation.metrics import ANOMALOUS, IGNORE, NOMINAL
 from semanom_ros.recordings.bags import BagReader
+from semanom_ros.recordings.ground_truth import ANOMALY_MASK
 from semanom_ros.recordings.images import image_from_compressed, image_from_message, is_compressed
 from semanom_ros.recordings.in_step import InStep
 from semanom_ros.recordings.instance_masks import carla_instances
-
-DEFAULT_TOPIC = '/ground_truth/anomaly_mask'
 
 
 class TruthReader:
@@ -33,7 +32,7 @@ class TruthReader:
         """
         Args:
             reader: of the recording, used by nothing else; closed with this object.
-            topic: mono8 Image (or PNG) topic; '': DEFAULT_TOPIC, and no truth where there is none.
+            topic: mono8 Image (or PNG) topic; '': ANOMALY_MASK, and no truth where there is none.
             instances: what is anomalous where the topic holds CARLA's instance segmentation, each `CLASS` or
                 `CLASS:ACTOR` in numbers; empty: the topic holds masks.
 
@@ -41,7 +40,7 @@ class TruthReader:
             BagError: the topic was named and does not exist.
             ParameterError: one of the instances is none.
         """
-        self.topic = topic or DEFAULT_TOPIC
+        self.topic = topic or ANOMALY_MASK
         self._path = reader.path
         self._instances = [_instance(text) for text in instances]
         if topic and topic not in reader.topics:

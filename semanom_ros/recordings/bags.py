@@ -40,6 +40,7 @@ from rosbags.typesys.store import Typestore
 
 from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.errors import BagError, ImageError
+from semanom_ros.recordings import ground_truth
 from semanom_ros.recordings.images import (
     compress_pixels,
     encode_pixels,
@@ -150,7 +151,7 @@ class BagReader:
     def image_topics(self) -> dict[str, str]:
         """Type of every camera topic: Image or CompressedImage; neither ground truth nor compressed depth."""
         return {name: type for name, type in sorted(self.topics.items()) if type in (IMAGE, COMPRESSED_IMAGE)
-                and not name.startswith('/ground_truth/') and not name.endswith('/compressedDepth')}
+                and not name.startswith(ground_truth.PREFIX) and not name.endswith('/compressedDepth')}
 
     def image_topic(self, topic: str = '') -> str:
         """The image topic that is meant: `topic`, its `/compressed` twin, or the only one there is.

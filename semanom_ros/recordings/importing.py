@@ -16,10 +16,10 @@ import numpy.typing as npt
 from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.errors import BagError, ImageError
 from semanom_ros.recordings.bags import CAMERA_INFO, COMPRESSED_IMAGE, BagWriter
+from semanom_ros.recordings.ground_truth import ANOMALY_MASK
 from semanom_ros.recordings.images import compress_pixels, image_from_compressed
 
 IMAGE_TOPIC, INFO_TOPIC = '/camera/image_raw/compressed', '/camera/camera_info'
-MASK_TOPIC = '/ground_truth/anomaly_mask'
 FRAME_ID = 'camera_optical_frame'
 _AS_THEY_ARE = {'.jpg': 'jpeg', '.jpeg': 'jpeg', '.png': 'png'}
 _DECODED = ('.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm')
@@ -145,7 +145,7 @@ class _Recording:
         self._writer.write(INFO_TOPIC, self._info(types, header, size), stamp)
         self._writer.write(IMAGE_TOPIC, types[COMPRESSED_IMAGE](header, format, np.frombuffer(data, np.uint8)), stamp)
         if mask is not None:
-            self._writer.write_image(MASK_TOPIC, mask, 'mono8', stamp, FRAME_ID)
+            self._writer.write_image(ANOMALY_MASK, mask, 'mono8', stamp, FRAME_ID)
         self.count += 1
 
     def _info(self, types: dict[str, Any], header: Any, size: tuple[int, int]) -> Any:

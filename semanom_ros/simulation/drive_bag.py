@@ -12,15 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from semanom_ros.recordings.bags import BagWriter
+from semanom_ros.recordings.ground_truth import ANOMALY_MASK, INSTANCES, SCENARIO
 from semanom_ros.simulation.catalogue import CATALOGUE
 from semanom_ros.simulation.drive import CAMERA_HEIGHT, FOCAL, HEIGHT, WIDTH, SimulatedFrame
 
 IMAGE_TOPIC = '/camera/image_raw'
-MASK_TOPIC, INSTANCES_TOPIC, SCENARIO_TOPIC = (
-    '/ground_truth/anomaly_mask',
-    '/ground_truth/instances',
-    '/ground_truth/scenario',
-)
 CAMERA_FRAME, VEHICLE_FRAME, MAP_FRAME = 'camera_optical_frame', 'base_link', 'map'
 
 
@@ -60,9 +56,9 @@ def write_bag(frames: Iterable[SimulatedFrame], path: Path | str, storage: str =
                 bag.write_image(IMAGE_TOPIC, frame.image, 'bgr8', stamp, CAMERA_FRAME)
             else:
                 bag.write_image(f'{IMAGE_TOPIC}/compressed', frame.image, 'bgr8', stamp, CAMERA_FRAME, compress=True)
-            bag.write_image(MASK_TOPIC, frame.anomaly_mask, 'mono8', stamp, CAMERA_FRAME)
-            bag.write(INSTANCES_TOPIC, messages.instances(frame), stamp)
-            bag.write(SCENARIO_TOPIC, messages.scenario(frame), stamp)
+            bag.write_image(ANOMALY_MASK, frame.anomaly_mask, 'mono8', stamp, CAMERA_FRAME)
+            bag.write(INSTANCES, messages.instances(frame), stamp)
+            bag.write(SCENARIO, messages.scenario(frame), stamp)
             count += 1
     return count
 
