@@ -1,11 +1,12 @@
-"""Frame and pixel metrics of anomaly detection, over streams of any length.
+"""What frame and pixel metrics are read off, over streams of any length.
 
-Every metric is read off one kind of curve: how many anomalous and how many nominal
+It is one kind of curve: how many anomalous and how many nominal
 items score at least as high as a falling threshold. Frames are few and enter with
 their exact scores; pixels are many and enter through histograms, so that an hour of
 full resolution takes a few megabytes.
 
-A metric whose ground truth is missing (no anomalous or no nominal item) is None.
+A metric whose ground truth is missing (no anomalous or no nominal item) is None. Which
+metrics there are stands in `metric_table.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ AUPRO_LIMIT = 0.3
 """Highest false-positive rate that AUPRO integrates to, as in MVTec AD and anomalib."""
 
 Array = npt.NDArray[np.float64]
-Metrics = dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,33 @@ def f1_of_verdicts(alarms: npt.ArrayLike, anomalous: npt.ArrayLike,
     return float(2 * hits / (np.sum(weights * alarms) + np.sum(weights * anomalous)))
 
 
-def percentiles(values: npt.ArrayLike) -> Metrics:
-    """`p50` and `p99` of the values; None when there are none."""
+def percentile(values: npt.ArrayLike, share: float) -> float | None:
+    """Value that `share` per cent of the values do not exceed, interpolated; None when there are none."""
     values = np.asarray(values, np.float64)
-    return {f'p{q}': float(np.percentile(values, q)) if values.size else None for q in (50, 99)}
+    return float(np.percentile(values, share)) if values.size else None
+
+
+@dataclass(frozen=True)
+class JudgedFrames:
+    """N frames whose truth is known, as frame metrics see them.
+
+    Attributes:
+        curve: of their scores.
+        alarms: (N,) verdicts.
+        anomalous: (N,) truth.
+        weights: (N,) how often each counts.
+    """
+
+    curve: Curve
+    alarms: npt.NDArray[np.bool_]
+    anomalous: npt.NDArray[np.bool_]
+    weights: Array
+
+    @classmethod
+    def of(cls, scores: Array, alarms: npt.NDArray[np.bool_], anomalous: npt.NDArray[np.bool_], weights: Array
+           ) -> JudgedFrames:
+        """Frames with their scores (N,)."""
+        return cls(Curve.from_scores(scores, anomalous, weights), alarms, anomalous, weights)
 
 
 # Bins of pixel scores. Bit patterns of positive floats sort like the floats, so the upper bits of a float32
@@ -160,8 +183,31 @@ def bin_index(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
     return np.clip(bits, 0, BINS - 1, out=bits)
 
 
+@dataclass(frozen=True)
+class PixelCurves:
+    """Pixels as pixel metrics see them.
+
+    Attributes:
+        curve: of the scores; what is found are anomalous pixels.
+        overlap: the same, but what is found are shares of ground-truth regions, whatever their size.
+    """
+
+    curve: Curve
+    overlap: Curve
+
+    @classmethod
+    def from_histograms(cls, anomalous: npt.NDArray, nominal: npt.NDArray, overlap: npt.NDArray) -> PixelCurves:
+        """Curves of histograms (B,) over the bins of `bin_index`, or over coarser ones."""
+        edges = _lower_edges(len(nominal))
+        return cls(Curve.from_histograms(anomalous, nominal, edges), Curve.from_histograms(overlap, nominal, edges))
+
+    def aupro(self) -> float | None:
+        """Area under the per-region overlap to AUPRO_LIMIT, see PixelStatistics."""
+        return area_to_limit(self.overlap, AUPRO_LIMIT)
+
+
 class PixelStatistics:
-    """Pixel metrics of a stream of frames in constant memory.
+    """Pixel scores of a stream of frames in constant memory.
 
     Pixels are sorted into bins of 1.2e-4 relative width, and pixels of one bin count as
     ties. The error of AUROC is therefore at most half the share of anomalous-nominal
@@ -217,19 +263,15 @@ class PixelStatistics:
         self.overlap += other.overlap
         self.stretches.update(other.stretches)
 
-    def curve(self) -> Curve:
-        """All pixels' curve."""
-        return Curve.from_histograms(self.anomalous, self.nominal, _lower_edges(BINS))
+    def curves(self) -> PixelCurves:
+        """Of all pixels."""
+        return PixelCurves.from_histograms(self.anomalous, self.nominal, self.overlap)
 
-    def metrics(self) -> Metrics:
-        """`auroc`, `ap`, `fpr95`, `aupro`."""
-        return _pixel_metrics(self.anomalous, self.nominal, self.overlap)
-
-    def weighted(self, stretches: Sequence[int]) -> Callable[[Array], Metrics]:
+    def weighted(self, stretches: Sequence[int]) -> Callable[[Array], PixelCurves]:
         """The same as a function of how often (S,) each of the stretches counts, on coarser bins (0.8 %)."""
         absent = np.zeros((3, COARSE_BINS))
         stacked = np.stack([self.stretches.get(s, absent) for s in stretches])
-        return lambda weights: _pixel_metrics(*np.tensordot(weights, stacked, 1))
+        return lambda weights: PixelCurves.from_histograms(*np.tensordot(weights, stacked, 1))
 
     def arrays(self) -> dict[str, npt.NDArray]:
         """Everything as arrays, for `numpy.savez`; `from_arrays` reads it."""
@@ -249,13 +291,6 @@ class PixelStatistics:
 
 def _coarse(counts: npt.NDArray) -> npt.NDArray:
     return counts.reshape(COARSE_BINS, -1).sum(axis=1)
-
-
-def _pixel_metrics(anomalous: npt.NDArray, nominal: npt.NDArray, overlap: npt.NDArray) -> Metrics:
-    edges = _lower_edges(len(nominal))
-    curve = Curve.from_histograms(anomalous, nominal, edges)
-    return {'auroc': curve.auroc(), 'ap': curve.average_precision(), 'fpr95': curve.fpr95(),
-            'aupro': area_to_limit(Curve.from_histograms(overlap, nominal, edges), AUPRO_LIMIT)}
 
 
 def area_to_limit(curve: Curve, limit: float) -> float | None:
