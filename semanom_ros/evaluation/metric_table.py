@@ -122,7 +122,7 @@ METRICS: tuple[Metric[Any], ...] = (
            column='AP', headline='pixel AP', terminal='pixel AP', short='pixel AP'),
     Metric(PIXEL, 'fpr95', lambda pixels: pixels.curve.fpr95(),
            'share of the nominal pixels that score as high as 95 % of the anomalous ones', best='min', column='FPR95'),
-    Metric(PIXEL, 'aupro', lambda pixels: pixels.aupro(),
+    Metric(PIXEL, 'aupro', lambda pixels: pixels.overlap.area_to(AUPRO_LIMIT),
            f'area under the overlap of each region, to a false-positive rate of {AUPRO_LIMIT}', column='AUPRO',
            terminal='AUPRO'),
 

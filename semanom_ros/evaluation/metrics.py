@@ -34,12 +34,10 @@ class Curve:
     Attributes:
         found: (T,) weight of the anomalous items that score at least the t-th threshold; not decreasing.
         false: (T,) the same of the nominal items. The last entries are the totals.
-        thresholds: (T,) the thresholds, falling.
     """
 
     found: Array
     false: Array
-    thresholds: Array
 
     @classmethod
     def from_scores(cls, scores: npt.ArrayLike, anomalous: npt.ArrayLike,
@@ -50,14 +48,13 @@ class Curve:
         order = np.argsort(-scores, kind='stable')
         scores, anomalous, weights = scores[order], anomalous[order], weights[order]
         last = np.flatnonzero(np.r_[scores[1:] != scores[:-1], True]) if len(scores) else np.zeros(0, np.int64)
-        return cls(np.cumsum(weights * anomalous)[last], np.cumsum(weights * ~anomalous)[last], scores[last])
+        return cls(np.cumsum(weights * anomalous)[last], np.cumsum(weights * ~anomalous)[last])
 
     @classmethod
-    def from_histograms(cls, anomalous: npt.NDArray, nominal: npt.NDArray, lower_edges: Array) -> Curve:
+    def from_histograms(cls, anomalous: npt.NDArray, nominal: npt.NDArray) -> Curve:
         """Curve of histograms (B,) over the same bins, the lowest scores first; equal bins count as ties."""
         used = np.flatnonzero((anomalous > 0) | (nominal > 0))[::-1]
-        return cls(np.cumsum(anomalous[used], dtype=np.float64), np.cumsum(nominal[used], dtype=np.float64),
-                   lower_edges[used])
+        return cls(np.cumsum(anomalous[used], dtype=np.float64), np.cumsum(nominal[used], dtype=np.float64))
 
     @property
     def complete(self) -> bool:
@@ -95,13 +92,14 @@ class Curve:
         at = np.searchsorted(self.found, 0.95 * self.found[-1] * (1 - 1e-12))
         return float(self.false[at] / self.false[-1])
 
-    def best_f1(self) -> tuple[float, float] | None:
-        """Highest F1 that any threshold reaches, and that threshold."""
+    def area_to(self, limit: float) -> float | None:
+        """Area under the ROC curve to a false-positive rate of `limit`, divided by `limit`."""
         if not self.complete:
             return None
-        f1 = 2 * self.found / (self.found + self.false + self.found[-1])
-        best = int(np.argmax(f1))
-        return float(f1[best]), float(self.thresholds[best])
+        false_rate, true_rate = self.rates()
+        kept = false_rate <= limit
+        end = np.interp(limit, false_rate, true_rate)
+        return _area(np.r_[true_rate[kept], end], np.r_[false_rate[kept], limit]) / limit
 
 
 def _area(y: Array, x: Array) -> float:
@@ -158,14 +156,6 @@ _COARSE = 6  # bits fewer in the histograms of single stretches, which only feed
 COARSE_BINS = BINS >> _COARSE
 
 
-def _lower_edges(count: int) -> Array:
-    step = BINS // count
-    bits = (np.arange(0, BINS, step, dtype=np.uint32) + np.uint32(_FIRST)) << np.uint32(23 - _MANTISSA)
-    edges = bits.astype(np.uint32).view(np.float32).astype(np.float64)
-    edges[0] = 0.0
-    return edges
-
-
 def bin_index(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
     """Histogram bin, 0 to BINS - 1, of each score.
 
@@ -198,12 +188,7 @@ class PixelCurves:
     @classmethod
     def from_histograms(cls, anomalous: npt.NDArray, nominal: npt.NDArray, overlap: npt.NDArray) -> PixelCurves:
         """Curves of histograms (B,) over the bins of `bin_index`, or over coarser ones."""
-        edges = _lower_edges(len(nominal))
-        return cls(Curve.from_histograms(anomalous, nominal, edges), Curve.from_histograms(overlap, nominal, edges))
-
-    def aupro(self) -> float | None:
-        """Area under the per-region overlap to AUPRO_LIMIT, see PixelStatistics."""
-        return area_to_limit(self.overlap, AUPRO_LIMIT)
+        return cls(Curve.from_histograms(anomalous, nominal), Curve.from_histograms(overlap, nominal))
 
 
 class PixelStatistics:
@@ -291,13 +276,3 @@ class PixelStatistics:
 
 def _coarse(counts: npt.NDArray) -> npt.NDArray:
     return counts.reshape(COARSE_BINS, -1).sum(axis=1)
-
-
-def area_to_limit(curve: Curve, limit: float) -> float | None:
-    """Area under `found` over the false-positive rate from 0 to `limit`, divided by `limit`; None when incomplete."""
-    if not curve.complete:
-        return None
-    false_rate, overlap = curve.rates()
-    kept = false_rate <= limit
-    end = np.interp(limit, false_rate, overlap)
-    return _area(np.r_[overlap[kept], end], np.r_[false_rate[kept], limit]) / limit

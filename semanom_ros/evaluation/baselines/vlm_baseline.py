@@ -120,7 +120,6 @@ class VlmMethod:
         self._period_ns, self._interval_s = round(period_s * 1e9), 60 / per_minute
         self._prices, self._retries, self._timeout_s = prices, retries, timeout_s
         self._last: tuple[int, Answer, float] | None = None
-        self._sent = 0
         self._next_time = 0.0
         self._asked: dict[str, dict[str, Any]] = {}  # usage of each answer, for the sums
         self._malformed: set[str] = set()
@@ -149,11 +148,6 @@ class VlmMethod:
                 'completion_tokens': completion,
                 'cost': (prompt * self._prices[0] + completion * self._prices[1]) / 1e6,
                 'period_s': self._period_ns / 1e9}
-
-    @property
-    def sent(self) -> int:
-        """Requests that went out in this run."""
-        return self._sent
 
     def _ask(self, image: npt.NDArray[np.uint8]) -> tuple[Answer, float]:
         """The answer for a picture, and the milliseconds that it took when it was asked."""
@@ -195,7 +189,6 @@ class VlmMethod:
         for attempt in range(self._retries + 1):
             time.sleep(max(0.0, self._next_time - time.monotonic()))
             self._next_time = time.monotonic() + self._interval_s
-            self._sent += 1
             try:
                 with urllib.request.urlopen(urllib.request.Request(self._url, body, headers),
                                             timeout=self._timeout_s) as response:
