@@ -1,4 +1,4 @@
-"""Component-level metrics: is each anomaly found as one thing, and is each reported thing an anomaly?
+"""Components: is each anomaly found as one thing, and is each reported thing an anomaly?
 
 The definition is that of the SegmentMeIfYouCan benchmark (Chan et al., NeurIPS 2021
 Datasets and Benchmarks), with the component sizes of its obstacle track. There the
@@ -9,13 +9,14 @@ detector reports at the threshold calibrated on nominal data.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from semanom_ros.evaluation.metrics import ANOMALOUS, IGNORE, Metrics
+from semanom_ros.evaluation.metrics import ANOMALOUS, IGNORE
 
 THRESHOLDS = np.linspace(0.25, 0.75, 11)
 """Overlaps that F1 is averaged over."""
@@ -81,8 +82,48 @@ def component_overlaps(predicted: npt.NDArray[np.bool_], truth: npt.NDArray[np.u
     return np.array(overlaps), on_truth[columns_used] / reported_area[columns_used]
 
 
+@dataclass(frozen=True)
+class ComponentSums:
+    """Components of many frames, as component metrics see them.
+
+    Attributes:
+        siou: sum of the adjusted IoU of the ground-truth components.
+        truths: how many of those there are.
+        ppv: sum of the predictive values of the reported components.
+        reports: how many of those there are.
+        hits, missed, false: (T,) found and missed ground-truth components, and false reported ones, at each of
+            THRESHOLDS.
+    """
+
+    siou: float
+    truths: float
+    ppv: float
+    reports: float
+    hits: npt.NDArray[np.float64]
+    missed: npt.NDArray[np.float64]
+    false: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, total: npt.NDArray[np.float64]) -> ComponentSums:
+        """The sums that ComponentStatistics keeps, as one row."""
+        siou, truths, ppv, reports = (float(value) for value in total[:4])
+        return cls(siou, truths, ppv, reports, *total[4:].reshape(3, -1))
+
+    def mean_siou(self) -> float | None:
+        """Over the ground-truth components; None when there are none."""
+        return self.siou / self.truths if self.truths else None
+
+    def mean_ppv(self) -> float | None:
+        """Over the reported components; None when there are none, or nothing that they could be right about."""
+        return self.ppv / self.reports if self.truths and self.reports else None
+
+    def mean_f1(self) -> float | None:
+        """Over THRESHOLDS; None when there are no ground-truth components."""
+        return float(np.mean(2 * self.hits / (2 * self.hits + self.missed + self.false))) if self.truths else None
+
+
 class ComponentStatistics:
-    """Component metrics of a stream of frames: sums for each stretch of time."""
+    """Components of a stream of frames: sums for each stretch of time."""
 
     # sum of sIoU, how many; sum of PPV, how many; hits, misses and false ones by threshold
     _FIELDS = 4 + 3 * len(THRESHOLDS)
@@ -102,24 +143,15 @@ class ComponentStatistics:
         """Adds another stream's frames; its stretches must have other numbers."""
         self.stretches.update(other.stretches)
 
-    def metrics(self) -> Metrics:
-        """`siou` (mean over ground-truth components), `ppv` (mean over reported ones), `f1` (mean over THRESHOLDS)."""
+    def sums(self) -> ComponentSums:
+        """Of all frames."""
         return self.weighted(list(self.stretches))(np.ones(len(self.stretches)))
 
-    def weighted(self, stretches: Sequence[int]) -> Callable[[npt.NDArray[np.float64]], Metrics]:
+    def weighted(self, stretches: Sequence[int]) -> Callable[[npt.NDArray[np.float64]], ComponentSums]:
         """The same as a function of how often (S,) each of the stretches counts."""
         absent = np.zeros(self._FIELDS)
         stacked = np.stack([*(self.stretches.get(s, absent) for s in stretches), absent])
-        return lambda weights: self._metrics(np.append(weights, 0.0) @ stacked)
-
-    @staticmethod
-    def _metrics(total: npt.NDArray[np.float64]) -> Metrics:
-        siou, truths, ppv, reports = total[:4]
-        hits, missed, false = total[4:].reshape(3, -1)
-        if not truths:
-            return {'siou': None, 'ppv': None, 'f1': None}
-        return {'siou': float(siou / truths), 'ppv': float(ppv / reports) if reports else None,
-                'f1': float(np.mean(2 * hits / (2 * hits + missed + false)))}
+        return lambda weights: ComponentSums.of(np.append(weights, 0.0) @ stacked)
 
     def arrays(self) -> dict[str, npt.NDArray]:
         """Everything as arrays, for `numpy.savez`; `from_arrays` reads it."""

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from semanom_ros.evaluation.components import ComponentStatistics
-from semanom_ros.evaluation.detectors import Row, Verdict
-from semanom_ros.evaluation.metrics import (
-    ANOMALOUS,
-    Array,
-    Curve,
-    Metrics,
-    PixelStatistics,
-    f1_of_verdicts,
-    percentiles,
-)
-from semanom_ros.evaluation.sequences import Timeline, bootstrap, timeline, timeline_metrics
+from semanom_ros.evaluation.detectors import Verdict
+from semanom_ros.evaluation.metric_table import COMPONENT, FRAME, LATENCY, PIXEL, TIME, Group, Value, measured
+from semanom_ros.evaluation.metrics import ANOMALOUS, Array, Curve, JudgedFrames, PixelStatistics
+from semanom_ros.evaluation.sequences import Timeline, Timelines, bootstrap, timeline
 
 FRAME_TYPE = np.dtype([
     ('stamp_ns', np.int64), ('sequence', np.int64), ('stretch', np.int64), ('truth', np.int8),
@@ -53,7 +48,7 @@ class Measurement:
         result = verdict.result
         mask = result.mask > 0
         pixels = 0 if truth is None else int(np.count_nonzero(truth == ANOMALOUS))
-        localized = bool(pixels) and bool((truth[mask] == ANOMALOUS).any())  # type: ignore[index]
+        localized = truth is not None and bool((truth[mask] == ANOMALOUS).any())
         self._frames.append(np.array([(
             result.stamp_ns, sequence, stretch, -1 if truth is None else bool(pixels), verdict.score, result.raw_score,
             result.p_value, result.threshold, result.anomalous, len(result.anomalies), localized, pixels,
@@ -94,7 +89,7 @@ class Measurement:
     def frame_curve(self) -> Curve:
         """Curve of the frame scores."""
         known = self.known()
-        return Curve.from_scores(known['score'], known['truth'] == 1)
+        return _judged(known, np.ones(len(known))).curve
 
     def timelines(self) -> list[tuple[npt.NDArray, Timeline]]:
         """The frames of each sequence and what happened in it."""
@@ -102,41 +97,45 @@ class Measurement:
         parts = np.split(frames, np.flatnonzero(np.diff(frames['sequence'])) + 1) if len(frames) else []
         return [(part, timeline(part['stamp_ns'], part['alarm'], part['truth'], part['localized'])) for part in parts]
 
-    def metrics(self) -> dict[str, object]:
-        """`frame`, `pixel`, `component`, figures over time, `intervals` (95 %), `latency_ms`."""
+    def metrics(self) -> dict[str, Any]:
+        """The figures of the table of metrics, `threshold`, and `intervals` (95 %) of those that can be drawn anew."""
         known = self.known()
+        facts: dict[Group[Any], Any] = {
+            FRAME: _judged(known, np.ones(len(known))), PIXEL: self.pixels.curves(), COMPONENT: self.components.sums(),
+            TIME: Timelines([line for _, line in self.timelines()]), LATENCY: self.frames['latency_ms']}
+        figures: dict[str, Any] = {}
+        for group, fact in facts.items():
+            found = measured(group, fact)
+            figures |= {group.key: found} if group.key else found
+        threshold = float(self.frames['threshold'][-1]) if len(self.frames) else None
+        return {**figures, 'threshold': threshold, 'intervals': self._intervals(known)}
+
+    def _intervals(self, known: npt.NDArray) -> dict[str, dict[str, list[float] | None]]:
+        """What each group can draw anew from stretches of time, by group and key."""
         stretches = sorted({*known['stretch'].tolist()})
         position = np.searchsorted(stretches, known['stretch']) if stretches else np.zeros(0, np.int64)
-        parts = {'pixel': self.pixels.weighted(stretches), 'component': self.components.weighted(stretches)} \
-            if stretches else {}
+        drawn: list[tuple[Group[Any], Callable[[Array], Any]]] = [
+            (FRAME, lambda weights: _judged(known, weights[position]))]
+        if stretches:
+            drawn += [(PIXEL, self.pixels.weighted(stretches)), (COMPONENT, self.components.weighted(stretches))]
 
-        def measure(weights: Array) -> Metrics:
-            found = {f'frame.{name}': value for name, value in _frame_metrics(known, weights[position]).items()}
-            for group, function in parts.items():
-                found |= {f'{group}.{name}': value for name, value in function(weights).items()}
-            return found
+        def measure(weights: Array) -> dict[str, Value]:
+            return {f'{group.key}.{key}': value for group, facts in drawn
+                    for key, value in measured(group, facts(weights)).items()}
 
         intervals: dict[str, dict[str, list[float] | None]] = {}
         for name, interval in bootstrap(len(stretches), measure).items():
-            group, metric = name.split('.')
-            intervals.setdefault(group, {})[metric] = interval
-        return {
-            'frame': _frame_metrics(known, np.ones(len(known))), 'pixel': self.pixels.metrics(),
-            'component': self.components.metrics(), **timeline_metrics([line for _, line in self.timelines()]),
-            'threshold': float(self.frames['threshold'][-1]) if len(self.frames) else None, 'intervals': intervals,
-            'latency_ms': percentiles(self.frames['latency_ms'])}
+            group, key = name.split('.')
+            intervals.setdefault(group, {})[key] = interval
+        return intervals
 
 
-def _frame_metrics(known: npt.NDArray, weights: Array) -> Metrics:
-    anomalous = known['truth'] == 1
-    curve = Curve.from_scores(known['score'], anomalous, weights)
-    if not curve.complete:
-        return {'auroc': None, 'ap': None, 'fpr95': None, 'f1': f1_of_verdicts(known['alarm'], anomalous, weights)}
-    return {'auroc': curve.auroc(), 'ap': curve.average_precision(), 'fpr95': curve.fpr95(),
-            'f1': f1_of_verdicts(known['alarm'], anomalous, weights)}
+def _judged(known: npt.NDArray, weights: Array) -> JudgedFrames:
+    """Frames of FRAME_TYPE whose truth is known."""
+    return JudgedFrames.of(known['score'], known['alarm'], known['truth'] == 1, weights)
 
 
-def rounded(value: object) -> object:
+def rounded(value: Any) -> Any:
     """Floats of nested figures to six significant places, so that text made of them is the same on every run."""
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
@@ -147,12 +146,3 @@ def rounded(value: object) -> object:
     if isinstance(value, np.integer):
         return int(value)
     return value
-
-
-@dataclass(frozen=True)
-class Result:
-    """One row of the table."""
-
-    row: Row
-    measurement: Measurement
-    metrics: dict[str, object]

@@ -1,11 +1,12 @@
-"""Frame and pixel metrics of anomaly detection, over streams of any length.
+"""What frame and pixel metrics are read off, over streams of any length.
 
-Every metric is read off one kind of curve: how many anomalous and how many nominal
+It is one kind of curve: how many anomalous and how many nominal
 items score at least as high as a falling threshold. Frames are few and enter with
 their exact scores; pixels are many and enter through histograms, so that an hour of
 full resolution takes a few megabytes.
 
-A metric whose ground truth is missing (no anomalous or no nominal item) is None.
+A metric whose ground truth is missing (no anomalous or no nominal item) is None. Which
+metrics there are stands in `metric_table.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ AUPRO_LIMIT = 0.3
 """Highest false-positive rate that AUPRO integrates to, as in MVTec AD and anomalib."""
 
 Array = npt.NDArray[np.float64]
-Metrics = dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,10 @@ class Curve:
     Attributes:
         found: (T,) weight of the anomalous items that score at least the t-th threshold; not decreasing.
         false: (T,) the same of the nominal items. The last entries are the totals.
-        thresholds: (T,) the thresholds, falling.
     """
 
     found: Array
     false: Array
-    thresholds: Array
 
     @classmethod
     def from_scores(cls, scores: npt.ArrayLike, anomalous: npt.ArrayLike,
@@ -50,14 +48,13 @@ class Curve:
         order = np.argsort(-scores, kind='stable')
         scores, anomalous, weights = scores[order], anomalous[order], weights[order]
         last = np.flatnonzero(np.r_[scores[1:] != scores[:-1], True]) if len(scores) else np.zeros(0, np.int64)
-        return cls(np.cumsum(weights * anomalous)[last], np.cumsum(weights * ~anomalous)[last], scores[last])
+        return cls(np.cumsum(weights * anomalous)[last], np.cumsum(weights * ~anomalous)[last])
 
     @classmethod
-    def from_histograms(cls, anomalous: npt.NDArray, nominal: npt.NDArray, lower_edges: Array) -> Curve:
+    def from_histograms(cls, anomalous: npt.NDArray, nominal: npt.NDArray) -> Curve:
         """Curve of histograms (B,) over the same bins, the lowest scores first; equal bins count as ties."""
         used = np.flatnonzero((anomalous > 0) | (nominal > 0))[::-1]
-        return cls(np.cumsum(anomalous[used], dtype=np.float64), np.cumsum(nominal[used], dtype=np.float64),
-                   lower_edges[used])
+        return cls(np.cumsum(anomalous[used], dtype=np.float64), np.cumsum(nominal[used], dtype=np.float64))
 
     @property
     def complete(self) -> bool:
@@ -95,13 +92,14 @@ class Curve:
         at = np.searchsorted(self.found, 0.95 * self.found[-1] * (1 - 1e-12))
         return float(self.false[at] / self.false[-1])
 
-    def best_f1(self) -> tuple[float, float] | None:
-        """Highest F1 that any threshold reaches, and that threshold."""
+    def area_to(self, limit: float) -> float | None:
+        """Area under the ROC curve to a false-positive rate of `limit`, divided by `limit`."""
         if not self.complete:
             return None
-        f1 = 2 * self.found / (self.found + self.false + self.found[-1])
-        best = int(np.argmax(f1))
-        return float(f1[best]), float(self.thresholds[best])
+        false_rate, true_rate = self.rates()
+        kept = false_rate <= limit
+        end = np.interp(limit, false_rate, true_rate)
+        return _area(np.r_[true_rate[kept], end], np.r_[false_rate[kept], limit]) / limit
 
 
 def _area(y: Array, x: Array) -> float:
@@ -119,10 +117,33 @@ def f1_of_verdicts(alarms: npt.ArrayLike, anomalous: npt.ArrayLike,
     return float(2 * hits / (np.sum(weights * alarms) + np.sum(weights * anomalous)))
 
 
-def percentiles(values: npt.ArrayLike) -> Metrics:
-    """`p50` and `p99` of the values; None when there are none."""
+def percentile(values: npt.ArrayLike, share: float) -> float | None:
+    """Value that `share` per cent of the values do not exceed, interpolated; None when there are none."""
     values = np.asarray(values, np.float64)
-    return {f'p{q}': float(np.percentile(values, q)) if values.size else None for q in (50, 99)}
+    return float(np.percentile(values, share)) if values.size else None
+
+
+@dataclass(frozen=True)
+class JudgedFrames:
+    """N frames whose truth is known, as frame metrics see them.
+
+    Attributes:
+        curve: of their scores.
+        alarms: (N,) verdicts.
+        anomalous: (N,) truth.
+        weights: (N,) how often each counts.
+    """
+
+    curve: Curve
+    alarms: npt.NDArray[np.bool_]
+    anomalous: npt.NDArray[np.bool_]
+    weights: Array
+
+    @classmethod
+    def of(cls, scores: Array, alarms: npt.NDArray[np.bool_], anomalous: npt.NDArray[np.bool_], weights: Array
+           ) -> JudgedFrames:
+        """Frames with their scores (N,)."""
+        return cls(Curve.from_scores(scores, anomalous, weights), alarms, anomalous, weights)
 
 
 # Bins of pixel scores. Bit patterns of positive floats sort like the floats, so the upper bits of a float32
@@ -133,14 +154,6 @@ _FIRST = (int(np.float32(_SMALLEST).view(np.uint32)) >> (23 - _MANTISSA))
 BINS = _OCTAVES << _MANTISSA
 _COARSE = 6  # bits fewer in the histograms of single stretches, which only feed confidence intervals
 COARSE_BINS = BINS >> _COARSE
-
-
-def _lower_edges(count: int) -> Array:
-    step = BINS // count
-    bits = (np.arange(0, BINS, step, dtype=np.uint32) + np.uint32(_FIRST)) << np.uint32(23 - _MANTISSA)
-    edges = bits.astype(np.uint32).view(np.float32).astype(np.float64)
-    edges[0] = 0.0
-    return edges
 
 
 def bin_index(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
@@ -160,8 +173,26 @@ def bin_index(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
     return np.clip(bits, 0, BINS - 1, out=bits)
 
 
+@dataclass(frozen=True)
+class PixelCurves:
+    """Pixels as pixel metrics see them.
+
+    Attributes:
+        curve: of the scores; what is found are anomalous pixels.
+        overlap: the same, but what is found are shares of ground-truth regions, whatever their size.
+    """
+
+    curve: Curve
+    overlap: Curve
+
+    @classmethod
+    def from_histograms(cls, anomalous: npt.NDArray, nominal: npt.NDArray, overlap: npt.NDArray) -> PixelCurves:
+        """Curves of histograms (B,) over the bins of `bin_index`, or over coarser ones."""
+        return cls(Curve.from_histograms(anomalous, nominal), Curve.from_histograms(overlap, nominal))
+
+
 class PixelStatistics:
-    """Pixel metrics of a stream of frames in constant memory.
+    """Pixel scores of a stream of frames in constant memory.
 
     Pixels are sorted into bins of 1.2e-4 relative width, and pixels of one bin count as
     ties. The error of AUROC is therefore at most half the share of anomalous-nominal
@@ -217,19 +248,15 @@ class PixelStatistics:
         self.overlap += other.overlap
         self.stretches.update(other.stretches)
 
-    def curve(self) -> Curve:
-        """All pixels' curve."""
-        return Curve.from_histograms(self.anomalous, self.nominal, _lower_edges(BINS))
+    def curves(self) -> PixelCurves:
+        """Of all pixels."""
+        return PixelCurves.from_histograms(self.anomalous, self.nominal, self.overlap)
 
-    def metrics(self) -> Metrics:
-        """`auroc`, `ap`, `fpr95`, `aupro`."""
-        return _pixel_metrics(self.anomalous, self.nominal, self.overlap)
-
-    def weighted(self, stretches: Sequence[int]) -> Callable[[Array], Metrics]:
+    def weighted(self, stretches: Sequence[int]) -> Callable[[Array], PixelCurves]:
         """The same as a function of how often (S,) each of the stretches counts, on coarser bins (0.8 %)."""
         absent = np.zeros((3, COARSE_BINS))
         stacked = np.stack([self.stretches.get(s, absent) for s in stretches])
-        return lambda weights: _pixel_metrics(*np.tensordot(weights, stacked, 1))
+        return lambda weights: PixelCurves.from_histograms(*np.tensordot(weights, stacked, 1))
 
     def arrays(self) -> dict[str, npt.NDArray]:
         """Everything as arrays, for `numpy.savez`; `from_arrays` reads it."""
@@ -249,20 +276,3 @@ class PixelStatistics:
 
 def _coarse(counts: npt.NDArray) -> npt.NDArray:
     return counts.reshape(COARSE_BINS, -1).sum(axis=1)
-
-
-def _pixel_metrics(anomalous: npt.NDArray, nominal: npt.NDArray, overlap: npt.NDArray) -> Metrics:
-    edges = _lower_edges(len(nominal))
-    curve = Curve.from_histograms(anomalous, nominal, edges)
-    return {'auroc': curve.auroc(), 'ap': curve.average_precision(), 'fpr95': curve.fpr95(),
-            'aupro': area_to_limit(Curve.from_histograms(overlap, nominal, edges), AUPRO_LIMIT)}
-
-
-def area_to_limit(curve: Curve, limit: float) -> float | None:
-    """Area under `found` over the false-positive rate from 0 to `limit`, divided by `limit`; None when incomplete."""
-    if not curve.complete:
-        return None
-    false_rate, overlap = curve.rates()
-    kept = false_rate <= limit
-    end = np.interp(limit, false_rate, overlap)
-    return _area(np.r_[overlap[kept], end], np.r_[false_rate[kept], limit]) / limit

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,50 +19,13 @@ from semanom_ros.evaluation.charts import Chart, rate_curve
 from semanom_ros.evaluation.detectors import Row
 from semanom_ros.evaluation.gallery import Gallery
 from semanom_ros.evaluation.measurement import Measurement
+from semanom_ros.evaluation.metric_table import DASH, Metric, columns, headlines
 from semanom_ros.evaluation.metrics import AUPRO_LIMIT
 from semanom_ros.evaluation.replay import Replay
 from semanom_ros.evaluation.sequences import GRACE_S, RESAMPLES, STRETCH_S, Timeline
 
 _LARGEST_VIDEO = 24_000_000  # bytes; a longer one stays beside the page
 _MOST_STRIPS = 12
-_DASH = '–'
-
-
-@dataclass(frozen=True)
-class Column:
-    """One figure of the table.
-
-    Attributes:
-        group, title: headings.
-        path: keys in the metrics of a row.
-        digits: after the point.
-        best: `max`, `min`, or '' where neither is better.
-        percent: shown as a percentage.
-    """
-
-    group: str
-    title: str
-    path: tuple[str, ...]
-    digits: int = 3
-    best: str = 'max'
-
-
-COLUMNS = (
-    Column('Detection (frames)', 'AUROC', ('frame', 'auroc')),
-    Column('Detection (frames)', 'AP', ('frame', 'ap')),
-    Column('Detection (frames)', 'FPR95', ('frame', 'fpr95'), best='min'),
-    Column('Detection (frames)', 'F1', ('frame', 'f1')),
-    Column('Localization (pixels)', 'AUROC', ('pixel', 'auroc')),
-    Column('Localization (pixels)', 'AP', ('pixel', 'ap')),
-    Column('Localization (pixels)', 'FPR95', ('pixel', 'fpr95'), best='min'),
-    Column('Localization (pixels)', 'AUPRO', ('pixel', 'aupro')),
-    Column('Components', 'sIoU', ('component', 'siou')), Column('Components', 'PPV', ('component', 'ppv')),
-    Column('Components', 'F1', ('component', 'f1')),
-    Column('Over time', 'FA/min', ('false_alarms_per_minute',), 2, 'min'),
-    Column('Over time', 'delay s', ('detection_delay_s',), 2, 'min'),
-    Column('Latency', 'p50 ms', ('latency_ms', 'p50'), 0, 'min'),
-    Column('Latency', 'p99 ms', ('latency_ms', 'p99'), 0, 'min'),
-)
 
 
 def write_report(path: Path, found: Replay, metrics: Mapping[str, Any], figures: Mapping[Row, Mapping[str, Any]],
@@ -86,8 +49,9 @@ def write_report(path: Path, found: Replay, metrics: Mapping[str, Any], figures:
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template('report.html').render(
         title=', '.join(recording.name for recording in found.recordings), version=__version__, metrics=metrics,
-        headline=_headline(figures[shown]), summary=_summary(metrics, figures[shown]), notes=notes, shown=shown,
-        table=_table(rows, figures), columns=COLUMNS, groups=_groups(),
+        headline=[_headline(metric, figures[shown]) for metric in headlines()],
+        summary=_summary(metrics, figures[shown]), notes=notes, shown=shown,
+        table=_table(rows, figures), columns=columns(), groups=_groups(),
         strips=_strips(found, found.measurements[shown]),
         curves=_curves(rows, found), legend=[(row.name, f'series-{i % 8}') for i, row in enumerate(rows)],
         gallery=gallery, recordings=found.recordings, video=_video(video, path.parent), live=live,
@@ -96,38 +60,14 @@ def write_report(path: Path, found: Replay, metrics: Mapping[str, Any], figures:
     path.write_text(page, encoding='utf-8')
 
 
-def _pick(figures: Mapping[str, Any], path: Sequence[str]) -> Any:
-    value: Any = figures
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
-
-
-def _text(value: float | None, digits: int) -> str:
-    return _DASH if value is None else f'{value:.{digits}f}'
-
-
-def _headline(figures: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The figures at the top: value, unit, name, and the interval or what it is made of."""
-    def entry(name: str, path: tuple[str, ...], digits: int, unit: str = '', detail: str = '') -> dict[str, str]:
-        interval = _pick(figures['intervals'], path)
-        if interval:
-            detail = f'{interval[0]:.{digits}f} to {interval[1]:.{digits}f}'
-        text = _text(_pick(figures, path), digits)
-        return {'name': name, 'value': text, 'unit': '' if text == _DASH else unit,
-                'detail': '' if text == _DASH else detail}
-
-    events, noticed = figures['events'], figures['events_noticed']
-    return [
-        entry('frame AUROC', ('frame', 'auroc'), 3), entry('pixel AP', ('pixel', 'ap'), 3),
-        {'name': 'anomalies noticed', 'value': f'{noticed}' if events else _DASH,
-         'unit': f'of {events}' if events else '',
-         'detail': f'{figures["events_localized"]} in the right place' if events else 'no ground truth'},
-        entry('false alarms per minute', ('false_alarms_per_minute',), 2, '',
-              '' if figures['false_alarms'] is None else f'{figures["false_alarms"]} in all'),
-        entry('detection delay', ('detection_delay_s',), 2, 's', 'mean over the noticed'),
-        entry('latency', ('latency_ms', 'p50'), 0, 'ms', f'99 %: {_text(_pick(figures, ("latency_ms", "p99")), 0)} ms'),
-    ]
+def _headline(metric: Metric, figures: Mapping[str, Any]) -> dict[str, str]:
+    """A figure at the top: value, unit, name, and the interval or what it is made of."""
+    text = metric.text(figures)
+    if text == DASH:
+        return {'name': metric.headline, 'value': text, 'unit': '', 'detail': ''}
+    return {'name': metric.headline, 'value': text,
+            'unit': f'of {metric.total(figures)}' if metric.out_of else metric.unit,
+            'detail': metric.interval_text(figures) or metric.detail.format_map(figures)}
 
 
 def _summary(metrics: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
@@ -155,33 +95,23 @@ def _count(number: int, one: str, many: str) -> str:
 
 
 def _groups() -> list[tuple[str, int]]:
-    groups: list[tuple[str, int]] = []
-    for column in COLUMNS:
-        if groups and groups[-1][0] == column.group:
-            groups[-1] = (column.group, groups[-1][1] + 1)
-        else:
-            groups.append((column.group, 1))
-    return groups
+    """Headings over the columns, and over how many."""
+    return list(Counter(metric.group.heading for metric in columns()).items())
 
 
 def _table(rows: Sequence[Row], figures: Mapping[Row, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Cells as text, the best of each column marked, intervals as hints."""
-    best: dict[Column, str] = {}
-    for column in COLUMNS:
-        texts = [_text(_pick(figures[row], column.path), column.digits) for row in rows]
-        numbers = [float(text) for text in texts if text != _DASH]
-        if column.best and len(set(numbers)) > 1:
-            best[column] = f'{(max if column.best == "max" else min)(numbers):.{column.digits}f}'
-    table = []
-    for index, row in enumerate(rows):
-        cells = []
-        for column in COLUMNS:
-            text = _text(_pick(figures[row], column.path), column.digits)
-            interval = _pick(figures[row]['intervals'], column.path)
-            hint = f'95 %: {interval[0]:.{column.digits}f} to {interval[1]:.{column.digits}f}' if interval else ''
-            cells.append({'text': text, 'best': text == best.get(column), 'hint': hint})
-        table.append({'name': row.name, 'baseline': bool(row.baseline), 'series': f'series-{index % 8}',
-                      'cells': cells})
+    table: list[dict[str, Any]] = [
+        {'name': row.name, 'baseline': bool(row.baseline), 'series': f'series-{index % 8}', 'cells': []}
+        for index, row in enumerate(rows)]
+    for metric in columns():
+        texts = [metric.text(figures[row]) for row in rows]
+        numbers = {float(text) for text in texts if text != DASH}
+        best = (min if metric.best == 'min' else max)(numbers) if metric.best and len(numbers) > 1 else None
+        for line, row, text in zip(table, rows, texts, strict=True):
+            interval = metric.interval_text(figures[row])
+            line['cells'].append({'text': text, 'best': text != DASH and float(text) == best,
+                                  'hint': f'95 %: {interval}' if interval else ''})
     return table
 
 
@@ -226,7 +156,7 @@ def _curves(rows: Sequence[Row], found: Replay) -> list[dict[str, str]]:
         receiver, precision = [], []
         for index, row in enumerate(rows):
             measurement = found.measurements[row]
-            curve = measurement.frame_curve() if what == 'frame' else measurement.pixels.curve()
+            curve = measurement.frame_curve() if what == 'frame' else measurement.pixels.curves().curve
             if curve.complete:
                 style = f'series-{index % 8}' + (' filtered' if row.filtered else '')
                 receiver.append((*curve.rates(), style))

@@ -1,4 +1,4 @@
-"""Metrics over time: alarms as a person hears them, delays, and intervals that respect time.
+"""What happens over time: alarms as a person hears them, delays, and intervals that respect time.
 
 Neighbouring frames of a drive are nearly the same picture. Counting them one by one
 makes a single false alarm look like twenty and a confidence interval far too narrow,
@@ -85,22 +85,46 @@ def timeline(stamps_ns: npt.NDArray[np.int64], alarms: npt.NDArray[np.bool_], tr
                     float(seconds[truth == 0].sum()), float(seconds.sum()))
 
 
-def timeline_metrics(timelines: Sequence[Timeline]) -> dict[str, float | int | None]:
-    """False alarms per minute of nominal time, mean delay of the noticed events in seconds, and the counts behind."""
-    false = sum(len(t.false_alarms) for t in timelines)
-    nominal_s, total_s = sum(t.nominal_s for t in timelines), sum(t.total_s for t in timelines)
-    events = [event for t in timelines for event in t.events]
-    delays = [event.delay_s for event in events if event.delay_s is not None]
-    known = bool(events or nominal_s)
-    return {
-        'false_alarms_per_minute': 60 * false / nominal_s if nominal_s else None,
-        'detection_delay_s': float(np.mean(delays)) if delays else None,
-        'alarms_per_minute': 60 * sum(len(t.alarms) for t in timelines) / total_s if total_s else None,
-        'false_alarms': false if nominal_s else None,
-        'events': len(events) if known else None,
-        'events_noticed': len(delays) if known else None,
-        'events_localized': sum(event.localized for event in events) if known else None,
-    }
+class Timelines:
+    """All sequences together, as metrics over time see them.
+
+    Attributes:
+        lines: of each sequence, in order.
+        events: the true anomalies of all.
+        nominal_s, total_s: seconds that are known to be nominal, and altogether.
+    """
+
+    def __init__(self, lines: Sequence[Timeline]) -> None:
+        self.lines = tuple(lines)
+        self.events = [event for line in lines for event in line.events]
+        self.nominal_s = sum(line.nominal_s for line in lines)
+        self.total_s = sum(line.total_s for line in lines)
+
+    def false_alarms(self) -> int | None:
+        """How many; None without nominal time."""
+        return sum(len(line.false_alarms) for line in self.lines) if self.nominal_s else None
+
+    def false_alarms_per_minute(self) -> float | None:
+        """For each minute of nominal time."""
+        false = self.false_alarms()
+        return None if false is None else 60 * false / self.nominal_s
+
+    def alarms_per_minute(self) -> float | None:
+        """True or false, for each minute; None when no time passed."""
+        return 60 * sum(len(line.alarms) for line in self.lines) / self.total_s if self.total_s else None
+
+    def delays_s(self) -> list[float]:
+        """Seconds until each noticed event was."""
+        return [event.delay_s for event in self.events if event.delay_s is not None]
+
+    def mean_delay_s(self) -> float | None:
+        """Over the noticed events; None when there are none."""
+        delays = self.delays_s()
+        return float(np.mean(delays)) if delays else None
+
+    def count(self, events: Sequence[object]) -> int | None:
+        """How many of these; None where nothing is known of the truth."""
+        return len(events) if self.events or self.nominal_s else None
 
 
 def bootstrap(stretches: int, measure: Callable[[npt.NDArray[np.float64]], Mapping[str, float | None]],

@@ -17,11 +17,13 @@ from semanom_ros.cli import main
 from semanom_ros.core.database import NominalDatabase
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
-from semanom_ros.core.progress import SILENT
 from semanom_ros.errors import SemanomError
-from semanom_ros.evaluation.baselines import CORESET_SHARE, DctEncoder, PatchCoreBaseline
-from semanom_ros.evaluation.vlm import THRESHOLD, VlmBaseline, parse
-from semanom_ros.parameters import METHOD, read_yaml, resolve
+from semanom_ros.evaluation import baselines
+from semanom_ros.evaluation.baselines.dct_baseline import DctEncoder
+from semanom_ros.evaluation.baselines.patchcore_baseline import CORESET_SHARE, PatchCoreMethod
+from semanom_ros.evaluation.baselines.vlm_baseline import THRESHOLD, VlmMethod, parse
+from semanom_ros.parameter_files import read_yaml
+from semanom_ros.settings import Settings
 
 from .conftest import START_NS, road, write_drive
 
@@ -118,9 +120,9 @@ def test_busy_server_is_asked_again(tmp_path):
             (200, {}, '{"anomalous": true, "score": 0.2, "boxes": []}')
 
     with server(respond) as (address, requests):
-        baseline = VlmBaseline(address, 'm', tmp_path, per_minute=1e6)
+        baseline = VlmMethod(address, 'm', tmp_path, per_minute=1e6)
         (verdict,) = baseline.process(frame(1))
-    assert len(requests) == baseline.sent == 3
+    assert len(requests) == 3
     assert verdict.result.anomalous
     assert verdict.score >= THRESHOLD  # the verdict wins over a score that contradicts it
 
@@ -128,19 +130,19 @@ def test_busy_server_is_asked_again(tmp_path):
 def test_refusal_and_silence_are_one_line(tmp_path):
     with server(lambda body, count: (401, {}, '')) as (address, requests):
         with pytest.raises(SemanomError, match=r'refuses with status 401; check --endpoint'):
-            VlmBaseline(address, 'm', tmp_path).process(frame(1))
+            VlmMethod(address, 'm', tmp_path).process(frame(1))
         assert len(requests) == 1
     with server(lambda body, count: (500, {'Retry-After': '0'}, '')) as (address, requests):
         with pytest.raises(SemanomError, match=r'no answer after 3 tries \(status 500\)'):
-            VlmBaseline(address, 'm', tmp_path, per_minute=1e6, retries=2).process(frame(1))
+            VlmMethod(address, 'm', tmp_path, per_minute=1e6, retries=2).process(frame(1))
         assert len(requests) == 3
     with pytest.raises(SemanomError, match='http'):
-        VlmBaseline('file:///etc/passwd', 'm', tmp_path)
+        VlmMethod('file:///etc/passwd', 'm', tmp_path)
 
 
 def test_malformed_answers_are_counted(tmp_path):
     with server(lambda body, count: (200, {}, 'I see a road.')) as (address, _):
-        baseline = VlmBaseline(address, 'm', tmp_path, period_s=0, per_minute=1e6)
+        baseline = VlmMethod(address, 'm', tmp_path, period_s=0, per_minute=1e6)
         verdicts = [baseline.process(frame(number))[0] for number in range(3)]
     assert [verdict.score for verdict in verdicts] == [0, 0, 0]
     assert baseline.details()['malformed_answers'] == 3
@@ -148,7 +150,7 @@ def test_malformed_answers_are_counted(tmp_path):
 
 def test_answer_holds_until_the_next_question(tmp_path):
     with server(looks) as (address, requests):
-        baseline = VlmBaseline(address, 'm', tmp_path, period_s=0.5, per_minute=1e6)
+        baseline = VlmMethod(address, 'm', tmp_path, period_s=0.5, per_minute=1e6)
         for number in range(11):
             baseline.process(frame(number))
         assert len(requests) == 3  # at 0, 0.5 and 1.0 s
@@ -208,9 +210,9 @@ def test_patchcore_joins_the_table(town, tmp_path):
 
 def test_patchcore_scores_as_the_paper_says(town, tmp_path):
     """Distance and re-weighting computed anew from the coreset, with Euclidean distances written out."""
-    parameters = {name: value for name, value in read_yaml(town.config).items() if name != 'held_out_share'}
-    embedder = Embedder.load(resolve(parameters, METHOD))
-    baseline = PatchCoreBaseline(parameters, [town.databases['grid']], embedder.encoder, tmp_path / 'coreset', SILENT)
+    settings = Settings.of(read_yaml(town.config)).method
+    embedder = Embedder.load(settings)
+    baseline = PatchCoreMethod(settings, [town.databases['grid']], embedder.encoder, tmp_path / 'coreset')
     frame = Frame(road(3, seed=5), START_NS)
     (verdict,) = baseline.process(frame)
 
@@ -231,3 +233,54 @@ def test_patchcore_needs_a_grid_database(town, tmp_path, capsys):
     assert main(['evaluate', str(town.drive), '--output', str(tmp_path / 'out'), '--baseline', 'patchcore',
                  *town.arguments('instance')]) == 2
     assert 'expected a database of the variant grid' in capsys.readouterr().err
+
+
+NEW_BASELINE = '''
+from semanom_ros.core.frames import FrameResult
+from semanom_ros.evaluation.detectors import Row, ranked
+
+
+class Grey:
+    name = 'grey'
+    help = 'how dark a picture is'
+
+    def add_arguments(self, group):
+        group.add_argument('--darkest', type=float, default=0.0, help='grey: subtracted')
+
+    def make(self, context):
+        assert not context.scratch.exists()
+        return Method(context.arguments.darkest)
+
+
+class Method:
+    rows = (Row('', baseline='grey'),)
+
+    def __init__(self, darkest):
+        self.darkest = darkest
+
+    def process(self, frame):
+        pixels = 256 - frame.image.mean(axis=2, dtype='float32')
+        score = float(pixels.mean()) - self.darkest
+        result = FrameResult(frame.stamp_ns, frame.camera, pixels.shape, score, score, 1.0, 500.0, False, pixels, 500.0,
+                             pixel_map=pixels)
+        return [ranked(result, False, 1.0)]
+
+    def reset(self):
+        pass
+
+    def details(self):
+        return {'darkest': self.darkest}
+
+
+BASELINE = Grey()
+'''
+
+
+def test_another_baseline_is_another_file(town, tmp_path, monkeypatch, capsys):
+    (tmp_path / 'grey_baseline.py').write_text(NEW_BASELINE)
+    monkeypatch.setattr(baselines, '__path__', [*baselines.__path__, str(tmp_path)])
+    assert main(['evaluate', str(town.drive), '--output', str(tmp_path / 'out'), '--filter', 'off', '--baseline',
+                 'grey', '--darkest', '7', *town.arguments('grid')]) == 0
+    (row,) = json.loads((tmp_path / 'out' / 'metrics.json').read_text())['baselines']
+    assert (row['name'], row['darkest']) == ('grey', 7)
+    assert 'grey ' in capsys.readouterr().out

@@ -5,6 +5,7 @@ import pytest
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score, roc_curve
 
+from semanom_ros.evaluation.metric_table import PIXEL, measured
 from semanom_ros.evaluation.metrics import (
     ANOMALOUS,
     BINS,
@@ -13,8 +14,16 @@ from semanom_ros.evaluation.metrics import (
     PixelStatistics,
     bin_index,
     f1_of_verdicts,
-    percentiles,
+    percentile,
 )
+
+
+def metrics(statistics):
+    return measured(PIXEL, statistics.curves())
+
+
+def drawn(statistics, stretches, weights):
+    return measured(PIXEL, statistics.weighted(stretches)(weights))
 
 
 def sklearn_fpr95(anomalous, scores):
@@ -34,9 +43,7 @@ def test_curve_agrees_with_scikit_learn(seed, ties):
     assert curve.auroc() == pytest.approx(roc_auc_score(anomalous, scores), abs=1e-12)
     assert curve.average_precision() == pytest.approx(average_precision_score(anomalous, scores), abs=1e-12)
     assert curve.fpr95() == pytest.approx(sklearn_fpr95(anomalous, scores), abs=1e-12)
-    best, threshold = curve.best_f1()
-    assert best == pytest.approx(f1_score(anomalous, scores >= threshold), abs=1e-12)
-    assert best == pytest.approx(max(f1_score(anomalous, scores >= t) for t in scores[anomalous]), abs=1e-12)
+    assert curve.area_to(1.0) == pytest.approx(curve.auroc(), abs=1e-12)
 
 
 def test_weights_count_items_more_often():
@@ -61,7 +68,7 @@ def test_worked_example():
 @pytest.mark.parametrize('anomalous', [[], [True, True], [False, False]])
 def test_metric_without_truth_is_none(anomalous):
     curve = Curve.from_scores(np.arange(len(anomalous)), anomalous)
-    assert curve.auroc() is curve.average_precision() is curve.fpr95() is curve.best_f1() is None
+    assert curve.auroc() is curve.average_precision() is curve.fpr95() is curve.area_to(0.3) is None
 
 
 def test_f1_of_verdicts():
@@ -71,9 +78,10 @@ def test_f1_of_verdicts():
     assert f1_of_verdicts([False] * 5, anomalous) == 0
 
 
-def test_percentiles():
-    assert percentiles(np.arange(101)) == {'p50': 50, 'p99': 99}
-    assert percentiles([]) == {'p50': None, 'p99': None}
+def test_percentile():
+    assert percentile(np.arange(101), 50) == 50
+    assert percentile(np.arange(101), 99) == 99
+    assert percentile([], 50) is None
 
 
 def test_bins_keep_the_order_at_every_scale():
@@ -135,11 +143,11 @@ def test_pixel_metrics_agree_with_exact_ones(scale):
     valid = [t != IGNORE for _, t in pairs]
     scores = np.concatenate([m[v] for (m, _), v in zip(pairs, valid, strict=True)])
     anomalous = np.concatenate([t[v] == ANOMALOUS for (_, t), v in zip(pairs, valid, strict=True)])
-    found = statistics.metrics()
+    found = metrics(statistics)
     exact = {'auroc': roc_auc_score(anomalous, scores), 'ap': average_precision_score(anomalous, scores),
              'fpr95': sklearn_fpr95(anomalous, scores), 'aupro': brute_aupro(pairs)}
     assert found == pytest.approx(exact, abs=1e-3)
-    coarse = statistics.weighted(sorted(statistics.stretches))(np.ones(4))
+    coarse = drawn(statistics, sorted(statistics.stretches), np.ones(4))
     assert coarse == pytest.approx(exact, abs=1e-2)
 
 
@@ -151,9 +159,9 @@ def test_narrow_scores_keep_their_resolution():
     statistics = PixelStatistics()
     statistics.add(anomaly_map, truth, 0)
     exact = roc_auc_score(truth.ravel() > 0, anomaly_map.ravel())
-    assert statistics.metrics()['auroc'] == pytest.approx(exact, abs=1e-3)
+    assert metrics(statistics)['auroc'] == pytest.approx(exact, abs=1e-3)
     exact = average_precision_score(truth.ravel() > 0, anomaly_map.ravel())
-    assert statistics.metrics()['ap'] == pytest.approx(exact, abs=1e-3)
+    assert metrics(statistics)['ap'] == pytest.approx(exact, abs=1e-3)
 
 
 def test_aupro_worked_example():
@@ -164,14 +172,14 @@ def test_aupro_worked_example():
     anomaly_map[0, 0], anomaly_map[10:20, 0:10] = 9.0, 0.0
     statistics = PixelStatistics()
     statistics.add(anomaly_map, truth, 0)
-    assert statistics.metrics()['aupro'] == pytest.approx(0.5, abs=1e-3)
+    assert metrics(statistics)['aupro'] == pytest.approx(0.5, abs=1e-3)
 
 
 def test_pixels_without_truth_have_no_metric():
     statistics = PixelStatistics()
-    assert statistics.metrics() == {'auroc': None, 'ap': None, 'fpr95': None, 'aupro': None}
+    assert metrics(statistics) == {'auroc': None, 'ap': None, 'fpr95': None, 'aupro': None}
     statistics.add(np.ones((4, 4), np.float32), np.zeros((4, 4), np.uint8), 0)
-    assert statistics.metrics() == {'auroc': None, 'ap': None, 'fpr95': None, 'aupro': None}
+    assert metrics(statistics) == {'auroc': None, 'ap': None, 'fpr95': None, 'aupro': None}
 
 
 def test_ignored_pixels_change_nothing():
@@ -181,7 +189,7 @@ def test_ignored_pixels_change_nothing():
     changed = anomaly_map.copy()
     changed[truth == IGNORE] = 1000
     other.add(changed, truth, 0)
-    assert one.metrics() == other.metrics()
+    assert metrics(one) == metrics(other)
 
 
 def test_streams_merge_and_survive_storage():
@@ -192,10 +200,10 @@ def test_streams_merge_and_survive_storage():
         (first if index < 5 else second).add(anomaly_map, truth, index)
     first = PixelStatistics.from_arrays(first.arrays())
     first.merge(PixelStatistics.from_arrays(second.arrays()))
-    assert first.metrics() == whole.metrics()
+    assert metrics(first) == metrics(whole)
     stretches = sorted(whole.stretches)
     weights = np.arange(len(stretches), dtype=float)
-    assert first.weighted(stretches)(weights) == whole.weighted(stretches)(weights)
+    assert drawn(first, stretches, weights) == drawn(whole, stretches, weights)
 
 
 def test_weights_draw_stretches():
@@ -207,7 +215,7 @@ def test_weights_draw_stretches():
             twice.add(anomaly_map, truth, index)
     weights = np.zeros(len(pairs))
     weights[[3, 7]] = 1
-    assert every.weighted(range(len(pairs)))(weights) == pytest.approx(twice.weighted([3, 7])(np.ones(2)))
+    assert drawn(every, range(len(pairs)), weights) == pytest.approx(drawn(twice, [3, 7], np.ones(2)))
 
 
 def test_shapes_must_agree():

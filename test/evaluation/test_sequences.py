@@ -3,15 +3,14 @@
 import numpy as np
 import pytest
 
+from semanom_ros.core.scoring.timeline import durations_s, runs
+from semanom_ros.evaluation.metric_table import TIME, measured
 from semanom_ros.evaluation.metrics import Curve
-from semanom_ros.evaluation.sequences import (
-    SequenceCounter,
-    bootstrap,
-    durations_s,
-    runs,
-    timeline,
-    timeline_metrics,
-)
+from semanom_ros.evaluation.sequences import SequenceCounter, Timelines, bootstrap, timeline
+
+
+def timeline_metrics(lines):
+    return measured(TIME, Timelines(lines))
 
 
 def drive(seconds, *, alarms=(), anomalies=(), localized=(), rate=10):

@@ -24,7 +24,8 @@ import numpy.typing as npt
 
 from semanom_ros.core.frames import Anomaly, Frame, FrameResult
 from semanom_ros.errors import SemanomError
-from semanom_ros.evaluation.detectors import Row, Verdict, ranked
+from semanom_ros.evaluation.baselines import Baseline, BaselineContext
+from semanom_ros.evaluation.detectors import Method, Row, Verdict, ranked
 from semanom_ros.recordings.images import compress_pixels
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ def parse(text: str) -> Answer:
     return Answer(score, tuple(boxes), tuple(labels))
 
 
-class VlmBaseline:
+class VlmMethod:
     """Asks the model about the frames.
 
     Attributes:
@@ -119,7 +120,6 @@ class VlmBaseline:
         self._period_ns, self._interval_s = round(period_s * 1e9), 60 / per_minute
         self._prices, self._retries, self._timeout_s = prices, retries, timeout_s
         self._last: tuple[int, Answer, float] | None = None
-        self._sent = 0
         self._next_time = 0.0
         self._asked: dict[str, dict[str, Any]] = {}  # usage of each answer, for the sums
         self._malformed: set[str] = set()
@@ -148,11 +148,6 @@ class VlmBaseline:
                 'completion_tokens': completion,
                 'cost': (prompt * self._prices[0] + completion * self._prices[1]) / 1e6,
                 'period_s': self._period_ns / 1e9}
-
-    @property
-    def sent(self) -> int:
-        """Requests that went out in this run."""
-        return self._sent
 
     def _ask(self, image: npt.NDArray[np.uint8]) -> tuple[Answer, float]:
         """The answer for a picture, and the milliseconds that it took when it was asked."""
@@ -194,7 +189,6 @@ class VlmBaseline:
         for attempt in range(self._retries + 1):
             time.sleep(max(0.0, self._next_time - time.monotonic()))
             self._next_time = time.monotonic() + self._interval_s
-            self._sent += 1
             try:
                 with urllib.request.urlopen(urllib.request.Request(self._url, body, headers),
                                             timeout=self._timeout_s) as response:
@@ -249,3 +243,35 @@ def _result(frame: Frame, answer: Answer) -> FrameResult:
     return FrameResult(frame.stamp_ns, frame.camera, (height, width), answer.score, answer.score, 1.0, THRESHOLD,
                        anomalous, np.asarray(patches, np.float32), THRESHOLD, tuple(anomalies),
                        mask if anomalies else None, pixels)
+
+
+class _Vlm:
+    name = 'vlm'
+    help = 'a vision-language model'
+
+    def add_arguments(self, group: Any) -> None:
+        group.add_argument('--endpoint', default='', metavar='URL',
+                           help='vlm: base address of an OpenAI-compatible server, e.g. https://api.openai.com/v1; its '
+                                'key comes from the environment variable SEMANOM_VLM_API_KEY or OPENAI_API_KEY')
+        group.add_argument('--model', default='', metavar='NAME', help='vlm: the model\'s name there')
+        group.add_argument('--vlm-period', type=float, default=1.0, metavar='S',
+                           help='vlm: seconds of the recording between questions (default 1; 0: every frame)')
+        group.add_argument('--vlm-rate', type=float, default=60.0, metavar='N', help='vlm: most requests a minute')
+        group.add_argument('--vlm-prices', type=float, nargs=2, default=(0.0, 0.0), metavar=('IN', 'OUT'),
+                           help='vlm: price of a million prompt and completion tokens, to add up the cost')
+        group.add_argument('--vlm-cache', type=Path, default=_cache(), metavar='DIR',
+                           help='vlm: where answers are kept, so that another run costs nothing (default %(default)s)')
+
+    def make(self, context: BaselineContext) -> Method:
+        given = context.arguments
+        if not given.endpoint or not given.model:
+            raise SemanomError('--baseline vlm: expected --endpoint URL and --model NAME beside it')
+        return VlmMethod(given.endpoint, given.model, given.vlm_cache, period_s=given.vlm_period,
+                         per_minute=given.vlm_rate, prices=tuple(given.vlm_prices))
+
+
+def _cache() -> Path:
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'semanom_ros' / 'vlm'
+
+
+BASELINE: Baseline = _Vlm()
