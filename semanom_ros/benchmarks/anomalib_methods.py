@@ -22,7 +22,7 @@ from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.progress import SILENT
 from semanom_ros.core.results import FrameResult, ScoreMap
-from semanom_ros.evaluation.baselines import CORESET_SHARE
+from semanom_ros.evaluation.baselines.patchcore_baseline import CORESET_SHARE, PatchCoreMethod
 from semanom_ros.evaluation.detectors import Detectors, Method, Row, Verdict
 from semanom_ros.evaluation.measurement import rounded
 from semanom_ros.evaluation.replay import Topics, replay
@@ -71,7 +71,8 @@ def compare(plan: Plan) -> dict[str, Any]:
                                     'score_difference': different}}}
 
 
-def _measure(name: str, nominal: Path, drive: Path, folder: Path, settings: Settings) -> tuple[dict[str, Any], list[float]]:
+def _measure(name: str, nominal: Path, drive: Path, folder: Path, settings: Settings
+             ) -> tuple[dict[str, Any], list[float]]:
     """Figures of one method, and its raw frame scores."""
     if name.startswith('anomalib'):
         importlib.import_module('anomalib.models')
@@ -86,7 +87,7 @@ def _measure(name: str, nominal: Path, drive: Path, folder: Path, settings: Sett
     content = {
         **{group: metrics[group] for group in ('frame', 'pixel', 'latency_ms')}, **method.details(),
         'nominal_s': ready, 'encoder_mb': before, 'nominal_peak_mb': learned, 'peak_mb': peak_mb()}
-    return rounded(content), figures.frames['raw_score'].tolist()  # type: ignore[return-value]
+    return rounded(content), figures.frames['raw_score'].tolist()
 
 
 def _ours(embedder: Embedder, nominal: Path, folder: Path, settings: Settings) -> Method:
@@ -104,7 +105,7 @@ def _ours_as_anomaly_dino(embedder: Embedder, nominal: Path, folder: Path, setti
 def _ours_as_patchcore(embedder: Embedder, nominal: Path, folder: Path, settings: Settings) -> Method:
     own = settings.changed({**ANOMALY_DINO, 'held_out_share': 0.0})
     record_bags([nominal], folder / 'database', own, SILENT, embedder)
-    return PatchCore(settings.method, [folder / 'database'], embedder.encoder, folder / 'coreset')
+    return PatchCoreMethod(settings.method, [folder / 'database'], embedder.encoder, folder / 'coreset')
 
 
 class _Features(nn.Module):

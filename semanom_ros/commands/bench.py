@@ -18,6 +18,7 @@ from semanom_ros.commands.options import add_parameter_options, settings_of
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.errors import ParameterError
+from semanom_ros.evaluation.metric_table import shown_in_bench
 
 BENCHMARKS = {
     'end_to_end': 'an image published until its score is received, over the forward pass',
@@ -67,8 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
                  'record_over_forward', 'anomalib_over_ours', 'received_fps_720p', 'memory_growth'):
         print(f'{name:34}{_shown(result[name])}')
     for name, row in result['details'].get('methods', {}).get('rows', {}).items():
-        print(f'{name:34}' + _shown({'frame AUROC': row['frame']['auroc'], 'pixel AP': row['pixel']['ap'],
-                                     'p50 ms': row['latency_ms']['p50'], 'peak MB': row['peak_mb']}))
+        print(f'{name:34}' + _shown(shown_in_bench(row) | {'peak MB': row['peak_mb']}))
     print(f'{file}: with the times, and the machine that they were taken on')
 
 

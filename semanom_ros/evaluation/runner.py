@@ -142,7 +142,7 @@ def _content(found: Replay, figures: Mapping[Row, Mapping[str, Any]], detectors:
             'bootstrap_stretch_s': sequences.STRETCH_S, 'bootstrap_resamples': sequences.RESAMPLES},
         'versions': versions(),
     }
-    return rounded(content)  # type: ignore[return-value]
+    return rounded(content)
 
 
 def versions() -> dict[str, str]:

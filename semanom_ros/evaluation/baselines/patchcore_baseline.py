@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from semanom_ros.core.curation import operations
-from semanom_ros.core.database import read_manifest
+from semanom_ros.core.curation.publishing import EXACT, IndexSettings, Recipe
+from semanom_ros.core.database.nominal_database import read_manifest
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.embedding.encoders.encoder import Encoder
 from semanom_ros.core.frames import Frame
@@ -62,9 +64,10 @@ class PatchCoreMethod:
             raise DatabaseError(f'{databases[0]}: found the variant instance, expected a database of the variant grid '
                                 'for the baseline patchcore; give one with --database')
         own = settings.changed(PATCHCORE)
-        operations.merge(folder, grid, progress=progress).close()
+        shutil.copytree(grid[0], folder)
         size = max(1, round(CORESET_SHARE * min(read_manifest(folder).vectors, CORESET_CANDIDATES)))
-        operations.compact(folder, size=size, candidates=CORESET_CANDIDATES, recipe=own, progress=progress).close()
+        recipe = Recipe(own.search, own.score, IndexSettings(EXACT), encoder.device)
+        operations.compact(folder, size=size, candidates=CORESET_CANDIDATES, recipe=recipe, progress=progress)
         self._detectors = Detectors(own, [folder], ('grid',), (False,), Embedder(encoder))
         self.rows: tuple[Row, ...] = (Row('grid', baseline='PatchCore'),)
 

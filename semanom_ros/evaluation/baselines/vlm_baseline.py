@@ -22,7 +22,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from semanom_ros.core.frames import Anomaly, Frame, FrameResult
+from semanom_ros.core.frames import Frame
+from semanom_ros.core.localization.regions_of_map import Region
+from semanom_ros.core.results import Anomaly, FrameResult
 from semanom_ros.errors import SemanomError
 from semanom_ros.evaluation.baselines import Baseline, BaselineContext
 from semanom_ros.evaluation.detectors import Method, Row, Verdict, ranked
@@ -46,7 +48,6 @@ ordinary) to 1 (certainly anomalous), "boxes": [{"box": [left, top, width, heigh
 nothing is anomalous.'''
 
 _LONGEST_SIDE = 1024  # pixels of the picture that is sent
-_GRID = (36, 64)  # cells of the patch map
 _PATIENCE_S = 60.0  # longest pause before another try
 
 
@@ -225,8 +226,8 @@ def _text_of(reply: Any) -> str:
 def _result(frame: Frame, answer: Answer) -> FrameResult:
     """The answer in the detector's terms; a pixel scores as the highest box over it."""
     height, width = frame.image.shape[:2]
-    pixels, mask = np.zeros((height, width), np.float32), np.zeros((height, width), bool)
-    anomalies = []
+    pixels = np.zeros((height, width), np.float32)
+    anomalies, regions = [], []
     anomalous = answer.score >= THRESHOLD
     for (x, y, w, h, score), label in zip(answer.boxes, answer.labels, strict=True):
         left, top = min(int(x * width), width - 1), min(int(y * height), height - 1)
@@ -235,14 +236,12 @@ def _result(frame: Frame, answer: Answer) -> FrameResult:
         part = pixels[top:bottom, left:right]
         np.maximum(part, np.float32(score), out=part)
         if anomalous:
-            mask[top:bottom, left:right] = True
+            box, area = (left, top, right - left, bottom - top), part.size
             corners = np.array([[left, top], [right - 1, top], [right - 1, bottom - 1], [left, bottom - 1]], np.int32)
-            anomalies.append(Anomaly(0, score, score, 1.0, (left, top, right - left, bottom - top), corners,
-                                     (right - left) * (bottom - top), label=label))
-    patches = cv2.resize(pixels, _GRID[::-1], interpolation=cv2.INTER_AREA)
+            anomalies.append(Anomaly(0, score, score, 1.0, box, corners, area, label=label))
+            regions.append(Region(box, np.ones(part.shape, bool), area, (left, top)))
     return FrameResult(frame.stamp_ns, frame.camera, (height, width), answer.score, answer.score, 1.0, THRESHOLD,
-                       anomalous, np.asarray(patches, np.float32), THRESHOLD, tuple(anomalies),
-                       mask if anomalies else None, pixels)
+                       anomalous, ScoreMap.of_pixels(pixels), THRESHOLD, tuple(anomalies), tuple(regions))
 
 
 class _Vlm:
