@@ -46,7 +46,10 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 # pip's progress bars on a terminal, its closing lines elsewhere.
 QUIET := $$(test -t 1 || echo --quiet)
 
-PACKAGE_FILES := setup.py requirements/python.txt setup.cfg pyproject.toml package.xml semanom_ros/__init__.py msg $(wildcard msg/*)
+# A module that comes or goes brings or takes families, which are entry points.
+FAMILIES := semanom_ros/core/embedding/encoders semanom_ros/core/embedding/segmenters
+PACKAGE_FILES := setup.py requirements/python.txt setup.cfg pyproject.toml package.xml semanom_ros/__init__.py msg $(wildcard msg/*) \
+  $(FAMILIES)
 
 .PHONY: help setup demo test lint bench clean distclean
 .DELETE_ON_ERROR:
@@ -88,6 +91,7 @@ $(VENV)/.ros: $(ROS_REQUIREMENTS)
 $(VENV)/.package: $(VENV)/.ros $(PACKAGE_FILES)
 	@echo 'Installing semanom_ros and what it needs (the first time about 6 GB, mostly PyTorch)'
 	$(PIP) $(QUIET) --editable '.[test]' $(NUMPY)
+	@$(BIN)/python -m compileall -q $(FAMILIES)  # a cache folder that came later would make them newer than the stamp
 	@touch $@
 
 clean:

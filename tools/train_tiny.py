@@ -446,7 +446,11 @@ def save(output: Path, model: Any, vocabulary: Vocabulary) -> None:
     output.mkdir(parents=True, exist_ok=True)
     state = {name: (t.half() if t.is_floating_point() else t).contiguous() for name, t in model.state_dict().items()}
     save_file(state, output / WEIGHTS_FILE)
-    config = {'model_cfg': MODEL, 'preprocess_cfg': {'mean': list(MEAN), 'std': list(STD)}}
+    config = {
+        'model_cfg': MODEL,
+        'preprocess_cfg': {'mean': list(MEAN), 'std': list(STD)},
+        'semanom_wants': {'standardizing': False, 'calibration_by_place': False},  # training has shaped its distances
+    }
     (output / CONFIG_FILE).write_text(json.dumps(config, indent=2) + '\n')
     (output / 'captions.txt').write_text('\n'.join(sorted(c for c in vocabulary.captions if c)) + '\n')
 

@@ -10,12 +10,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from semanom_ros.core.embedding.encoders import encoder_cards as catalogue
-from semanom_ros.core.embedding.encoders import load_encoder
+from semanom_ros.core.embedding import registry
 from semanom_ros.core.embedding.encoders.encoder import TextAlignedEncoder
-from semanom_ros.core.embedding.segmenters import segmenter_cards as segmenters
-from semanom_ros.core.embedding.weights import LOCAL_FOLDER, STORE_VARIABLE
-from semanom_ros.parameters import METHOD, table
+from semanom_ros.core.embedding.weight_store import STORE_VARIABLE
+from semanom_ros.settings import EncoderSettings
 
 CHECKED_FRAMES = 20
 
@@ -26,18 +24,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     actions.add_parser('list', help='encoders and segmenters, and whether their weights are here')
     fetch = actions.add_parser('fetch', help='fetch weights once, and check them')
     fetch.add_argument('model', help='as in the parameter encoder, e.g. open_clip:ViT-B-16, or a segmenter')
-    fetch.add_argument('--weights', default='', metavar='TAG',
-                       help='pretrained tag; default: the one in the name, or the usual one of the library')
+    fetch.add_argument('--weights', default='', metavar='WEIGHTS',
+                       help='which, e.g. a pretrained tag; default: the one in the name, or the usual ones')
     fetch.add_argument('--directory', type=Path, metavar='DIR',
                        help=f'folder to keep models in; default: ${STORE_VARIABLE}, else ~/.cache/semanom_ros/models')
     check = actions.add_parser('check', help='load an encoder, run it, and say what it makes of a picture')
     check.add_argument('model', help='as in the parameter encoder')
     check.add_argument('--weights', default='', help='as in the parameter encoder_weights')
     check.add_argument('--input-size', type=int, nargs=2, default=(0, 0), metavar=('HEIGHT', 'WIDTH'), help='pixels')
-    for parameter in table(METHOD):
-        if parameter.name in ('device', 'precision'):
-            check.add_argument(f'--{parameter.name}', default=parameter.default, choices=parameter.choices or None,
-                               help=parameter.description)
+    for name in ('device', 'precision'):
+        parameter = EncoderSettings.table()[name]
+        check.add_argument(f'--{name}', default=parameter.default, choices=parameter.choices or None,
+                           help=parameter.description)
 
 
 def run(arguments: argparse.Namespace) -> int | None:
@@ -46,35 +44,30 @@ def run(arguments: argparse.Namespace) -> int | None:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    rows = [('', 'here', 'name', 'weights', 'dimension', 'input size', 'where, or how to get it')]
-    for card in catalogue.cards() + segmenters.cards():
+    rows = [('', 'here', 'name', 'weights', 'licence', 'dimension', 'input size', 'where, or how to get it')]
+    for card in registry.cards():
         size = 'x'.join(map(str, card.input_size)) if any(card.input_size) else ''
         dimension = str(card.dimension or '')
         here = 'yes' if card.present else 'no'
-        rows.append((card.kind, here, card.name, card.weights, dimension, size, card.note))
+        rows.append((card.kind, here, card.name, card.weights, card.licence, dimension, size, card.note))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print('\nEvery other model of open_clip and timm can be named as well, and any TorchScript file.')
+    print(f'\nFamilies of encoders: {", ".join(registry.family_names()["encoder"])}. Every other model of one can be '
+          'named as well, as FAMILY:MODEL.')
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
-    if arguments.model == segmenters.TORCHVISION:
-        file = segmenters.fetch(arguments.directory)
-        print(f'segmenter: {arguments.model}\nsegmenter_weights: {file.resolve()}')
-        return
-    if arguments.model in segmenters.REPOSITORIES:
-        folders = segmenters.fetch_from_hub(arguments.model, arguments.directory)
-        print(f'segmenter: {arguments.model}\nsegmenter_weights: {",".join(str(f.resolve()) for f in folders)}')
-        return
-    folder = catalogue.fetch(arguments.model, arguments.weights, arguments.directory)
-    print(f'encoder: {arguments.model}\nencoder_weights: {LOCAL_FOLDER}{folder.resolve()}')
+    for name, value in registry.fetch(arguments.model, arguments.weights, arguments.directory).items():
+        print(f'{name}: {value}')
 
 
 def _check(arguments: argparse.Namespace) -> None:
     begin = time.perf_counter()
-    encoder = load_encoder(arguments.model, weights=arguments.weights, input_size=tuple(arguments.input_size),
-                           device=arguments.device, precision=arguments.precision)
+    settings = EncoderSettings.of({
+        'encoder': arguments.model, 'encoder_weights': arguments.weights, 'input_size': arguments.input_size,
+        'device': arguments.device, 'precision': arguments.precision})
+    encoder = registry.load_encoder(settings)
     encoder.warm_up()
     loaded = time.perf_counter() - begin
     picture = torch.rand(1, 3, *encoder.input_size, generator=torch.Generator().manual_seed(0)).to(encoder.device)
@@ -86,6 +79,7 @@ def _check(arguments: argparse.Namespace) -> None:
     facts = {
         'encoder': encoder.name,
         'weights': encoder.weights,
+        'file': registry.find_encoder_weights(settings) or 'none',
         'sha256': encoder.weights_sha256,
         **encoder.settings,
         'input size': 'x'.join(map(str, encoder.input_size)),

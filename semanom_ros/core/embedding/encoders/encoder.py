@@ -21,6 +21,10 @@ class Encoder(ABC):
         grid_size: (rows, columns) of its patches at that input size.
         dimension: length D of an embedding.
         device, dtype: where and in what arithmetic it computes.
+        wants_standardizing: whether its distances want each dimension standardized; False where training has shaped
+            them.
+        wants_calibration_by_place: whether its nominal distances differ from place to place in the image, so that
+            they want to be divided by what is usual there; False where training has made them alike.
     """
 
     name: str
@@ -32,6 +36,8 @@ class Encoder(ABC):
     dimension: int
     device: torch.device
     dtype: torch.dtype
+    wants_standardizing: bool = True
+    wants_calibration_by_place: bool = True
 
     @abstractmethod
     def encode(self, images: torch.Tensor) -> torch.Tensor:

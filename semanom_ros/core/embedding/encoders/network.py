@@ -9,35 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from semanom_ros.core.embedding.card import Card
 from semanom_ros.core.embedding.encoders.encoder import Encoder
-from semanom_ros.core.embedding.weights import reason
+from semanom_ros.core.embedding.registry import EncoderFamily
+from semanom_ros.core.embedding.weight_store import reason
 from semanom_ros.errors import EncoderError
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `load_encoder` was asked for.
-
-    Attributes:
-        name: as in the parameter `encoder`.
-        model: the name without its family; for `torchscript:` the file.
-        weights: as in the parameter `encoder_weights`.
-        input_size: (height, width), pixels; (0, 0): the model's own.
-        device, precision: where and in what arithmetic to compute.
-        layer: transformer block (or stage) whose features are used; negative: from the end.
-        features: `tokens` or `maskclip`.
-        folder: of a model that is described by a folder, in the layout of `local-dir:`.
-    """
-
-    name: str
-    model: str
-    weights: str
-    input_size: tuple[int, int]
-    device: torch.device
-    precision: str
-    layer: int
-    features: str
-    folder: str = ''
+from semanom_ros.settings import EncoderSettings
 
 
 @dataclass(frozen=True)
@@ -57,7 +34,8 @@ class NetworkEncoder(Encoder):
     """A PyTorch network as an encoder: colours, arithmetic, checks, unit length.
 
     Args:
-        request: what was asked for.
+        asked: what was asked for.
+        device: where it computes.
         network: standardized images (B, 3, H, W) of dtype -> features (B, rows, columns, D).
         name, weights, sha256, settings: see Encoder.
         input_size: (height, width), pixels.
@@ -68,14 +46,15 @@ class NetworkEncoder(Encoder):
         EncoderError: the network does not run at this size, on this device, in this arithmetic.
     """
 
-    def __init__(self, request: Request, network: nn.Module, *, weights: str, sha256: str, settings: dict[str, str],
-                 input_size: tuple[int, int], dtype: torch.dtype, colours: Colours, name: str = '') -> None:
-        self.name = name or request.name
+    def __init__(self, asked: EncoderSettings, device: torch.device, network: nn.Module, *, weights: str, sha256: str,
+                 settings: dict[str, str], input_size: tuple[int, int], dtype: torch.dtype, colours: Colours,
+                 name: str = '') -> None:
+        self.name = name or asked.name
         self.weights = weights
         self.weights_sha256 = sha256
         self.settings = {**settings, **colours.settings}
         self.input_size = input_size
-        self.device, self.dtype = request.device, dtype
+        self.device, self.dtype = device, dtype
         try:
             self._network = network.eval().requires_grad_(False).to(self.device, self.dtype)
             self._mean = torch.tensor(colours.mean, device=self.device).view(1, 3, 1, 1)
@@ -151,3 +130,13 @@ def nearest_names(name: str, known: Sequence[str]) -> str:
     """The known names most like a mistyped one, for messages."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     return f'; did you mean {" or ".join(near)}?' if near else ''
+
+
+def encoder_card(family: EncoderFamily, name: str, weights: str, licence: str, dimension: int,
+                 input_size: tuple[int, int]) -> Card:
+    """The card of an encoder whose weights can be fetched; says where they are, or how to get them."""
+    try:
+        note, present = str(family.find(name, weights)), True
+    except EncoderError:
+        note, present = f'semanom models fetch {name} --weights {weights}', False
+    return Card('encoder', name, weights, present, note, licence, dimension, input_size)

@@ -1,4 +1,4 @@
-"""open_clip models as encoders, `semanom-tiny` among them."""
+"""open_clip models as encoders."""
 
 from __future__ import annotations
 
@@ -20,56 +20,129 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import nn
 
-from semanom_ros.core.embedding import weights as weights_of
+from semanom_ros.core.embedding import weight_store
+from semanom_ros.core.embedding.card import Card
 from semanom_ros.core.embedding.device import resolve_dtype
 from semanom_ros.core.embedding.encoders import timm as timm_encoders
 from semanom_ros.core.embedding.encoders.encoder import Encoder, PictureEncoder, TextAlignedEncoder
 from semanom_ros.core.embedding.encoders.network import (
     Colours,
     NetworkEncoder,
-    Request,
+    encoder_card,
     fit_input_size,
     fit_layer,
     nearest_names,
 )
-from semanom_ros.core.embedding.weights import LOCAL_FOLDER, HubFile, Library, Weights, reason
+from semanom_ros.core.embedding.registry import EncoderFamily, model_of
+from semanom_ros.core.embedding.weight_store import LOCAL_FOLDER, HubFile, Owner, Published, Weights, reason
 from semanom_ros.errors import EncoderError
+from semanom_ros.settings import EncoderSettings
 
+NAMES = ('open_clip',)
+LIBRARY = 'open_clip'
+RECOMMENDED = {
+    ('ViT-B-16', 'openai'): 'MIT',
+    ('ViT-B-16', 'datacomp_xl_s13b_b90k'): 'MIT',
+    ('ViT-L-14', 'openai'): 'MIT',
+    ('ViT-B-16-SigLIP', 'webli'): 'Apache-2.0',
+}
+"""(model, tag) -> licence. Known to work well as patch embeddings; every other model can be named as well."""
 CONFIG_FILE = 'open_clip_config.json'
 WEIGHTS_FILES = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')
+WANTS = 'semanom_wants'  # of a configuration: what else than open_clip's own part it says
 PREFERRED_TAG = 'openai'
 
 # Stands in for a text tower of Hugging Face transformers, which the patches do not need.
 _NO_TEXT = {'context_length': 1, 'vocab_size': 1, 'width': 1, 'heads': 1, 'layers': 1}
 
 
-def load(request: Request) -> Encoder:
-    """The encoder `open_clip:MODEL`, or the model of a folder in open_clip's `local-dir:` layout.
+class OpenClipFamily:
+    """See EncoderFamily: `open_clip:MODEL`."""
+
+    def load(self, settings: EncoderSettings, device: torch.device) -> Encoder:
+        """See EncoderFamily.load, and `load_model`."""
+        return load_model(settings, device, model_of(settings.name), _find(settings.name, settings.weights))
+
+    def find(self, name: str, weights: str) -> Path | None:
+        """See EncoderFamily.find."""
+        return _find(name, weights).file
+
+    def fetch(self, name: str, weights: str, store: Path) -> str:
+        """See EncoderFamily.fetch."""
+        model = model_of(name)
+        published = _published(model)
+        tag = weights or published.default_tag
+        if not open_clip.is_pretrained_cfg(model, tag):
+            near = nearest_names(model, open_clip.list_models())
+            expected = f'expected one of {", ".join(published.tags)}' if published.tags else f'none are known{near}'
+            raise EncoderError(f'encoder {name}: no weights {tag!r} on the hub, {expected}')
+        pretrained = open_clip.get_pretrained_cfg(model, tag)
+
+        def finish(files: list[Path], folder: Path) -> None:
+            config = {'model_cfg': open_clip.get_model_config(model),
+                      'preprocess_cfg': {'mean': pretrained['mean'], 'std': pretrained['std']}}
+            if pretrained.get('quick_gelu'):
+                config['model_cfg']['quick_gelu'] = True
+            (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + '\n')
+            weight_store.keep(
+                files[0], folder / WEIGHTS_FILES[0], lambda: load_state_dict(str(files[0]), weights_only=True))
+
+        return LOCAL_FOLDER + str(weight_store.fetch(
+            Owner('encoder', name), [published.candidates(tag)], store / LIBRARY / model / tag, finish))
+
+    def cards(self) -> Iterator[Card]:
+        """See EncoderFamily.cards."""
+        others = {found: '' for found in weight_store.fetched(LIBRARY) if found not in RECOMMENDED}
+        for (model, tag), licence in {**RECOMMENDED, **others}.items():
+            name = f'open_clip:{model}'
+            if model in open_clip.list_models():
+                yield encoder_card(self, name, tag, licence, *describe(open_clip.get_model_config(model)))
+            else:  # fetched for another version of open_clip
+                yield Card('encoder', name, tag, False, 'open_clip has no such model')
+
+
+def load_model(asked: EncoderSettings, device: torch.device, model: str, weights: Weights,
+               folder: Path | None = None) -> Encoder:
+    """Loads a model of open_clip.
 
     `tokens` are the patch tokens of a block after the tower's final norm (for the last block: what open_clip's
     `output_tokens` gives). `maskclip` are the values of the last block, projected as the class token is: patches
     in the space of the texts (Zhou et al., Extract Free Dense Labels from CLIP, ECCV 2022; without the residual
     and the MLP of the block). Position embeddings are interpolated (bicubic, antialiased) once for the input size.
 
+    Args:
+        asked: for.
+        device: where it computes.
+        model: its name in open_clip's table.
+        weights: found on this machine.
+        folder: that describes the model, in the layout of `local-dir:`, where `weights` have none and the table does
+            not.
+
     Raises:
-        EncoderError: unknown model, weights missing or of another model, no vision transformer, or a
-            layer, input size or kind of features that it does not have.
+        EncoderError: weights of another model, no vision transformer, or a layer, input size or kind of features that
+            it does not have.
+        ParameterError: no such precision.
     """
-    found = find(request.name, request.model, request.weights, request.folder)
-    blueprint = _blueprint(request, found)
-    model = _build(request, found, blueprint)
-    sha256 = found.sha256(model.visual.state_dict())
-    tower = _tower(request, model.visual)
+    blueprint = _blueprint(asked.name, model, weights, folder)
+    network = _build(asked.name, weights, blueprint)
+    sha256 = weights.sha256(network.visual.state_dict())
+    tower = _tower(asked, network.visual)
     arguments: dict[str, Any] = {
-        'weights': found.label, 'sha256': sha256, 'input_size': tower.input_size, 'colours': blueprint.colours,
+        'weights': weights.label, 'sha256': sha256, 'input_size': tower.input_size, 'colours': blueprint.colours,
         'settings': {**tower.settings, 'activation': 'quick_gelu' if blueprint.quick_gelu else 'own'},
-        'dtype': resolve_dtype(request.precision, request.device)}
+        'dtype': resolve_dtype(asked.precision, device)}
+    encoder: NetworkEncoder
     if tower.projection is None or not blueprint.has_text:
-        return NetworkEncoder(request, tower.features, **arguments)
-    arguments |= {'model': model, 'tokenizer': blueprint.tokenizer}
-    if tower.whole is not None:
-        return MaskClipEncoder(request, tower.features, **arguments, whole=tower.whole)
-    return ClipEncoder(request, tower.features, **arguments, projection=tower.projection)
+        encoder = NetworkEncoder(asked, device, tower.features, **arguments)
+    else:
+        arguments |= {'model': network, 'tokenizer': blueprint.tokenizer}
+        if tower.whole is not None:
+            encoder = MaskClipEncoder(asked, device, tower.features, **arguments, whole=tower.whole)
+        else:
+            encoder = ClipEncoder(asked, device, tower.features, **arguments, projection=tower.projection)
+    encoder.wants_standardizing = blueprint.wants.get('standardizing', True)
+    encoder.wants_calibration_by_place = blueprint.wants.get('calibration_by_place', True)
+    return encoder
 
 
 class ClipEncoder(NetworkEncoder, TextAlignedEncoder):
@@ -81,12 +154,12 @@ class ClipEncoder(NetworkEncoder, TextAlignedEncoder):
         model: the CLIP model whose vision tower `network` is made of.
         tokenizer: makes its tokenizer.
         projection: (D, T) from the patch embeddings to the texts; None where they are in one space.
-        request, network, arguments: see NetworkEncoder.
+        asked, device, network, arguments: see NetworkEncoder.
     """
 
-    def __init__(self, request: Request, network: nn.Module, *, model: Any, tokenizer: Callable[[], Any],
-                 projection: torch.Tensor | None, **arguments: Any) -> None:
-        super().__init__(request, network, **arguments)
+    def __init__(self, asked: EncoderSettings, device: torch.device, network: nn.Module, *, model: Any,
+                 tokenizer: Callable[[], Any], projection: torch.Tensor | None, **arguments: Any) -> None:
+        super().__init__(asked, device, network, **arguments)
         self._model, self._tokenizer = model, tokenizer
         self._projection = None if projection is None else projection.detach().to(self.device, torch.float32)
 
@@ -107,11 +180,12 @@ class MaskClipEncoder(ClipEncoder, PictureEncoder):
 
     Args:
         whole: the vision tower, images (B, 3, H, W) -> (B, T).
-        request, network, arguments: see ClipEncoder.
+        asked, device, network, arguments: see ClipEncoder.
     """
 
-    def __init__(self, request: Request, network: nn.Module, *, whole: VisionTransformer, **arguments: Any) -> None:
-        super().__init__(request, network, projection=None, **arguments)
+    def __init__(self, asked: EncoderSettings, device: torch.device, network: nn.Module, *, whole: VisionTransformer,
+                 **arguments: Any) -> None:
+        super().__init__(asked, device, network, projection=None, **arguments)
         self._whole = whole.eval().requires_grad_(False).to(self.device, self.dtype)
         self.picture_size = (int(whole.image_size[0]), int(whole.image_size[1]))
 
@@ -122,57 +196,8 @@ class MaskClipEncoder(ClipEncoder, PictureEncoder):
         return F.normalize((pooled[0] if isinstance(pooled, tuple) else pooled).float(), dim=-1)
 
 
-def find(name: str, model: str, weights: str, folder: str = '') -> Weights:
-    """See `weights.find`; with a folder, '' means the weights in it.
-
-    Raises:
-        EncoderError: no such model or tag, or not on this machine.
-    """
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    if folder and not weights:
-        weights = LOCAL_FOLDER + folder
-    if not folder and not weights.startswith(LOCAL_FOLDER) and model not in open_clip.list_models():
-        near = nearest_names(model, open_clip.list_models())
-        raise EncoderError(f'encoder {name}: open_clip has no model {model!r}{near}')
-    return weights_of.find(name, model, weights, _library(model), default_tag(model), tags)
-
-
-def default_tag(model: str) -> str:
-    """`openai` where a model has it, else the first tag of open_clip's table; '' where it has none."""
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    return PREFERRED_TAG if PREFERRED_TAG in tags else next(iter(tags), '')
-
-
-def fetch(name: str, model: str, tag: str, root: Path) -> Path:
-    """Fetches weights into the store at `root`; returns their folder, for `local-dir:`.
-
-    Raises:
-        EncoderError: no such model or tag, not reachable, wrong checksum.
-    """
-    tag = tag or default_tag(model)
-    if not open_clip.is_pretrained_cfg(model, tag):
-        tags = open_clip.list_pretrained_tags_by_model(model)
-        near = nearest_names(model, open_clip.list_models())
-        raise EncoderError(f'encoder {name}: no weights {tag!r} on the hub, '
-                           f'{"expected one of " + ", ".join(tags) if tags else "none are known" + near}')
-    pretrained = open_clip.get_pretrained_cfg(model, tag)
-
-    def finish(file: Path, folder: Path) -> None:
-        config = {'model_cfg': open_clip.get_model_config(model),
-                  'preprocess_cfg': {'mean': pretrained['mean'], 'std': pretrained['std']}}
-        if pretrained.get('quick_gelu'):
-            config['model_cfg']['quick_gelu'] = True
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + '\n')
-        weights_of.keep(file, folder / WEIGHTS_FILES[0], lambda: load_state_dict(str(file), weights_only=True))
-
-    folder = weights_of.store_folder('open_clip', model, tag, root)
-    weights_of.fetch(_library(model).hub_files(tag), folder, finish)
-    return folder
-
-
-def describe(model: str, folder: str = '') -> tuple[int, tuple[int, int]]:
-    """(dimension, own input size) of a model's patch tokens, without its weights."""
-    config = _read_config(model, Path(folder))['model_cfg'] if folder else open_clip.get_model_config(model)
+def describe(config: dict[str, Any]) -> tuple[int, tuple[int, int]]:
+    """(dimension, own input size) of a model's patch tokens, from its `model_cfg`, without its weights."""
     vision = config['vision_cfg']
     size = vision.get('image_size', 224)
     height, width = (size, size) if isinstance(size, int) else size
@@ -191,6 +216,7 @@ class _Blueprint:
         folder: that describes it, None for a model of the table.
         colours: of its training.
         quick_gelu: whether it was trained with QuickGELU.
+        wants: what its folder says of `standardizing` and `calibration_by_place`, see Encoder.
     """
 
     source: str
@@ -198,6 +224,7 @@ class _Blueprint:
     folder: Path | None
     colours: Colours
     quick_gelu: bool
+    wants: dict[str, bool]
 
     @property
     def foreign_text(self) -> bool:
@@ -220,23 +247,29 @@ class _Blueprint:
                 self.source, **({'bpe_path': str(self.folder / bpe_path)} if bpe_path and self.folder else {}))
 
 
-def _blueprint(request: Request, found: Weights) -> _Blueprint:
-    folder = found.folder or (Path(request.folder) if request.folder else None)
+def _blueprint(name: str, model: str, weights: Weights, folder: Path | None) -> _Blueprint:
+    folder = weights.folder or folder
+    wants: dict[str, bool] = {}
     if folder:
-        described = _read_config(request.name, folder)
+        described = read_config(name, folder)
         config, trained, source = described['model_cfg'], described.get('preprocess_cfg', {}), f'{LOCAL_FOLDER}{folder}'
+        wants = described.get(WANTS, {})
     else:
         # A bare file does not say how it was trained; most weights of a model agree on the colours.
-        tag = found.tag or default_tag(request.model)
-        config, trained = open_clip.get_model_config(request.model), open_clip.get_pretrained_cfg(request.model, tag)
-        source = request.model
+        tag = weights.tag or _published(model).default_tag
+        config, trained, source = open_clip.get_model_config(model), open_clip.get_pretrained_cfg(model, tag), model
     colours = Colours(tuple(trained.get('mean', OPENAI_DATASET_MEAN)), tuple(trained.get('std', OPENAI_DATASET_STD)))
     # The tag decides, not the name: OpenAI's weights with the plain GELU give plausible, wrong embeddings.
-    quick_gelu = config.get('quick_gelu', False) or bool(found.tag and not folder and trained.get('quick_gelu'))
-    return _Blueprint(source, config, folder, colours, quick_gelu)
+    quick_gelu = config.get('quick_gelu', False) or bool(weights.tag and not folder and trained.get('quick_gelu'))
+    return _Blueprint(source, config, folder, colours, quick_gelu, wants)
 
 
-def _read_config(name: str, folder: Path) -> dict[str, Any]:
+def read_config(name: str, folder: Path) -> dict[str, Any]:
+    """What a folder in the layout of `local-dir:` says of its model: `model_cfg`, `preprocess_cfg`, `semanom_wants`.
+
+    Raises:
+        EncoderError: missing, or not such a description.
+    """
     path = folder / CONFIG_FILE
     try:
         config = json.loads(path.read_text())
@@ -248,28 +281,28 @@ def _read_config(name: str, folder: Path) -> dict[str, Any]:
     raise EncoderError(f'encoder {name}: {path} has no vision_cfg and text_cfg; give an open_clip configuration')
 
 
-def _build(request: Request, found: Weights, blueprint: _Blueprint) -> Any:
+def _build(name: str, weights: Weights, blueprint: _Blueprint) -> Any:
     """The whole model on the CPU in fp32."""
     overrides = {'text_cfg': _NO_TEXT} if blueprint.foreign_text else {}
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(found.seed)
+            torch.default_generator.manual_seed(weights.seed)
             model = open_clip.create_model(blueprint.source, load_weights=False, pretrained_text=False,
                                            force_quick_gelu=blueprint.quick_gelu, **overrides)
     except Exception as error:  # whatever a wrong configuration makes the library raise
-        raise EncoderError(f'encoder {request.name}: open_clip cannot build it ({reason(error)}); '
+        raise EncoderError(f'encoder {name}: open_clip cannot build it ({reason(error)}); '
                            'choose another model') from error
-    if found.file is not None:
+    if weights.file is not None:
         try:
             with _quiet():
                 if blueprint.foreign_text:
-                    state = load_state_dict(str(found.file), weights_only=True)
-                    model.visual.load_state_dict({name.removeprefix('visual.'): tensor for name, tensor in state.items()
-                                                  if name.startswith('visual.')})
+                    state = load_state_dict(str(weights.file), weights_only=True)
+                    model.visual.load_state_dict({key.removeprefix('visual.'): tensor for key, tensor in state.items()
+                                                  if key.startswith('visual.')})
                 else:
-                    open_clip.load_checkpoint(model, str(found.file), strict=True, weights_only=True)
+                    open_clip.load_checkpoint(model, str(weights.file), strict=True, weights_only=True)
         except Exception as error:  # whatever a broken or foreign file makes the library raise
-            raise EncoderError(f'encoder {request.name}: {found.file} does not hold its weights ({reason(error)}); '
+            raise EncoderError(f'encoder {name}: {weights.file} does not hold its weights ({reason(error)}); '
                                'give the file of this model') from error
     return model.eval()
 
@@ -281,7 +314,7 @@ class _Tower:
     Attributes:
         features: standardized images (B, 3, H, W) -> (B, rows, columns, D).
         input_size: (height, width), pixels.
-        settings: what of the request changes the embeddings.
+        settings: what of the asked ones changes the embeddings.
         projection: (width, T) from tokens to the space of the texts; None where no linear one exists.
         whole: the tower as it was, with the same weights, where the patches are in the space of its output.
     """
@@ -335,32 +368,32 @@ class _ValuePath(nn.Module):
         return self.ls_1(self.attn.out_proj(values))
 
 
-def _tower(request: Request, visual: nn.Module) -> _Tower:
-    maskclip = request.features == 'maskclip'
+def _tower(asked: EncoderSettings, visual: nn.Module) -> _Tower:
+    maskclip = asked.features == 'maskclip'
     if isinstance(visual, TimmModel):
         if maskclip:
-            raise EncoderError(f'encoder {request.name}: encoder_features maskclip needs a vision transformer of '
+            raise EncoderError(f'encoder {asked.name}: encoder_features maskclip needs a vision transformer of '
                                'open_clip, this one is of timm; use tokens')
-        projection = _linear_head(visual) if request.layer == -1 else None
-        features, size, layer = timm_encoders.patch_features(request, visual.trunk, visual.image_size)
+        projection = _linear_head(visual) if asked.layer == -1 else None
+        features, size, layer = timm_encoders.patch_features(asked, visual.trunk, visual.image_size)
         return _Tower(features, size, {'features': 'tokens', 'layer': str(layer)}, projection)
     if not isinstance(visual, VisionTransformer):
-        raise EncoderError(f'encoder {request.name}: its vision tower is a {type(visual).__name__}, expected a vision '
+        raise EncoderError(f'encoder {asked.name}: its vision tower is a {type(visual).__name__}, expected a vision '
                            'transformer; choose another model')
     blocks = visual.transformer.resblocks
-    layer = fit_layer(request.name, request.layer, len(blocks))
-    size = fit_input_size(request.name, request.input_size, visual.image_size, visual.patch_size)
+    layer = fit_layer(asked.name, asked.layer, len(blocks))
+    size = fit_input_size(asked.name, asked.input_size, visual.image_size, visual.patch_size)
     whole = copy.deepcopy(visual, {id(weights): weights for weights in visual.parameters()}) if maskclip else None
     _interpolate_positions(visual, size)
-    settings = {'features': request.features, 'layer': str(layer)}
+    settings = {'features': asked.features, 'layer': str(layer)}
     projection = visual.proj if visual.attn_pool is None else None
     if not maskclip:
         return _Tower(_Tokens(visual, layer), size, settings, projection)
     if layer != len(blocks) - 1:
-        raise EncoderError(f'encoder {request.name}: encoder_layer {request.layer} with encoder_features maskclip, '
+        raise EncoderError(f'encoder {asked.name}: encoder_layer {asked.layer} with encoder_features maskclip, '
                            'which are made of the last block; expected -1')
     if projection is None or not isinstance(blocks[-1].attn, nn.MultiheadAttention):
-        raise EncoderError(f'encoder {request.name}: encoder_features maskclip need the pooling and attention of CLIP, '
+        raise EncoderError(f'encoder {asked.name}: encoder_features maskclip need the pooling and attention of CLIP, '
                            'which it lacks; use tokens')
     return _Tower(_Values(visual), size, settings, projection, whole)
 
@@ -388,13 +421,29 @@ def _interpolate_positions(visual: VisionTransformer, size: tuple[int, int]) -> 
     visual.image_size, visual.grid_size = size, new
 
 
-def _library(model: str) -> Library:
-    def hub_files(tag: str) -> list[HubFile]:
+def _find(name: str, weights: str) -> Weights:
+    """See `weight_store.find`.
+
+    Raises:
+        EncoderError: no such model or tag, or not on this machine.
+    """
+    model = model_of(name)
+    if not weights.startswith(LOCAL_FOLDER) and model not in open_clip.list_models():
+        near = nearest_names(model, open_clip.list_models())
+        raise EncoderError(f'encoder {name}: open_clip has no model {model!r}{near}')
+    return weight_store.find(Owner('encoder', name), _published(model), weights)
+
+
+def _published(model: str) -> Published:
+    tags = open_clip.list_pretrained_tags_by_model(model)
+
+    def candidates(tag: str) -> list[HubFile]:
         # open_clip writes `organization/repository/` or `organization/repository/file`.
         repository, _, name = open_clip.get_pretrained_cfg(model, tag)['hf_hub'].rpartition('/')
         names = WEIGHTS_FILES if not name else (str(Path(name).with_suffix('.safetensors')), name)
         return [HubFile(repository, name) for name in dict.fromkeys(names)]
-    return Library('open_clip', WEIGHTS_FILES, hub_files)
+    default_tag = PREFERRED_TAG if PREFERRED_TAG in tags else next(iter(tags), '')
+    return Published(LIBRARY, model, tags, default_tag, WEIGHTS_FILES, candidates)
 
 
 @contextmanager
@@ -408,3 +457,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         root.removeFilter(foreign)
+
+
+FAMILY: EncoderFamily = OpenClipFamily()

@@ -5,14 +5,18 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from semanom_ros.core.embedding.registry import SegmenterFamily
 from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
+from semanom_ros.core.embedding.segmenters.weightless import WeightlessFamily
 from semanom_ros.core.frames import Frame, Segments
+
+NAMES = ('topic',)
 
 
 class TopicSegmenter(Segmenter):
     """The masks that came with the frame; a frame that came without any has none, and is all grid."""
 
-    name = 'topic'
+    name, needs_masks = 'topic', True
 
     def __init__(self, max_segments: int) -> None:
         self.max_segments = max_segments
@@ -27,3 +31,7 @@ class TopicSegmenter(Segmenter):
         numbers = np.zeros(len(found.scores) + 1, np.int32)
         numbers[kept + 1] = np.arange(1, len(kept) + 1)
         return Segments(numbers[found.labels], found.scores[kept], tuple(found.names[number] for number in kept))
+
+
+FAMILY: SegmenterFamily = WeightlessFamily(
+    TopicSegmenter, 'masks come with the images, from another node or a simulator')

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, maskrcnn_resnet50_fpn_v2
 
+from semanom_ros.core.embedding import weight_store
+from semanom_ros.core.embedding.card import Card
+from semanom_ros.core.embedding.registry import SegmenterFamily
 from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
+from semanom_ros.core.embedding.weight_store import Owner, Published, WebFile, Weights, reason
 from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.errors import SegmenterError
+from semanom_ros.settings import QuerySettings
 
+NAMES = ('torchvision',)
+TAG = 'COCO_V1'
+OWNER = Owner('segmenter', NAMES[0])
 MIN_SCORE = 0.5  # below, torchvision's own examples draw no instance
 MASK_LEVEL = 0.5
 
@@ -22,29 +30,32 @@ class MaskRCNN(Segmenter):
 
     name = 'torchvision'
 
-    def __init__(self, max_segments: int, weights: str, device: torch.device, min_score: float = MIN_SCORE,
+    def __init__(self, max_segments: int, weights: Weights, device: torch.device, min_score: float = MIN_SCORE,
                  image_size: int = 800) -> None:
         """
         Args:
             max_segments: the surest so many are kept.
-            weights: file with the state dict (.pth, .pt), `random:SEED`, or '' for what torchvision has downloaded.
+            weights: a state dict, or random ones.
             device: where to compute.
             min_score: confidence that an instance needs.
             image_size: shorter side that the network sees, pixels.
 
         Raises:
-            SegmenterError: no weights, or not those of this network.
+            SegmenterError: the weights are not those of this network.
         """
+        from torchvision.models.detection import maskrcnn_resnet50_fpn_v2  # seconds to import
+
         self.max_segments = max_segments
         self._device = device
-        self._categories = MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1.meta['categories']
-        if weights.startswith('random:'):
-            torch.manual_seed(int(weights.partition(':')[2] or 0))
-        network = maskrcnn_resnet50_fpn_v2(
-            weights=None, weights_backbone=None, box_score_thresh=min_score, box_detections_per_img=max_segments,
-            min_size=image_size, max_size=2 * image_size)
-        if not weights.startswith('random:'):
-            network.load_state_dict(_state(weights))
+        self._categories = _torchvision_weights().meta['categories']
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(weights.seed)
+            network = maskrcnn_resnet50_fpn_v2(
+                weights=None, weights_backbone=None, box_score_thresh=min_score, box_detections_per_img=max_segments,
+                min_size=image_size, max_size=2 * image_size)
+        if weights.file is not None:
+            weights.sha256({})
+            network.load_state_dict(_state(weights.file))
         self._network = network.to(device).eval()
 
     @torch.inference_mode()
@@ -64,19 +75,63 @@ class MaskRCNN(Segmenter):
         return Segments(labels, found['scores'].cpu().numpy()[visible].astype(np.float32), names)
 
 
-def _state(weights: str) -> dict[str, torch.Tensor]:
-    published = MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1
-    path = Path(weights) if weights else Path(torch.hub.get_dir()) / 'checkpoints' / Path(published.url).name
-    remedy = ('fetch them once where there is internet: `semanom models fetch torchvision`, or give '
-              f'segmenter_weights a copy of {published.url}')
-    if not path.is_file():
-        raise SegmenterError(f'segmenter torchvision: {path} found no weights, expected a file; {remedy}')
+class MaskRCNNFamily:
+    """See SegmenterFamily: `torchvision`."""
+
+    needs_masks = False
+
+    def load(self, settings: QuerySettings, device: torch.device) -> Segmenter:
+        """See SegmenterFamily.load."""
+        return MaskRCNN(settings.max_segments, find(settings.segmenter_weights), device)
+
+    def fetch(self, name: str, weights: str, store: Path) -> str:
+        """See SegmenterFamily.fetch."""
+        published = _published()
+        if weights not in ('', TAG):
+            raise OWNER.error(f'no weights {weights!r} are published, expected {TAG}; correct it')
+        file, = published.candidates(TAG)
+        folder = weight_store.fetch(OWNER, [[file]], store / published.library / published.model / TAG)
+        return str(folder / published.file_names[0])
+
+    def cards(self) -> list[Card]:
+        """See SegmenterFamily.cards."""
+        try:
+            note, present = str(find(TAG).file), True
+        except SegmenterError:
+            note, present = f'semanom models fetch {OWNER.name}', False
+        return [Card('segmenter', OWNER.name, TAG, present, note, 'BSD-3-Clause')]
+
+
+def find(weights: str) -> Weights:
+    """The weights that `segmenter_weights` means: see `weight_store.find`.
+
+    Raises:
+        SegmenterError: not on this machine.
+    """
+    return weight_store.find(OWNER, _published(), weights)
+
+
+def _torchvision_weights() -> Any:
+    """What torchvision says of the weights."""
+    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights
+
+    return MaskRCNN_ResNet50_FPN_V2_Weights[TAG]
+
+
+def _published() -> Published:
+    file = WebFile(_torchvision_weights().url)
+    return Published('torchvision', 'maskrcnn_resnet50_fpn_v2', [TAG], TAG, (file.name,), lambda tag: [file])
+
+
+def _state(path: Path) -> dict[str, torch.Tensor]:
+    remedy = f'fetch them once where there is internet: `semanom models fetch {OWNER.name}`'
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise SegmenterError(f'segmenter torchvision: {path} is unreadable '
-                             f'({str(error).splitlines()[0]}); {remedy}') from error
+        raise OWNER.error(f'{path} is unreadable ({reason(error)}); {remedy}') from error
     if not isinstance(state, dict) or 'roi_heads.mask_predictor.mask_fcn_logits.weight' not in state:
-        raise SegmenterError(f'segmenter torchvision: {path} holds other weights, expected those of '
-                             f'maskrcnn_resnet50_fpn_v2; {remedy}')
+        raise OWNER.error(f'{path} holds other weights, expected those of maskrcnn_resnet50_fpn_v2; {remedy}')
     return state
+
+
+FAMILY: SegmenterFamily = MaskRCNNFamily()

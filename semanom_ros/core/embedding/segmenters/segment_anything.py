@@ -4,14 +4,13 @@
 everything, from a grid of points. `owlv2+sam2` is what the paper does: OWLv2 (M. Minderer et al.,
 NeurIPS 2023) finds boxes for text prompts, SAM 2 turns each into a mask.
 
-Weights are folders in the form of `save_pretrained`, or what the hub's own cache holds; nothing
-is downloaded here.
+Weights are folders in the form of `save_pretrained`, or repositories of the hub that were fetched.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from semanom_ros.core.embedding import weight_store
+from semanom_ros.core.embedding.card import Card
+from semanom_ros.core.embedding.registry import SegmenterFamily
 from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
+from semanom_ros.core.embedding.weight_store import LOCAL_FOLDER, Owner, reason
 from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.errors import ParameterError, SegmenterError
+from semanom_ros.settings import QuerySettings
 
+NAMES = ('owlv2+sam2', 'sam2', 'sam')
+LIBRARY = 'transformers'
 REPOSITORIES = {
     'owlv2+sam2': ('google/owlv2-base-patch16-ensemble', 'facebook/sam2.1-hiera-tiny'),
     'sam2': ('facebook/sam2.1-hiera-tiny',),
@@ -30,6 +36,12 @@ REPOSITORIES = {
 """On the Hugging Face hub, for each segmenter, where no weights are named."""
 
 PROMPTS = Path(__file__).with_name('prompts.txt')
+LICENCE = 'Apache-2.0'
+"""Of all their weights."""
+
+FILES = ('*.json', '*.safetensors', '*.txt')
+"""Of a repository: what loading needs."""
+
 EXTRA = "pip install 'semanom_ros[segmentation]'"
 _BOX_SCORE = 0.2  # OWLv2's own example draws boxes from 0.1 on; below 0.2 most are double
 _BOX_OVERLAP = 0.7  # of two boxes of the same thing
@@ -43,13 +55,13 @@ class AnySegmenter(Segmenter):
     transformers' own mask-generation pipeline, with SAM's thresholds.
     """
 
-    def __init__(self, name: str, max_segments: int, weights: str, device: torch.device, points: int = _POINTS_ACROSS,
+    def __init__(self, name: str, max_segments: int, weights: Path, device: torch.device, points: int = _POINTS_ACROSS,
                  least_score: float = 0.88, least_stability: float = 0.95) -> None:
         """
         Args:
             name: `sam` or `sam2`.
             max_segments: the surest so many are kept.
-            weights: folder, or name on the hub whose files are in its cache; '': of REPOSITORIES.
+            weights: folder in the form of `save_pretrained`.
             device: where to compute.
             points: of the grid, across and down.
             least_score: predicted overlap with the true mask that a mask needs.
@@ -60,10 +72,9 @@ class AnySegmenter(Segmenter):
         """
         transformers = _transformers()
         self.name, self.max_segments = name, max_segments
-        path = _weights(name, weights)[0]
         kind = transformers.SamModel if name == 'sam' else transformers.Sam2Model
-        model = _load(name, kind, path)
-        processor = _load(name, transformers.AutoImageProcessor, path)
+        model = _load(name, kind, weights)
+        processor = _load(name, transformers.AutoImageProcessor, weights)
         self._generate: Any = transformers.pipeline(
             'mask-generation', model=model.to(device).eval(), image_processor=processor, device=device)
         self._settings = {'points_per_batch': _BATCH, 'points_per_crop': points, 'pred_iou_thresh': least_score,
@@ -84,13 +95,12 @@ class PromptedSegmenter(Segmenter):
 
     name = 'owlv2+sam2'
 
-    def __init__(self, max_segments: int, weights: str, device: torch.device, prompts: Path,
+    def __init__(self, max_segments: int, boxes: Path, masks: Path, device: torch.device, prompts: Path,
                  least_score: float = _BOX_SCORE) -> None:
         """
         Args:
             max_segments: the surest so many are kept.
-            weights: OWLv2's and SAM 2's, with a comma between, each a folder or a name on the hub whose files are in
-                its cache; '': of REPOSITORIES.
+            boxes, masks: folders of OWLv2 and SAM 2 in the form of `save_pretrained`.
             device: where to compute.
             prompts: text file, one a line.
             least_score: confidence that a box needs.
@@ -103,7 +113,6 @@ class PromptedSegmenter(Segmenter):
         self.max_segments = max_segments
         self._device, self._least_score = device, least_score
         self._prompts = read_prompts(prompts)
-        boxes, masks = _weights(self.name, weights)
         self._owl = _load(self.name, transformers.Owlv2ForObjectDetection, boxes).to(device).eval()
         self._owl_processor = _load(self.name, transformers.Owlv2Processor, boxes)
         self._sam = _load(self.name, transformers.Sam2Model, masks).to(device).eval()
@@ -192,37 +201,86 @@ def _transformers() -> Any:
     return transformers
 
 
-def _weights(name: str, weights: str) -> list[str]:
-    """Folder or name on the hub of each model of a segmenter.
+class SegmentAnythingFamily:
+    """See SegmenterFamily: `sam`, `sam2` and `owlv2+sam2`."""
+
+    needs_masks = False
+
+    def load(self, settings: QuerySettings, device: torch.device) -> Segmenter:
+        """See SegmenterFamily.load; `segmenter_weights` are those of `find`."""
+        name, limit = settings.segmenter, settings.max_segments
+        folders = find(name, settings.segmenter_weights)
+        for folder in folders:
+            weight_store.verify_folder(Owner('segmenter', name), folder)
+        if name != 'owlv2+sam2':
+            return AnySegmenter(name, limit, folders[0], device)
+        prompts = Path(settings.segmenter_prompts).expanduser() if settings.segmenter_prompts else PROMPTS
+        return PromptedSegmenter(limit, folders[0], folders[1], device, prompts)
+
+    def fetch(self, name: str, weights: str, store: Path) -> str:
+        """See SegmenterFamily.fetch; `weights` are names on the hub, with a comma between."""
+        owner, folders = Owner('segmenter', name), []
+        for repository in _parts(name, weights):
+            files = weight_store.hub_folder_files(owner, repository, FILES)
+            folders.append(weight_store.fetch(
+                owner, [[file] for file in files], weight_store.hub_folder(LIBRARY, repository, store)))
+        return ','.join(map(str, folders))
+
+    def cards(self) -> Iterator[Card]:
+        """See SegmenterFamily.cards."""
+        for name, repositories in REPOSITORIES.items():
+            try:
+                note, present = ', '.join(map(str, find(name, ''))), True
+            except SegmenterError:
+                note, present = f'semanom models fetch {name}', False
+            if importlib.util.find_spec('transformers') is None:
+                note, present = EXTRA, False
+            yield Card('segmenter', name, ','.join(repositories), present, note, LICENCE)
+
+
+def find(name: str, weights: str) -> list[Path]:
+    """Folders of a segmenter's models on this machine.
+
+    Args:
+        name: of the segmenter.
+        weights: of each model a folder or a name on the hub, with a comma between; '': of REPOSITORIES.
 
     Raises:
-        SegmenterError: more or fewer than it has are named.
+        SegmenterError: more or fewer than it has are named, or one is not on this machine.
     """
+    owner, folders = Owner('segmenter', name), []
+    for part in _parts(name, weights):
+        path = Path(part.removeprefix(LOCAL_FOLDER)).expanduser()
+        if not path.is_dir() and part.startswith((LOCAL_FOLDER, '~', '.', '/')):
+            raise owner.error(f'folder {path} does not exist; correct {owner.parameter}, or fetch weights once where '
+                              f'there is internet: `semanom models fetch {name}`')
+        folders.append(path if path.is_dir() else weight_store.find_folder(owner, LIBRARY, part, weights))
+    return folders
+
+
+def _parts(name: str, weights: str) -> list[str]:
+    """What is named for each model of a segmenter."""
     wanted = REPOSITORIES[name]
     found = [part.strip() for part in weights.split(',')] if weights else list(wanted)
     if len(found) != len(wanted) or not all(found):
         raise SegmenterError(f'segmenter {name}: segmenter_weights found {weights!r}, expected {len(wanted)} folders '
                              f'with a comma between, of {" and ".join(wanted)}; correct it')
-    return [str(Path(part).expanduser()) if part.startswith(('~', '.', '/')) else part for part in found]
+    return found
 
 
-def _load(name: str, kind: Any, path: str) -> Any:
-    """A model or processor from what is on this machine.
+def _load(name: str, kind: Any, path: Path) -> Any:
+    """A model or processor from a folder.
 
     Raises:
-        SegmenterError: it is not there, or unusable.
+        SegmenterError: it is unusable.
     """
     arguments = {'use_safetensors': True} if hasattr(kind, 'main_input_name') else {}
-    with _one_line(name, path):
-        return kind.from_pretrained(path, local_files_only=True, **arguments)
-
-
-@contextmanager
-def _one_line(name: str, path: str) -> Iterator[None]:
     try:
-        yield
+        return kind.from_pretrained(str(path), local_files_only=True, **arguments)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # whatever a wrong folder makes it throw
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SegmenterError(f'segmenter {name}: {path} cannot be loaded from this machine ({first}); fetch it once '
-                             f'where there is internet: `semanom models fetch {name}`, and name the folders in '
+        raise SegmenterError(f'segmenter {name}: {path} cannot be loaded ({reason(error)}); fetch it once where there '
+                             f'is internet: `semanom models fetch {name}`, and name the folders in '
                              'segmenter_weights') from error
+
+
+FAMILY: SegmenterFamily = SegmentAnythingFamily()

@@ -15,10 +15,12 @@ class Segmenter(ABC):
     Attributes:
         name: as in the parameter `segmenter`.
         max_segments: the most segments that one image may have.
+        needs_masks: whether it takes the masks that come with the frame.
     """
 
     name: str
     max_segments: int
+    needs_masks: bool = False
 
     @abstractmethod
     def segment(self, frame: Frame, patches: torch.Tensor) -> Segments:

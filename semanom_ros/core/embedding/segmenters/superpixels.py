@@ -8,9 +8,12 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from semanom_ros.core.embedding.registry import SegmenterFamily
 from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
+from semanom_ros.core.embedding.segmenters.weightless import WeightlessFamily
 from semanom_ros.core.frames import Frame, Segments
 
+NAMES = ('embedding',)
 ITERATIONS = 5
 COMPACTNESS = 0.1  # squared distance of one seed spacing counts as much as this cosine distance
 UNCERTAIN = 0.6  # how far an outline may move to an edge of the picture, in patches
@@ -86,3 +89,6 @@ def _outlined(owners: npt.NDArray[np.int32], image: npt.NDArray[np.uint8]) -> np
     around = cv2.dilate(flooded.astype(np.float32), np.ones((3, 3), np.uint8))
     flooded[lines] = np.where(around > 0, around, labels)[lines].astype(np.int32)
     return flooded
+
+
+FAMILY: SegmenterFamily = WeightlessFamily(EmbeddingSegmenter, 'needs no weights')
