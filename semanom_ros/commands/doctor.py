@@ -309,9 +309,10 @@ def _faiss_gpu() -> str:
 def _encoder() -> str:
     import torch
 
-    from semanom_ros.core.embedding.encoders import TINY, load_encoder
+    from semanom_ros.core.embedding.registry import load_encoder
+    from semanom_ros.settings import EncoderSettings
 
-    encoder = load_encoder(TINY, device='cpu')
+    encoder = load_encoder(EncoderSettings(device='cpu'))
     begin = time.perf_counter()
     rows, columns = encoder.encode(torch.zeros(1, 3, *encoder.input_size)).shape[1:3]
     return (
@@ -321,10 +322,11 @@ def _encoder() -> str:
 
 
 def _weights() -> str:
-    from semanom_ros.core.embedding.encoders import TINY
-    from semanom_ros.core.embedding.encoders.encoder_cards import cards
+    from semanom_ros.core.embedding.registry import cards
+    from semanom_ros.settings import EncoderSettings
 
-    here = [card.name for card in cards() if card.present and card.name != TINY]
+    here = [card.name for card in cards()
+            if card.kind == 'encoder' and card.present and card.name != EncoderSettings().name]
     if not here:
         raise _ProblemError(
             'no weights of real-world encoders', 'semanom models list, then semanom models fetch MODEL', missing=True

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.localization.regions_of_map import Region
-from semanom_ros.core.results import Anomaly, FrameResult
+from semanom_ros.core.results import Anomaly, FrameResult, ScoreMap
 from semanom_ros.errors import SemanomError
 from semanom_ros.evaluation.baselines import Baseline, BaselineContext
 from semanom_ros.evaluation.detectors import Method, Row, Verdict, ranked
