@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
@@ -24,6 +26,10 @@ from semanom_ros.ros.markers import marker_array
 from semanom_ros.ros.messages import header, image_to_compressed, image_to_message
 from semanom_ros.ros.qos import OUTPUT, OUTPUT_IMAGE
 from semanom_ros.settings import DetectorSettings
+
+
+MAP_STEPS = 256
+"""Of the alarm level, in published anomaly maps."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ class Output:
     type: Any
     make: Callable[[Judged], Any]
     when: When = When.NEXT
-    qos: QoSProfile = OUTPUT
+    qos: QoSProfile = field(default_factory=lambda: OUTPUT)
     recorded: bool = True
 
     @property
@@ -99,12 +105,18 @@ def _picture(pixels: Any, encoding: str, judged: Judged) -> Image:
     return image_to_message(pixels, encoding, judged.result.stamp_ns, judged.frame_id)
 
 
+def stepped(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Scores in steps of 1/256 of the alarm level: a recording of them then takes a twentieth of the space."""
+    return np.rint(scores * np.float32(MAP_STEPS)) / np.float32(MAP_STEPS)
+
+
 SCORE = Output('score', AnomalyScore, lambda j: messages.anomaly_score(j.result, j.header), When.AT_ONCE)
 ANOMALIES = Output('anomalies', AnomalyArray, lambda j: messages.anomaly_array(j.result, j.header, j.camera))
 MARKERS = Output('markers', MarkerArray, lambda j: marker_array(
     j.result, j.header, j.camera, j.settings.marker_distance, j.settings.marker_lifetime))
 MASK = Output('mask', Image, lambda j: _picture(j.result.mask, 'mono8', j), qos=OUTPUT_IMAGE)
-ANOMALY_MAP = Output('anomaly_map', Image, lambda j: _picture(j.result.anomaly_map, '32FC1', j), qos=OUTPUT_IMAGE)
+ANOMALY_MAP = Output('anomaly_map', Image, lambda j: _picture(stepped(j.result.anomaly_map), '32FC1', j),
+                     qos=OUTPUT_IMAGE)
 OVERLAY = Output('overlay', Image, lambda j: _picture(j.overlay, 'bgr8', j), When.DRAWN, OUTPUT_IMAGE, recorded=False)
 OVERLAY_JPEG = Output('overlay/compressed', CompressedImage, lambda j: image_to_compressed(
     j.overlay, j.result.stamp_ns, j.frame_id, quality=j.settings.overlay_jpeg_quality), When.DRAWN, OUTPUT_IMAGE)
