@@ -302,8 +302,8 @@ def _family(kind: _Kind, name: str) -> Any:
         raise kind.error(f'{kind.name} {name}: {_whose(point)} cannot be imported ({_said(error)}); install what it '
                          'needs, see `semanom doctor`') from error
     if not isinstance(family, kind.protocol):
-        raise kind.error(f'{kind.name} {name}: {_whose(point)} is a {type(family).__name__}, expected a '
-                         f'{kind.protocol.__name__} (see {__name__}); correct that package')
+        raise kind.error(f'{kind.name} {name}: {_whose(point)}: found {type(family).__name__}, expected what '
+                         f'{kind.protocol.__name__} of {__name__} asks for; correct that package')
     return family
 
 
