@@ -244,6 +244,9 @@ def test_fetch_list_and_load_a_segmenter_of_the_hub(hub, own_store, segmenter_mo
     (folder / 'model.safetensors').write_bytes(b'changed')
     with pytest.raises(SegmenterError, match=r'SHA-256 is .*; fetch the weights again'):
         load_segmenter(QuerySettings('instance', 'sam'), torch.device('cpu'))
+    (folder / 'model.safetensors').unlink()
+    with pytest.raises(SegmenterError, match='does not exist any more; fetch the weights again'):
+        load_segmenter(QuerySettings('instance', 'sam'), torch.device('cpu'))
     assert hub.requests == []  # only fetch uses the network
 
 
