@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from semanom_ros.core.curation.recorder import describe
-from semanom_ros.core.database import DatabaseWriter, FrameRecord
+from semanom_ros.core.curation.publishing import Recipe
+from semanom_ros.core.curation.writer import DatabaseWriter
+from semanom_ros.core.database.storage import FrameRecord, NominalAddition
 from semanom_ros.core.embedding.crops import masked_crops
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame, Segments
-from semanom_ros.core.pipeline import Pipeline
-from semanom_ros.core.scoring.calibration import calibrate
+from semanom_ros.core.pipeline import CameraState, Judge
 from semanom_ros.errors import DatabaseError, EncoderError
 from semanom_ros.settings import MethodSettings
 
@@ -33,25 +33,24 @@ def test_segments_can_be_embedded_as_crops(clip_folder, tmp_path):
         noise = np.random.default_rng(second).integers(0, 255, (6, 8, 3)).astype(np.uint8)
         return Frame(cv2.resize(noise, (128, 96)), second * 10**9, segments=segments)
 
-    databases = {}
     for kind in ('patches', 'crop'):
-        embedder = Embedder.load({**asked, 'segment_embedding': kind})
-        writer = DatabaseWriter.begin(tmp_path / kind, describe(embedder))
+        embedder = Embedder.load(asked.changed({'segment_embedding': kind}))
+        writer = DatabaseWriter.begin(tmp_path / kind, embedder.description)
         for second in range(8):
             queries = embedder.queries(embedder.embed([frame(second)])[0])
             record = FrameRecord('drive', 'f' * 64, '/camera', second * 10**9, (96, 128), held_out=second > 5)
-            writer.add(record, queries.vectors, queries.boxes, queries.positions, None)
-        databases[kind] = writer.commit(lambda database: calibrate(database, asked)).path
-    pipeline = Pipeline.load({**asked, 'standardize': False}, databases['crop'])
-    embedding = pipeline.embedder.embed([frame(3)])[0]
-    queries = pipeline.embedder.queries(embedding)
+            writer.add(NominalAddition(record, queries.vectors, queries.boxes, queries.positions))
+        writer.commit(Recipe.of(asked))
+    judge = Judge.load(asked.changed({'standardize': False}), tmp_path / 'crop')
+    embedding = judge.embedder.embed([frame(3)])[0]
+    queries = judge.embedder.queries(embedding)
     crops = masked_crops(embedding.frame.image, labels, queries.boxes[:2], (64, 64))
     images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) / 255
-    torch.testing.assert_close(queries.vectors[:2], pipeline.embedder.encoder.encode_image(images), **CLOSE)
-    assert pipeline.score(embedding).distances.max() < 1e-5
-    assert pipeline.process(frame(30)).score > 0
+    torch.testing.assert_close(queries.vectors[:2], judge.embedder.encoder.encode_image(images), **CLOSE)
+    assert judge.score(embedding).distances.max() < 1e-5
+    assert judge.process(frame(30), CameraState()).score > 0
     with pytest.raises(DatabaseError, match=r"settings: found .*'segmenter': 'topic'.*, expected .*'crop'"):
-        Pipeline.load(asked, databases['patches'])
+        Judge.load(asked, tmp_path / 'patches')
 
 
 @pytest.mark.parametrize('encoder', [{'encoder': 'semanom-tiny'}, {'encoder_features': 'tokens'}])
