@@ -554,7 +554,6 @@ class _Panorama:
         base[:, -200:] = base[:, -200:] * (1 - blend) + base[:, :1] * blend  # closes the circle
         self._clouds = base
         self._rng = rng
-        self._town: Texture | None = None
         self._backdrop = textures.backdrop(rng, (200, 200, 200)).astype(np.float32)
         self._made: tuple[bytes, Picture] | None = None
 
