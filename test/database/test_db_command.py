@@ -62,7 +62,7 @@ def test_verify(semanom, databases):
     status, out, _ = semanom('verify', a, b)
     assert status == 0
     assert len(out.splitlines()) == 2
-    file = a / 'v000001' / 'recorded' / 'vectors.npy'
+    file = a / 'v000001' / 'recorded' / 'vectors.f32'
     changed = bytearray(file.read_bytes())
     changed[999] ^= 16
     file.write_bytes(changed)

@@ -62,7 +62,7 @@ def test_what_does_not_fit_is_not_merged(tmp_path, record, description):
         operations.merge(tmp_path / 'all', [tmp_path / 'nowhere'])
     with pytest.raises(DatabaseError, match='found it among the databases to merge'):
         operations.merge(tmp_path / 'a', [tmp_path / 'a'])
-    file = next((tmp_path / 'a').rglob('vectors.npy'))
+    file = next((tmp_path / 'a').rglob('vectors.f32'))
     file.write_bytes(file.read_bytes()[:-1] + b'!')
     with pytest.raises(DatabaseError, match='found SHA-256'):
         operations.merge(tmp_path / 'all', [tmp_path / 'a'])
@@ -328,15 +328,15 @@ def test_a_corrupt_database_is_not_made_to_look_sound(tmp_path, record, change):
     path = tmp_path / 'database'
     record(path, {'a': 9, 'b': 5})
     record(tmp_path / 'other', {'c': 4})
-    file = path / 'v000001' / 'recorded' / 'vectors.npy'
+    file = path / 'v000001' / 'recorded' / 'vectors.f32'
     changed = bytearray(file.read_bytes())
     changed[600] ^= 1
     file.write_bytes(changed)
-    with pytest.raises(DatabaseError, match=r'vectors\.npy: found SHA-256'):
+    with pytest.raises(DatabaseError, match=r'vectors\.f32: found SHA-256'):
         change(path)
     assert read_manifest(path).version == 1
     record(path, {'b': 8}, append=True)  # leaves it alone, and still says so
-    with pytest.raises(DatabaseError, match=r'vectors\.npy: found SHA-256'):
+    with pytest.raises(DatabaseError, match=r'vectors\.f32: found SHA-256'):
         NominalDatabase.open(path)
 
 
@@ -359,13 +359,13 @@ def test_going_back_from_a_corrupt_version(tmp_path, record, content_of):
     path = tmp_path / 'database'
     first = content_of(record(path, {'a': 9}))
     record(path, {'b': 5}, append=True)
-    (path / 'v000002' / 'recorded' / 'boxes.npy').unlink()
-    with pytest.raises(DatabaseError, match=r'boxes\.npy: missing'):
+    (path / 'v000002' / 'recorded' / 'boxes.i32').unlink()
+    with pytest.raises(DatabaseError, match=r'boxes\.i32: missing'):
         operations.verify(path)
     operations.revert(path)
     assert content_of(NominalDatabase.open(path)) == first
-    (path / 'v000001' / 'recorded' / 'boxes.npy').unlink()
-    with pytest.raises(DatabaseError, match=r'boxes\.npy: missing'):
+    (path / 'v000001' / 'recorded' / 'boxes.i32').unlink()
+    with pytest.raises(DatabaseError, match=r'boxes\.i32: missing'):
         operations.revert(path)
 
 
