@@ -68,7 +68,7 @@ def record(description: EmbeddingDescription, drive: Callable[..., Iterator[Nomi
                     if not writer.has(*frame.record.key):
                         writer.add(frame)
             writer.commit(recipe)
-        return NominalDatabase.open(path)
+        return NominalDatabase.open(path, verify=False)
 
     return made
 

@@ -185,7 +185,7 @@ class DatabaseWriter:
         """Publishes what was added as a new version, and ends the recording.
 
         Args:
-            recipe: what it is for; None: neither index nor calibration.
+            recipe: what it is for; None: for the same as the current version, see `publish`.
             progress: is told.
 
         Returns:
