@@ -251,9 +251,10 @@ def test_a_failing_calibration_loses_nothing(tmp_path, description, drive, monke
     with DatabaseWriter.begin(tmp_path / 'database', description) as writer:
         for frame in drive('a', 8):
             writer.add(frame)
-        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match='no scores'):
+        with monkeypatch.context() as patch:
             patch.setattr(publishing, 'calibrate', fails)
-            writer.commit(Recipe())
+            with pytest.raises(RuntimeError, match='no scores'):
+                writer.commit(Recipe())
     with pytest.raises(DatabaseError, match='unfinished recording'):
         NominalDatabase.open(tmp_path / 'database')
     with DatabaseWriter.begin(tmp_path / 'database', description) as writer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -57,10 +57,10 @@ class Recipe:
         device: where calibration searches.
     """
 
-    search: SearchSettings = SearchSettings()
-    score: ScoreSettings = ScoreSettings()
-    index: IndexSettings = IndexSettings()
-    device: torch.device = torch.device('cpu')
+    search: SearchSettings = field(default_factory=SearchSettings)
+    score: ScoreSettings = field(default_factory=ScoreSettings)
+    index: IndexSettings = field(default_factory=IndexSettings)
+    device: torch.device = field(default_factory=lambda: torch.device('cpu'))
 
     @classmethod
     def of(cls, method: MethodSettings, index: str = AUTO) -> Recipe:
