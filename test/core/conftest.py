@@ -22,8 +22,15 @@ from semanom_ros.core.embedding.registry import load_segmenter
 from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.pipeline import Judge
+from semanom_ros.core.plausibility.context_network import ContextNetwork
+from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel, Projection, Trees
 from semanom_ros.parameters import Value
 from semanom_ros.settings import MethodSettings
+
+
+LEAF = np.zeros((1, 1), np.int32)
+STUMP = Trees(LEAF, np.zeros((1, 1)), LEAF, LEAF, np.zeros((1, 1), np.float32), 0.0)
+"""Knows nothing."""
 
 
 class RandomEncoder(TextAlignedEncoder):
@@ -96,6 +103,14 @@ class World:
                 pass
             writer.commit(Recipe.of(settings))
         return NominalDatabase.open(self.folder / name, settings.search)
+
+    def model(self, database: NominalDatabase) -> PlausibilityModel:
+        """What belongs where, as if learned: a random network's opinion, of the variant `grid`."""
+        projection = Projection.of(np.concatenate([frame.vectors for frame in database.frames()]))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = ContextNetwork(projection.axes.shape[1]).eval()
+        return PlausibilityModel(projection, STUMP, (network,))
 
     def judge(self, settings: MethodSettings | None = None, embedder: Embedder | None = None, **database: Any) -> Judge:
         """Of a database made for it."""
