@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,6 @@ from semanom_ros.core.plausibility.context_network import ContextNetwork
 from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel, Projection, Trees
 from semanom_ros.parameters import Value
 from semanom_ros.settings import MethodSettings
-
-
-LEAF = np.zeros((1, 1), np.int32)
-STUMP = Trees(LEAF, np.zeros((1, 1)), LEAF, LEAF, np.zeros((1, 1), np.float32), 0.0)
-"""Knows nothing."""
 
 
 class RandomEncoder(TextAlignedEncoder):
@@ -91,12 +87,12 @@ class World:
 
     def database(self, settings: MethodSettings | None = None, name: str = 'database', recorded: int = 30,
                  held_out: int = 40, picture: Callable[[int], np.ndarray] | None = None,
-                 embedder: Embedder | None = None) -> NominalDatabase:
-        """Records pictures, one a second, the held-out ones last."""
+                 frame: Callable[[int], Frame] | None = None, embedder: Embedder | None = None) -> NominalDatabase:
+        """Records pictures, or whole frames, one a second, the held-out ones last."""
         settings = settings or self.settings()
         embedder = embedder or self.embedder(settings)
-        frames = [Frame((picture or self.street)(i), i * 10**9, source='drive', topic='/camera')
-                  for i in range(recorded + held_out)]
+        made = frame or (lambda i: Frame((picture or self.street)(i), i * 10**9))
+        frames = [replace(made(i), source='drive', topic='/camera') for i in range(recorded + held_out)]
         with DatabaseWriter.begin(self.folder / name, embedder.description) as writer:
             recorder = NominalRecorder(embedder, writer, 80)
             for _ in recorder.record(frames, 'f' * 64, lambda stamp: stamp >= recorded * 10**9):
@@ -110,7 +106,13 @@ class World:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = ContextNetwork(projection.axes.shape[1]).eval()
-        return PlausibilityModel(projection, STUMP, (network,))
+        return PlausibilityModel(projection, self.stump(0.0), (network,))
+
+    @staticmethod
+    def stump(odds: float) -> Trees:
+        """A single leaf: the same log odds everywhere."""
+        node = np.zeros((1, 1), np.int32)
+        return Trees(node, np.zeros((1, 1)), node, node, np.zeros((1, 1), np.float32), odds)
 
     def judge(self, settings: MethodSettings | None = None, embedder: Embedder | None = None, **database: Any) -> Judge:
         """Of a database made for it."""

@@ -74,7 +74,7 @@ class Fickle(Segmenter):
 
 
 def test_what_is_accepted_is_what_was_judged(world, monkeypatch):
-    """No second look at the picture: neither encoder nor segmenter is asked again, and no memory of masks is touched."""
+    """No second look at the picture: neither encoder nor segmenter is asked, and no memory of masks is touched."""
     settings = world.settings(variant='instance', filter_temporal=False, segmenter_every_n=3)
     segmenter = Fickle()
     judge = world.judge(settings, world.embedder(settings, segmenter))

@@ -389,7 +389,7 @@ class NominalDatabase:
             index: of the vector, as found by `search`.
             distance: to the query; passed on.
         """
-        frame = int(np.searchsorted(self._firsts, index, side='right')) - 1
+        frame = int(self.frame_indices(index))
         part, local = self._frames.locate(frame)
         record = part.record(local, held_out=False)
         row = part.frames[local]
