@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import tracemalloc
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -307,6 +309,33 @@ def test_a_full_disk_is_one_line(tmp_path, description, drive, monkeypatch):
         for frame in frames:
             writer.add(frame)
         assert writer.commit().frames == 3
+
+
+@contextmanager
+def files_of_at_most(size):
+    """The kernel refuses to let files grow beyond that, in the middle of a write: as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize('size', [900, 1500, 1900])
+def test_a_disk_that_fills_up_within_a_frame_loses_nothing(tmp_path, description, drive, record, content_of, size):
+    path, frames = tmp_path / 'database', list(drive('a', 12))
+    with files_of_at_most(size), pytest.raises(DatabaseError, match=r'not written \(File too large\)'), \
+            DatabaseWriter.begin(path, description) as writer:
+        for frame in frames:
+            writer.add(frame)
+    with DatabaseWriter.begin(path, description) as writer:
+        kept = writer.frames + writer.held_out_frames
+        assert 0 < kept < 12
+        for frame in frames:
+            writer.add(frame)
+        writer.commit(Recipe())
+    assert content_of(NominalDatabase.open(path)) == content_of(record(tmp_path / 'whole', {'a': 12}))
 
 
 def test_memory_does_not_grow_with_the_recording(tmp_path, description, unit_vectors):

@@ -7,6 +7,7 @@ import logging
 import shutil
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -216,7 +217,8 @@ class DatabaseWriter:
 
     def close(self) -> None:
         """Stops without publishing; `begin` goes on from here."""
-        self._journal.close()
+        with suppress(OSError):  # of a full disk: what it did not take was not confirmed
+            self._journal.close()
         for part in self._parts.values():
             part.close()
         self._transaction.close()
