@@ -324,17 +324,19 @@ def files_of_at_most(size):
 
 @pytest.mark.parametrize('size', [900, 1500, 1900])
 def test_a_disk_that_fills_up_within_a_frame_loses_nothing(tmp_path, description, drive, record, content_of, size):
-    path, frames = tmp_path / 'database', list(drive('a', 12))
-    with files_of_at_most(size), pytest.raises(DatabaseError, match=r'not written \(File too large\)'), \
-            DatabaseWriter.begin(path, description) as writer:
-        for frame in frames:
-            writer.add(frame)
-    with DatabaseWriter.begin(path, description) as writer:
-        kept = writer.frames + writer.held_out_frames
-        assert 0 < kept < 12
-        for frame in frames:
-            writer.add(frame)
-        writer.commit(Recipe())
+    path = tmp_path / 'database'
+
+    def work():
+        with DatabaseWriter.begin(path, description) as writer:
+            kept = writer.frames + writer.held_out_frames
+            for frame in drive('a', 12):
+                writer.add(frame)
+            writer.commit(Recipe())
+            return kept
+
+    with files_of_at_most(size), pytest.raises(DatabaseError, match=r'not written \(File too large\)'):
+        work()
+    assert 0 < work() < 12
     assert content_of(NominalDatabase.open(path)) == content_of(record(tmp_path / 'whole', {'a': 12}))
 
 
