@@ -224,6 +224,7 @@ setup(
             'pytest-timeout>=2.3',
             'hypothesis>=6.100',
             'rosbags-image>=0.10,<0.12',
+            'scikit-learn>=1.4',
             'ruff>=0.14',
             'mypy>=1.15',
         ],

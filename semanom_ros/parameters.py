@@ -130,6 +130,7 @@ def row(default: Any, description: str, affects: Affects, *, name: str = '', **b
     return field(default=default, metadata={_ROW: _Row(name, value, description, affects, bounds)})
 
 
+@dataclass(frozen=True)
 class Section:
     """A part of the table: a frozen dataclass whose fields are rows or sections."""
 
@@ -186,7 +187,7 @@ class Section:
 
     @classmethod
     def _leaves(cls) -> Iterator[tuple[tuple[str, ...], Parameter]]:
-        for one in fields(cls):  # type: ignore[arg-type]  # every section is a dataclass
+        for one in fields(cls):
             if _ROW in one.metadata:
                 yield (one.name,), one.metadata[_ROW].parameter(one.name)
             else:
@@ -195,7 +196,7 @@ class Section:
 
     def _with(self, checked: Mapping[str, Value]) -> Self:
         changes: dict[str, Any] = {}
-        for one in fields(self):  # type: ignore[arg-type]
+        for one in fields(self):
             if _ROW in one.metadata:
                 name = one.metadata[_ROW].name or one.name
                 if name in checked:
@@ -203,4 +204,4 @@ class Section:
                     changes[one.name] = tuple(value) if isinstance(value, list) else value
             else:
                 changes[one.name] = getattr(self, one.name)._with(checked)
-        return replace(self, **changes)  # type: ignore[type-var]
+        return replace(self, **changes)

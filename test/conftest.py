@@ -8,6 +8,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,3 +46,68 @@ def ros_domain_id(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
             yield domain_id
             return
     pytest.fail('all ROS domain ids are in use by other tests')
+
+
+@pytest.fixture(scope='session')
+def segmenter_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Small SAM, SAM 2 and OWLv2 with random weights, in folders as `save_pretrained` writes them."""
+    transformers = pytest.importorskip('transformers', reason='Hugging Face transformers are not installed')
+    import torch
+
+    folder, write = tmp_path_factory.mktemp('models'), {'sam': _sam, 'sam2': _sam2, 'owlv2': _owlv2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return {name: write[name](transformers, folder / name) for name in write}
+
+
+_SIDE = 64
+_DECODER = {
+    'hidden_size': 32, 'mlp_dim': 32, 'num_hidden_layers': 1, 'num_attention_heads': 2, 'iou_head_hidden_dim': 32}
+_PROMPT_ENCODER = {'hidden_size': 32, 'image_size': _SIDE, 'patch_size': 16, 'mask_input_channels': 4}
+
+
+def _sam(transformers: Any, folder: Path) -> Path:
+    vision = {'hidden_size': 16, 'output_channels': 32, 'num_hidden_layers': 1, 'num_attention_heads': 2,
+              'image_size': _SIDE, 'patch_size': 16, 'mlp_dim': 32, 'global_attn_indexes': [0], 'num_pos_feats': 16,
+              'window_size': 2}
+    config = transformers.SamConfig(
+        vision_config=vision, prompt_encoder_config=_PROMPT_ENCODER, mask_decoder_config=_DECODER)
+    transformers.SamModel(config).save_pretrained(folder)
+    transformers.SamImageProcessor(
+        size={'longest_edge': _SIDE}, pad_size={'height': _SIDE, 'width': _SIDE}, mask_size={'longest_edge': 16},
+        mask_pad_size={'height': 16, 'width': 16}).save_pretrained(folder)
+    return folder
+
+
+def _sam2(transformers: Any, folder: Path) -> Path:
+    backbone = {'model_type': 'sam2_hiera_det_model', 'hidden_size': 12, 'embed_dim_per_stage': [12, 24, 48, 96],
+                'num_attention_heads_per_stage': [1, 2, 4, 8], 'num_attention_heads': 1,
+                'blocks_per_stage': [1, 1, 2, 1], 'image_size': [_SIDE, _SIDE], 'global_attention_blocks': [3],
+                'window_positional_embedding_background_size': [2, 2], 'window_size_per_stage': [4, 2, 2, 2]}
+    vision = {'backbone_config': backbone, 'backbone_channel_list': [96, 48, 24, 12], 'fpn_hidden_size': 32,
+              'backbone_feature_sizes': [[16, 16], [8, 8], [4, 4]]}
+    config = transformers.Sam2Config(
+        vision_config=vision, prompt_encoder_config=_PROMPT_ENCODER, mask_decoder_config=_DECODER)
+    transformers.Sam2Model(config).save_pretrained(folder)
+    processor = transformers.Sam2ImageProcessor(
+        size={'height': _SIDE, 'width': _SIDE}, mask_size={'height': 16, 'width': 16})
+    transformers.Sam2Processor(image_processor=processor, target_size=_SIDE).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def _owlv2(transformers: Any, folder: Path) -> Path:
+    letters = [chr(code) for code in range(33, 127)]
+    words = [*letters, *(f'{letter}</w>' for letter in letters), '<|startoftext|>', '<|endoftext|>']
+    vocabulary = {word: number for number, word in enumerate(words)}
+    tokenizer = transformers.CLIPTokenizer(vocab=vocabulary, merges=[])
+    text = {'vocab_size': len(words), 'hidden_size': 16, 'intermediate_size': 32, 'num_hidden_layers': 1,
+            'num_attention_heads': 2, 'max_position_embeddings': 64, 'bos_token_id': len(words) - 2,
+            'eos_token_id': len(words) - 1}
+    vision = {'hidden_size': 16, 'intermediate_size': 32, 'num_hidden_layers': 1, 'num_attention_heads': 2,
+              'image_size': _SIDE, 'patch_size': 16}
+    config = transformers.Owlv2Config(text_config=text, vision_config=vision, projection_dim=16)
+    transformers.Owlv2ForObjectDetection(config).save_pretrained(folder)
+    images = transformers.Owlv2ImageProcessor(size={'height': _SIDE, 'width': _SIDE})
+    transformers.Owlv2Processor(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
+    return folder

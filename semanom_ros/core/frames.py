@@ -52,3 +52,8 @@ class Frame:
     source: str = ''
     topic: str = ''
     segments: Segments | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the image, pixels."""
+        return self.image.shape[0], self.image.shape[1]

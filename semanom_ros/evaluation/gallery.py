@@ -131,7 +131,7 @@ def _illustrate_one(moments: dict[int, Moment], recording: Recording, results: P
     with BagReader(recording.path) as reader, \
             TruthReader(BagReader(recording.path), recording.truth_topic, truth_instances) as truths:
         for frame in _readable(reader.images(recording.topic, wanted=lambda _, stamp: stamp in moments)):
-            size = frame.image.shape[0], frame.image.shape[1]
+            size = frame.size
             mask = truths.at(frame.stamp_ns, size)
             mask = np.zeros(size, np.uint8) if mask is None else mask
             moments[frame.stamp_ns].truth = data_uri(truth_picture(frame.image, mask))

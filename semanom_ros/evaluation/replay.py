@@ -155,7 +155,7 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
                 if before != (sequence, size):  # as the detector does
                     for method in methods:
                         method.reset()
-                truth = truths.at(frame.stamp_ns, frame.image.shape[:2])  # type: ignore[arg-type]
+                truth = truths.at(frame.stamp_ns, frame.size)
                 for method in methods:
                     for row, verdict in zip(method.rows, method.process(frame), strict=True):
                         measurements[row].add(verdict, truth, sequence, stretch)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from types import TracebackType
 
-from rclpy.serialization import serialize_message
-
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.results import FrameResult
 from semanom_ros.errors import CameraError
 from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.recordings.bags import BagWriter
+from semanom_ros.ros.messages import write_message
 from semanom_ros.ros.outputs import OUTPUTS, Judged, Output
 from semanom_ros.settings import DetectorSettings
 
@@ -58,5 +57,4 @@ class ResultBag:
                 self._camera = None
         judged = Judged(frame, result, self._frame_id, self._camera, DetectorSettings(overlay_max_width=0))
         for output in RECORDED:
-            self._writer.write_cdr(PREFIX + output.name, output.type_name, serialize_message(output.make(judged)),
-                                   frame.stamp_ns)
+            write_message(self._writer, PREFIX + output.name, output.make(judged), frame.stamp_ns)

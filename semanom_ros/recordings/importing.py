@@ -82,8 +82,8 @@ def import_images(folder: Path, target: Path, *, rate: float, fov_degrees: float
                 data = compress_pixels(image, 'png').tobytes()
             mask = None
             if masks and (found := known.get(path.stem + masks.suffix)):
-                mask = _mask(found, masks, image.shape[:2])  # type: ignore[arg-type]
-            recording.add(data, _AS_THEY_ARE.get(path.suffix.lower(), 'png'), image.shape[:2], mask)  # type: ignore[arg-type]
+                mask = _mask(found, masks, _size(image))
+            recording.add(data, _AS_THEY_ARE.get(path.suffix.lower(), 'png'), _size(image), mask)
             progress.advance(1)
     progress.end()
     return len(pictures)
@@ -119,7 +119,7 @@ def import_video(file: Path, target: Path, *, every: int = 1, fov_degrees: float
                 progress.advance(1)
                 if number % every == 0:
                     data = compress_pixels(image, quality=95).tobytes()
-                    recording.add(data, 'jpeg', image.shape[:2], None, number)  # type: ignore[arg-type]
+                    recording.add(data, 'jpeg', _size(image), None, number)
             if not recording.count:
                 raise BagError(f'{file}: found no frame that can be decoded, expected some; convert it to H.264 in MP4')
     finally:
@@ -186,6 +186,10 @@ def _mask(path: Path, masks: Masks, size: tuple[int, int]) -> npt.NDArray[np.uin
     mask[values == masks.ignore] = 128
     mask[values == masks.anomalous] = 255
     return mask
+
+
+def _size(image: npt.NDArray[np.uint8]) -> tuple[int, int]:
+    return image.shape[0], image.shape[1]
 
 
 def _frames(video: cv2.VideoCapture) -> Iterator[npt.NDArray[np.uint8]]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Point32, Vector3
+from rclpy.serialization import serialize_message
 from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
@@ -20,6 +21,7 @@ from semanom_ros.errors import ImageError
 from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.msg import Anomaly as AnomalyMessage
 from semanom_ros.msg import AnomalyArray, AnomalyScore, DatabaseInfo, NominalMatch
+from semanom_ros.recordings.bags import BagWriter
 from semanom_ros.recordings.images import (
     compress_pixels,
     encode_pixels,
@@ -68,6 +70,16 @@ def jpeg_message(data: bytes, stamp_ns: int, frame_id: str) -> CompressedImage:
     if not data:
         return CompressedImage()
     return CompressedImage(header=header(stamp_ns, frame_id), format='jpeg', data=array('B', data))
+
+
+def type_name(kind: Any) -> str:
+    """A message class as recordings name it, e.g. `sensor_msgs/msg/Image`."""
+    return f'{kind.__module__.split(".")[0]}/msg/{kind.__name__}'
+
+
+def write_message(writer: BagWriter, topic: str, message: Any, t_ns: int) -> None:
+    """Adds a message of rclpy to a recording, at that time in nanoseconds."""
+    writer.write_cdr(topic, type_name(type(message)), serialize_message(message), t_ns)
 
 
 def stamp_of(serialized: bytes) -> int:

@@ -27,7 +27,6 @@ from semanom_ros.ros.messages import header, image_to_compressed, image_to_messa
 from semanom_ros.ros.qos import OUTPUT, OUTPUT_IMAGE
 from semanom_ros.settings import DetectorSettings
 
-
 MAP_STEPS = 256
 """Of the alarm level, in published anomaly maps."""
 
@@ -98,7 +97,7 @@ class Output:
     @property
     def type_name(self) -> str:
         """As recordings have it, e.g. `sensor_msgs/msg/Image`."""
-        return f'{self.type.__module__.split(".")[0]}/msg/{self.type.__name__}'
+        return messages.type_name(self.type)
 
 
 def _picture(pixels: Any, encoding: str, judged: Judged) -> Image:

@@ -24,7 +24,7 @@ from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.pipeline import Judge
 from semanom_ros.core.plausibility.context_network import ContextNetwork
-from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel, Projection, Trees
+from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel, Projection, Trees, features
 from semanom_ros.parameters import Value
 from semanom_ros.settings import MethodSettings
 
@@ -101,18 +101,15 @@ class World:
         return NominalDatabase.open(self.folder / name, settings.search)
 
     def model(self, database: NominalDatabase) -> PlausibilityModel:
-        """What belongs where, as if learned: a random network's opinion, of the variant `grid`."""
-        projection = Projection.of(np.concatenate([frame.vectors for frame in database.frames()]))
+        """What belongs where, as if learned: taught nonsense about one frame, of the variant `grid`."""
+        vectors = np.asarray(database.frames()[0].vectors)
+        projection, relative = Projection.of(vectors), np.random.default_rng(0).random((12, 16), np.float32)
+        projected = projection(vectors.reshape(12, 16, -1))
+        wrong = relative > 0.7
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            network = ContextNetwork(projection.axes.shape[1]).eval()
-        return PlausibilityModel(projection, self.stump(0.0), (network,))
-
-    @staticmethod
-    def stump(odds: float) -> Trees:
-        """A single leaf: the same log odds everywhere."""
-        node = np.zeros((1, 1), np.int32)
-        return Trees(node, np.zeros((1, 1)), node, node, np.zeros((1, 1), np.float32), odds)
+            network = ContextNetwork(projected.shape[-1]).eval()
+        return PlausibilityModel(projection, Trees.fit(features(relative, projected), wrong.ravel()), (network,))
 
     def judge(self, settings: MethodSettings | None = None, embedder: Embedder | None = None, **database: Any) -> Judge:
         """Of a database made for it."""

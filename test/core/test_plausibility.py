@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from semanom_ros.core.curation import operations
 from semanom_ros.core.curation.publishing import Learned, Recipe
@@ -14,21 +13,44 @@ from semanom_ros.core.frames import Frame
 from semanom_ros.core.pipeline import CameraState, Judge
 from semanom_ros.core.plausibility.context_network import ContextNetwork, Lesson
 from semanom_ros.core.plausibility.learning import learn_plausibility
-from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel, Projection, features
+from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel, Projection, Trees, features
 from semanom_ros.core.plausibility.transplanting import IMPLAUSIBLE, VALID, NominalPicture, Transplanter
 from semanom_ros.core.scoring.calibration import calibrate
 from semanom_ros.errors import DatabaseError
 
 
-def test_a_model_survives_storage(world):
+def learnable(seed, count=3000):
+    """Samples, and verdicts that no single feature gives."""
+    samples = np.random.default_rng(seed).normal(size=(count, 6)).astype(np.float32)
+    return samples, samples[:, 0] * samples[:, 1] + samples[:, 2] > 0.5
+
+
+def test_trees_give_log_odds():
+    trees = Trees.fit(*learnable(0), seed=3)
+    unseen, truth = learnable(1)
+    odds = trees(unseen)
+    assert odds.shape == (3000,)
+    assert odds.dtype == np.float32
+    assert roc_auc_score(truth, odds) > 0.97
+    assert ((odds > 0) == truth).mean() > 0.9  # an odds of 1 is where it is as likely as not
+
+
+def test_trees_are_the_same_every_time_for_a_seed():
+    samples, verdicts = learnable(0)
+    assert Trees.fit(samples, verdicts, 3) == Trees.fit(samples, verdicts, 3)
+    assert Trees.fit(samples, verdicts, 3) != Trees.fit(samples, verdicts, 4)
+
+
+def test_a_model_survives_storage():
     rng = np.random.default_rng(0)
     patches = rng.normal(size=(12, 16, 32)).astype(np.float32)
     patches /= np.linalg.norm(patches, axis=-1, keepdims=True)
     projection = Projection.of(patches.reshape(-1, 32))
     relative = rng.random((12, 16)).astype(np.float32)
+    known = features(relative, projection(patches))
     taught = Lesson(relative, projection(patches), relative > 0.7, np.ones_like(relative))
-    networks = tuple(ContextNetwork.fit([taught] * 3, torch.device('cpu'), seed) for seed in (0, 1))
-    model = PlausibilityModel(projection, world.stump(0.5), networks)
+    model = PlausibilityModel(projection, Trees.fit(np.tile(known, (5, 1)), np.tile(relative.ravel() > 0.7, 5)),
+                              tuple(ContextNetwork.fit([taught] * 3, torch.device('cpu'), seed) for seed in (0, 1)))
     again = PlausibilityModel.from_arrays(model.arrays())
     assert again is not None
     np.testing.assert_array_equal(model(relative, patches), again(relative, patches))
@@ -122,11 +144,10 @@ def test_held_out_frames_without_owners_do_not_calibrate(world, caplog):
     assert '4 of 10 held-out frames came after `semanom learn`' in caplog.text
 
 
-def test_a_segment_scores_as_the_mean_of_its_patches(world):
-    certain = SimpleNamespace(log_odds=lambda relative, projected: np.full(relative.shape, 3.0, np.float32))
+def test_a_segment_scores_as_the_mean_of_its_patches():
     model = PlausibilityModel(
-        Projection(np.zeros(2, np.float32), np.ones(2, np.float32), np.eye(2, dtype=np.float32)), world.stump(3.0),
-        (certain,))
+        Projection(np.zeros(2, np.float32), np.ones(2, np.float32), np.eye(2, dtype=np.float32)),
+        lambda samples: np.full(len(samples), 3.0, np.float32), ())
     owners = np.array([[0, 0, 1], [0, 2, 1]])
     relative = np.array([0.5, 2.0, 0.0, 0.25], np.float32)
     vectors = np.tile(np.array([[1, 0]], np.float32), (4, 1))

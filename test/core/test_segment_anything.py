@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from semanom_ros.core.embedding.embedder import Embedder
-from semanom_ros.core.embedding.segmenters import load_segmenter
+from semanom_ros.core.embedding.registry import load_segmenter
 from semanom_ros.core.embedding.segmenters.segment_anything import (
     PROMPTS,
     AnySegmenter,
@@ -20,69 +19,9 @@ from semanom_ros.core.embedding.segmenters.segment_anything import (
 )
 from semanom_ros.core.frames import Frame
 from semanom_ros.errors import ParameterError, SegmenterError
-
-transformers = pytest.importorskip('transformers', reason='Hugging Face transformers are not installed')
+from semanom_ros.settings import QuerySettings
 
 CPU, NO_PATCHES = torch.device('cpu'), torch.zeros(1, 1, 1)
-SIDE = 64
-DECODER = {
-    'hidden_size': 32, 'mlp_dim': 32, 'num_hidden_layers': 1, 'num_attention_heads': 2, 'iou_head_hidden_dim': 32}
-PROMPT_ENCODER = {'hidden_size': 32, 'image_size': SIDE, 'patch_size': 16, 'mask_input_channels': 4}
-
-
-@pytest.fixture(scope='module')
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders as `save_pretrained` writes them."""
-    folder = tmp_path_factory.mktemp('models')
-    torch.manual_seed(0)
-    return {'sam': sam(folder / 'sam'), 'sam2': sam2(folder / 'sam2'), 'owlv2': owlv2(folder / 'owlv2')}
-
-
-def sam(folder: Path) -> Path:
-    vision = {'hidden_size': 16, 'output_channels': 32, 'num_hidden_layers': 1, 'num_attention_heads': 2,
-              'image_size': SIDE, 'patch_size': 16, 'mlp_dim': 32, 'global_attn_indexes': [0], 'num_pos_feats': 16,
-              'window_size': 2}
-    config = transformers.SamConfig(
-        vision_config=vision, prompt_encoder_config=PROMPT_ENCODER, mask_decoder_config=DECODER)
-    transformers.SamModel(config).save_pretrained(folder)
-    transformers.SamImageProcessor(
-        size={'longest_edge': SIDE}, pad_size={'height': SIDE, 'width': SIDE}, mask_size={'longest_edge': 16},
-        mask_pad_size={'height': 16, 'width': 16}).save_pretrained(folder)
-    return folder
-
-
-def sam2(folder: Path) -> Path:
-    backbone = {'model_type': 'sam2_hiera_det_model', 'hidden_size': 12, 'embed_dim_per_stage': [12, 24, 48, 96],
-                'num_attention_heads_per_stage': [1, 2, 4, 8], 'num_attention_heads': 1,
-                'blocks_per_stage': [1, 1, 2, 1], 'image_size': [SIDE, SIDE], 'global_attention_blocks': [3],
-                'window_positional_embedding_background_size': [2, 2], 'window_size_per_stage': [4, 2, 2, 2]}
-    vision = {'backbone_config': backbone, 'backbone_channel_list': [96, 48, 24, 12], 'fpn_hidden_size': 32,
-              'backbone_feature_sizes': [[16, 16], [8, 8], [4, 4]]}
-    config = transformers.Sam2Config(
-        vision_config=vision, prompt_encoder_config=PROMPT_ENCODER, mask_decoder_config=DECODER)
-    transformers.Sam2Model(config).save_pretrained(folder)
-    processor = transformers.Sam2ImageProcessor(
-        size={'height': SIDE, 'width': SIDE}, mask_size={'height': 16, 'width': 16})
-    transformers.Sam2Processor(image_processor=processor, target_size=SIDE).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
-def owlv2(folder: Path) -> Path:
-    letters = [chr(code) for code in range(33, 127)]
-    words = [*letters, *(f'{letter}</w>' for letter in letters), '<|startoftext|>', '<|endoftext|>']
-    vocabulary = {word: number for number, word in enumerate(words)}
-    tokenizer = transformers.CLIPTokenizer(vocab=vocabulary, merges=[])
-    text = {'vocab_size': len(words), 'hidden_size': 16, 'intermediate_size': 32, 'num_hidden_layers': 1,
-            'num_attention_heads': 2, 'max_position_embeddings': 64, 'bos_token_id': len(words) - 2,
-            'eos_token_id': len(words) - 1}
-    vision = {'hidden_size': 16, 'intermediate_size': 32, 'num_hidden_layers': 1, 'num_attention_heads': 2,
-              'image_size': SIDE, 'patch_size': 16}
-    config = transformers.Owlv2Config(text_config=text, vision_config=vision, projection_dim=16)
-    transformers.Owlv2ForObjectDetection(config).save_pretrained(folder)
-    images = transformers.Owlv2ImageProcessor(size={'height': SIDE, 'width': SIDE})
-    transformers.Owlv2Processor(image_processor=images, tokenizer=tokenizer).save_pretrained(folder)
-    return folder
 
 
 def picture() -> np.ndarray:
@@ -103,27 +42,28 @@ def check(segments, limit: int) -> None:
 
 
 @pytest.mark.parametrize('name', ['sam', 'sam2'])
-def test_masks_of_everything(models: dict[str, Path], name: str) -> None:
-    segmenter = AnySegmenter(name, 5, str(models[name]), CPU, points=4, least_score=-1e9, least_stability=-1)
+def test_masks_of_everything(segmenter_models: dict[str, Path], name: str) -> None:
+    segmenter = AnySegmenter(name, 5, segmenter_models[name], CPU, points=4, least_score=-1e9, least_stability=-1)
     check(segmenter.segment(Frame(picture(), 0), NO_PATCHES), 5)
-    none = AnySegmenter(name, 5, str(models[name]), CPU, points=4, least_score=1e9)
+    none = AnySegmenter(name, 5, segmenter_models[name], CPU, points=4, least_score=1e9)
     assert len(none.segment(Frame(picture(), 0), NO_PATCHES).scores) == 0
 
 
-def test_masks_of_what_prompts_find(models: dict[str, Path]) -> None:
-    weights = f'{models["owlv2"]}, {models["sam2"]}'
-    segmenter = PromptedSegmenter(6, weights, CPU, PROMPTS, least_score=0.0)
+def test_masks_of_what_prompts_find(segmenter_models: dict[str, Path]) -> None:
+    folders = segmenter_models['owlv2'], segmenter_models['sam2']
+    segmenter = PromptedSegmenter(6, *folders, CPU, PROMPTS, least_score=0.0)
     segments = segmenter.segment(Frame(picture(), 0), NO_PATCHES)
     check(segments, 6)
     assert set(segments.names) <= set(read_prompts(PROMPTS))
-    none = PromptedSegmenter(6, weights, CPU, PROMPTS, least_score=1.1).segment(Frame(picture(), 0), NO_PATCHES)
+    none = PromptedSegmenter(6, *folders, CPU, PROMPTS, least_score=1.1).segment(Frame(picture(), 0), NO_PATCHES)
     assert len(none.scores) == 0
     assert not none.labels.any()
 
 
-def test_boxes_are_where_the_detector_sees_them(models: dict[str, Path]) -> None:
+def test_boxes_are_where_the_detector_sees_them(segmenter_models: dict[str, Path]) -> None:
     """The same boxes as transformers' own post-processing gives, inside the picture."""
-    segmenter = PromptedSegmenter(100, f'{models["owlv2"]},{models["sam2"]}', CPU, PROMPTS, least_score=0.0)
+    folders = segmenter_models['owlv2'], segmenter_models['sam2']
+    segmenter = PromptedSegmenter(100, *folders, CPU, PROMPTS, least_score=0.0)
     boxes, scores, _ = segmenter._boxes(picture())
     assert (boxes >= 0).all()
     assert (boxes[:, 2] <= 64).all()
@@ -131,16 +71,16 @@ def test_boxes_are_where_the_detector_sees_them(models: dict[str, Path]) -> None
     assert (np.diff(scores) <= 0).all()
 
 
-def test_the_parameters_choose_them(world, models: dict[str, Path], tmp_path: Path) -> None:
+def test_the_parameters_choose_them(segmenter_models: dict[str, Path], tmp_path: Path) -> None:
     prompts = tmp_path / 'prompts.txt'
     prompts.write_text('# what to look for\na cow # on the road\n\na sofa\n')
-    given = world.parameters(variant='instance', segmenter='owlv2+sam2', segmenter_prompts=str(prompts),
-                             segmenter_weights=f'{models["owlv2"]},{models["sam2"]}')
     assert read_prompts(prompts) == ['a cow', 'a sofa']
-    embedder = Embedder(world.encoder, load_segmenter(given, CPU))
-    embedding = embedder.embed([Frame(world.street(0), 0)])[0]
-    assert embedding.segments is not None
-    assert embedder.segmenter_name == 'owlv2+sam2'
+    segmenter = load_segmenter(QuerySettings(
+        'instance', 'owlv2+sam2', segmenter_prompts=str(prompts), max_segments=7,
+        segmenter_weights=f'{segmenter_models["owlv2"]}, {segmenter_models["sam2"]}'), CPU)
+    assert isinstance(segmenter, PromptedSegmenter)
+    assert (segmenter.name, segmenter.max_segments, segmenter.needs_masks) == ('owlv2+sam2', 7, False)
+    assert segmenter.segment(Frame(picture(), 0), NO_PATCHES).labels.shape == (48, 64)
 
 
 @pytest.mark.parametrize(('name', 'weights', 'expected'), [
@@ -148,17 +88,16 @@ def test_the_parameters_choose_them(world, models: dict[str, Path], tmp_path: Pa
     ('sam', 'somebody/never-fetched', r'somebody/never-fetched .*semanom models fetch sam'),
     ('owlv2+sam2', '/nowhere', r'expected 2 folders'),
     ('sam', 'a,b', r'expected 1 folders')])
-def test_missing_weights_are_said_in_one_line(world, name: str, weights: str, expected: str) -> None:
-    given = world.parameters(variant='instance', segmenter=name, segmenter_weights=weights)
+def test_missing_weights_are_said_in_one_line(name: str, weights: str, expected: str) -> None:
     with pytest.raises(SegmenterError, match=expected) as caught:
-        load_segmenter(given, CPU)
+        load_segmenter(QuerySettings('instance', name, segmenter_weights=weights), CPU)
     assert '\n' not in str(caught.value)
 
 
-def test_weights_of_another_model_are_said_in_one_line(models: dict[str, Path], tmp_path: Path) -> None:
+def test_weights_of_another_model_are_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / 'config.json').write_text('{"model_type": "sam2"}')
     with pytest.raises(SegmenterError, match='cannot be loaded') as caught:
-        AnySegmenter('sam2', 5, str(tmp_path), CPU)
+        AnySegmenter('sam2', 5, tmp_path, CPU)
     assert '\n' not in str(caught.value)
 
 

@@ -25,6 +25,7 @@ from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.database.nominal_database import NominalDatabase, read_manifest
 from semanom_ros.core.database.storage import FrameRecord, NominalAddition
 from semanom_ros.errors import DatabaseError
+from semanom_ros.settings import SearchSettings
 
 CHANGES = {'os.rename', 'os.remove', 'os.mkdir', 'os.rmdir', 'os.truncate'}  # audit events, beside open for writing
 fork = multiprocessing.get_context('fork')
@@ -91,7 +92,7 @@ def recording(description, drive) -> Callable[..., None]:
             for n, frame in enumerate(missing, 1):
                 writer.add(frame)
                 added(n)
-            writer.commit(Recipe())
+            writer.commit(Recipe(SearchSettings()))
 
     return work
 

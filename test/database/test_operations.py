@@ -81,8 +81,8 @@ def test_removing_a_recording(tmp_path, record, content_of, name, opened_as_cali
     record(tmp_path / 'database', {'a': 9, 'b': 5})
     record(tmp_path / 'database', {'c': 4}, append=True)
     operations.remove(tmp_path / 'database', [name])
-    removed = opened_as_calibrated(tmp_path / 'database', Recipe())
-    without = record(tmp_path / 'without', {'a': 9, 'c': 4}, Recipe())
+    removed = opened_as_calibrated(tmp_path / 'database', Recipe(SearchSettings()))
+    without = record(tmp_path / 'without', {'a': 9, 'c': 4}, Recipe(SearchSettings()))
     assert content_of(removed) == content_of(without)
     assert removed.manifest.version == 3
     np.testing.assert_allclose(removed.calibration['frame_scores'], without.calibration['frame_scores'], atol=1e-5)
@@ -369,7 +369,7 @@ def test_a_corrupt_database_is_not_made_to_look_sound(tmp_path, record, change):
 
 def test_going_back(tmp_path, record, unit_vectors, content_of):
     path = tmp_path / 'database'
-    first = content_of(record(path, {'a': 9}, Recipe()))
+    first = content_of(record(path, {'a': 9}, Recipe(SearchSettings())))
     with pytest.raises(DatabaseError, match='found no version before 1'):
         operations.revert(path)
     accept(NominalDatabase.open(path), [addition(unit_vectors(2, 0))])
@@ -400,7 +400,7 @@ def test_old_versions_go(tmp_path, record):
     path = tmp_path / 'database'
     record(path, {'a': 9})
     for number in range(4):
-        operations.calibrate(path, Recipe(score=ScoreSettings(neighbours=1 + number)))
+        operations.calibrate(path, Recipe(SearchSettings(), ScoreSettings(neighbours=1 + number)))
     names = {file.relative_to(path).as_posix() for file in path.rglob('*') if file.is_file()}
     assert names == {*read_manifest(path).files, 'manifest.json', 'lock', 'v000005/manifest.json',
                      'v000004/manifest.json', 'v000004/calibration.npz'}

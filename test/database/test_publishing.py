@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -39,8 +41,9 @@ def test_a_database_with_an_index_is_calibrated_in_the_space_of_its_detector(tmp
 def test_where_a_version_is_made_makes_no_difference(tmp_path, record, monkeypatch, index, frames):
     """A GPU, which searches without an index, makes one for the robots that have none (simulated: FAISS sees none)."""
     monkeypatch.setattr(faiss, 'get_num_gpus', lambda: 0)
-    made = [record(tmp_path / device, {'a': frames}, Recipe(index=index, device=torch.device(device))).manifest
-            for device in ('cpu', 'cuda')]
+    recipe = Recipe(SearchSettings(), index=index)
+    made = [record(tmp_path / name, {'a': frames}, replace(recipe, device=torch.device(name))).manifest
+            for name in ('cpu', 'cuda')]
     assert made[0].index == made[1].index
     assert (made[0].index is None) == (index.factory == EXACT or (index.factory == AUTO and frames == 8))
     assert made[0].calibrated
@@ -48,7 +51,7 @@ def test_where_a_version_is_made_makes_no_difference(tmp_path, record, monkeypat
 
 
 def test_an_index_is_built_anew_when_as_many_vectors_as_want_one_are_not_in_it(tmp_path, record):
-    path, recipe = tmp_path / 'database', Recipe()
+    path, recipe = tmp_path / 'database', Recipe(SearchSettings())
     first = record(path, {'a': 40}, recipe).manifest.index
     assert (first.file, first.vectors, first.nprobe) == ('v000001/index.faiss', 180, NPROBE)
     assert record(path, {'b': 12}, recipe, append=True).manifest.index == first  # 54 beside it
@@ -59,7 +62,7 @@ def test_an_index_is_built_anew_when_as_many_vectors_as_want_one_are_not_in_it(t
 
 def test_an_index_keeps_what_was_asked_of_it(tmp_path, record):
     path = tmp_path / 'database'
-    record(path, {'a': 40}, Recipe())
+    record(path, {'a': 40}, Recipe(SearchSettings()))
     own = operations.build_index(path, IndexSettings('IVF3,Flat', 2)).index
     assert (own.factory, own.nprobe) == ('IVF3,Flat', 2)
     appended = record(path, {'b': 4}, Recipe.of(MethodSettings.of({'device': 'cpu'})), append=True).manifest
@@ -68,24 +71,24 @@ def test_an_index_keeps_what_was_asked_of_it(tmp_path, record):
     # how many lists a search visits is no part of the index
     assert operations.build_index(path, IndexSettings('IVF3,Flat', 3)).index.file == own.file
     assert read_manifest(path).index.nprobe == 3
-    removed = operations.remove(path, ['a'], Recipe(index=IndexSettings('IVF3,Flat'))).index
+    removed = operations.remove(path, ['a'], Recipe(SearchSettings(), index=IndexSettings('IVF3,Flat'))).index
     assert (removed.factory, removed.nprobe, removed.vectors) == ('IVF3,Flat', 3, 18)
 
 
 def test_exact_stays_exact(tmp_path, record):
     path = tmp_path / 'database'
-    exact = Recipe(index=IndexSettings(EXACT))
+    exact = Recipe(SearchSettings(), index=IndexSettings(EXACT))
     assert record(path, {'a': 40}, exact).manifest.index is None
     assert operations.calibrate(path).index is None
     assert record(path, {'b': 40}, exact, append=True).manifest.index is None
     assert read_recipe(path).index.factory == EXACT
     assert operations.remove(path, ['b']).index is None
-    assert record(path, {'c': 4}, Recipe(), append=True).manifest.index is not None  # asked for now
+    assert record(path, {'c': 4}, Recipe(SearchSettings()), append=True).manifest.index is not None  # asked for now
 
 
 def test_another_space_gets_another_index(tmp_path, record, opened_as_calibrated):
     path = tmp_path / 'database'
-    first = record(path, {'a': 40}, Recipe()).manifest.index
+    first = record(path, {'a': 40}, Recipe(SearchSettings())).manifest.index
     for search in (SearchSettings(position_weight=0.5), SearchSettings(scale_weight=0.1), PLAIN):
         recipe = Recipe(search)
         index = operations.calibrate(path, recipe).index
@@ -105,11 +108,11 @@ def test_an_index_of_a_database_without_calibration_says_what_space_it_is_for(tm
 
 def test_a_database_that_shrinks_needs_no_index_any_more(tmp_path, record, opened_as_calibrated):
     path = tmp_path / 'database'
-    index = record(path, {'a': 400}, Recipe()).manifest.index
+    index = record(path, {'a': 400}, Recipe(SearchSettings())).manifest.index
     lists = faiss.read_index(str(path / index.file)).nlist
     assert lists > 40
     assert operations.compact(path, size=40).index is None
-    assert not opened_as_calibrated(path, Recipe()).manifest.index
+    assert not opened_as_calibrated(path, Recipe(SearchSettings())).manifest.index
     # one that somebody chose is asked for again, and refused where it cannot be
     operations.build_index(path, IndexSettings('IVF30,Flat'))
     with pytest.raises(DatabaseError, match='found 30 inverted lists in IVF30,Flat, expected at most 20'):

@@ -15,12 +15,13 @@ from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.database.manifest import SCHEMA_VERSION, Manifest
 from semanom_ros.core.database.nominal_database import NominalDatabase, read_manifest
 from semanom_ros.errors import DatabaseError
+from semanom_ros.settings import SearchSettings
 
 
 @pytest.fixture
 def database(tmp_path, record) -> Path:
     path = tmp_path / 'database'
-    record(path, {'a': 12, 'b': 5}, Recipe())
+    record(path, {'a': 12, 'b': 5}, Recipe(SearchSettings()))
     return path
 
 

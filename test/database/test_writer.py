@@ -134,9 +134,9 @@ def test_the_same_frame_is_taken_once(tmp_path, record, drive, description):
 
 def test_append_makes_a_version_and_leaves_indices(tmp_path, record, content_of):
     path = tmp_path / 'database'
-    before = record(path, {'a': 9}, Recipe())
+    before = record(path, {'a': 9}, Recipe(SearchSettings()))
     files = {file: file.stat().st_mtime_ns for file in (path / 'v000001').rglob('*') if file.parent.name != 'v000001'}
-    after = record(path, {'a': 12, 'b': 4}, Recipe(), append=True)
+    after = record(path, {'a': 12, 'b': 4}, Recipe(SearchSettings()), append=True)
     assert (before.manifest.version, after.manifest.version) == (1, 2)
     assert content_of(before).items() <= content_of(after).items()
     assert after.manifest.vectors == 6 * (9 + 3)
@@ -256,16 +256,16 @@ def test_a_failing_calibration_loses_nothing(tmp_path, description, drive, monke
         with monkeypatch.context() as patch:
             patch.setattr(publishing, 'calibrate', fails)
             with pytest.raises(RuntimeError, match='no scores'):
-                writer.commit(Recipe())
+                writer.commit(Recipe(SearchSettings()))
     with pytest.raises(DatabaseError, match='unfinished recording'):
         NominalDatabase.open(tmp_path / 'database')
     with DatabaseWriter.begin(tmp_path / 'database', description) as writer:
         assert writer.frames + writer.held_out_frames == 8
-        assert writer.commit(Recipe()).frames == 6
+        assert writer.commit(Recipe(SearchSettings())).frames == 6
 
 
 @pytest.mark.parametrize('recipe', [
-    Recipe(), Recipe(score=ScoreSettings(calibrate_by_region=False)),
+    Recipe(SearchSettings()), Recipe(SearchSettings(), ScoreSettings(calibrate_by_region=False)),
     Recipe(SearchSettings(standardize=False, position_weight=0.3),
            ScoreSettings(neighbours=3, calibrate_by_region=False))])
 def test_a_recording_is_calibrated_for_those_who_will_use_it(tmp_path, record, opened_as_calibrated, recipe):
@@ -282,7 +282,7 @@ def test_a_recording_is_calibrated_for_those_who_will_use_it(tmp_path, record, o
 def test_python_objects_are_not_stored(tmp_path, record, monkeypatch):
     monkeypatch.setattr(publishing, 'calibrate', lambda *_: {'x': np.array([{}], object)})
     with pytest.raises(ValueError, match='Python objects'):
-        record(tmp_path / 'pickled', {'a': 4}, Recipe())
+        record(tmp_path / 'pickled', {'a': 4}, Recipe(SearchSettings()))
 
 
 def test_a_full_disk_is_one_line(tmp_path, description, drive, monkeypatch):
@@ -331,7 +331,7 @@ def test_a_disk_that_fills_up_within_a_frame_loses_nothing(tmp_path, description
             kept = writer.frames + writer.held_out_frames
             for frame in drive('a', 12):
                 writer.add(frame)
-            writer.commit(Recipe())
+            writer.commit(Recipe(SearchSettings()))
             return kept
 
     with files_of_at_most(size), pytest.raises(DatabaseError, match=r'not written \(File too large\)'):

@@ -10,8 +10,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import open_clip
 import pytest
 import torch
@@ -19,24 +17,18 @@ import torch.nn.functional as F
 from open_clip.pretrained import _PRETRAINED
 from safetensors.torch import load_file, save_file
 
-from semanom_ros.core.curation.recorder import describe
-from semanom_ros.core.database import DatabaseWriter, FrameRecord
-from semanom_ros.core.embedding import encoders
-from semanom_ros.core.embedding.crops import masked_crops
-from semanom_ros.core.embedding.embedder import Embedder
-from semanom_ros.core.embedding.encoders import TextAlignedEncoder, load_encoder
-from semanom_ros.core.embedding.encoders.encoder import PictureEncoder
-from semanom_ros.core.frames import Frame, Segments
-from semanom_ros.core.pipeline import Pipeline
-from semanom_ros.core.scoring.calibration import calibrate
-from semanom_ros.errors import DatabaseError, EncoderError
-from semanom_ros.parameters import METHOD, resolve
+from semanom_ros.core.embedding.encoders import tiny
+from semanom_ros.core.embedding.encoders.encoder import PictureEncoder, TextAlignedEncoder
+from semanom_ros.core.embedding.registry import load_encoder
+from semanom_ros.errors import EncoderError
+from semanom_ros.settings import EncoderSettings
 
 CLOSE = {'atol': 1e-5, 'rtol': 1e-4}
 
 
 def load(folder: Path, **arguments: Any) -> Any:
-    return load_encoder('open_clip:tiny-clip', weights=f'local-dir:{folder}', device='cpu', **arguments)
+    return load_encoder(
+        EncoderSettings('open_clip:tiny-clip', weights=f'local-dir:{folder}', device='cpu', **arguments))
 
 
 def test_tokens_are_those_that_open_clip_gives(clip_folder, library_clip, pictures, standardized):
@@ -59,7 +51,7 @@ def test_pooled_embedding_of_the_hooked_block_is_encode_image(model, clip_folder
     if model == 'tiny-clip':
         encoder, library, colours = load(clip_folder), library_clip(clip_folder), {}
     else:
-        encoder = load_encoder(f'open_clip:{model}', weights='random:3', device='cpu')
+        encoder = load_encoder(EncoderSettings(f'open_clip:{model}', weights='random:3', device='cpu'))
         library = encoder._model
         colours = {'mean': open_clip.OPENAI_DATASET_MEAN, 'std': open_clip.OPENAI_DATASET_STD}
     visual = encoder._network.visual
@@ -282,7 +274,7 @@ def test_weights_in_half_precision_and_as_a_file(clip_folder, tmp_path, pictures
     config = json.loads((clip_folder / 'open_clip_config.json').read_text())['model_cfg']
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, 'tiny-clip', config)
     images = pictures(1, 64, 64)
-    half, full = (load_encoder('open_clip:tiny-clip', weights=str(tmp_path / name), device='cpu')
+    half, full = (load_encoder(EncoderSettings('open_clip:tiny-clip', weights=str(tmp_path / name), device='cpu'))
                   for name in ('half.safetensors', 'full.pt'))
     assert half.dtype == torch.float32
     assert (half.weights, full.weights) == ('half.safetensors', 'full.pt')
@@ -302,7 +294,7 @@ def test_activation_comes_with_the_tag(clip_folder, tmp_path, monkeypatch, pictu
     snapshot = cached / 'snapshots' / ('0' * 40)
     snapshot.mkdir(parents=True)
     shutil.copy(clip_folder / 'open_clip_model.safetensors', snapshot)
-    default, quick, other = (load_encoder('open_clip:tiny-clip', weights=tag, device='cpu')
+    default, quick, other = (load_encoder(EncoderSettings('open_clip:tiny-clip', weights=tag, device='cpu'))
                              for tag in ('', 'openai', 'other'))
     images = pictures(1, 64, 64)
     torch.testing.assert_close(default.encode(images), quick.encode(images))
@@ -313,10 +305,10 @@ def test_activation_comes_with_the_tag(clip_folder, tmp_path, monkeypatch, pictu
 
 
 def test_random_weights_are_the_same_for_a_seed(clip_folder, monkeypatch, pictures):
-    monkeypatch.setattr(encoders, 'TINY_FOLDER', clip_folder)
+    monkeypatch.setattr(tiny, 'FOLDER', clip_folder)
     torch.manual_seed(5)
     state = torch.random.get_rng_state()
-    first, again, other = (load_encoder('semanom-tiny', weights=w, device='cpu')
+    first, again, other = (load_encoder(EncoderSettings('semanom-tiny', weights=w, device='cpu'))
                            for w in ('random:0', 'random:0', 'random:1'))
     assert torch.equal(torch.random.get_rng_state(), state)
     images = pictures(1, 64, 64)
@@ -327,17 +319,30 @@ def test_random_weights_are_the_same_for_a_seed(clip_folder, monkeypatch, pictur
 
 
 def test_shipped_encoder_is_loaded_as_any_folder(clip_folder, tmp_path, monkeypatch, pictures):
-    monkeypatch.setattr(encoders, 'TINY_FOLDER', clip_folder)
+    monkeypatch.setattr(tiny, 'FOLDER', clip_folder)
     images = pictures(1, 64, 64)
-    encoder = load_encoder('semanom-tiny', device='cpu')
+    encoder = load_encoder(EncoderSettings('semanom-tiny', device='cpu'))
     assert (encoder.name, encoder.weights) == ('semanom-tiny', 'tiny-clip')
     torch.testing.assert_close(encoder.encode(images), load(clip_folder).encode(images))
-    untrained = load_encoder('semanom-tiny', weights='random:0', device='cpu')
+    untrained = load_encoder(EncoderSettings('semanom-tiny', weights='random:0', device='cpu'))
     assert untrained.settings == encoder.settings
     assert (untrained.encode(images) - encoder.encode(images)).abs().max() > 1e-2
-    monkeypatch.setattr(encoders, 'TINY_FOLDER', tmp_path)
+    monkeypatch.setattr(tiny, 'FOLDER', tmp_path)
     with pytest.raises(EncoderError, match='encoder semanom-tiny: not in this installation'):
-        load_encoder('semanom-tiny', device='cpu')
+        load_encoder(EncoderSettings('semanom-tiny', device='cpu'))
+
+
+def test_an_encoder_says_whether_its_distances_want_standardizing(clip_folder, tmp_path):
+    shipped = load_encoder(EncoderSettings(device='cpu'))
+    assert (shipped.wants_standardizing, shipped.wants_calibration_by_place) == (False, False)
+    plain = load(clip_folder)
+    assert (plain.wants_standardizing, plain.wants_calibration_by_place) == (True, True)
+    shutil.copytree(clip_folder, tmp_path / 'shaped')
+    config = json.loads((clip_folder / 'open_clip_config.json').read_text())
+    wants = {'semanom_wants': {'standardizing': False}}
+    (tmp_path / 'shaped' / 'open_clip_config.json').write_text(json.dumps({**config, **wants}))
+    shaped = load(tmp_path / 'shaped')
+    assert (shaped.wants_standardizing, shaped.wants_calibration_by_place) == (False, True)
 
 
 def test_loading_does_not_talk_on_the_log(clip_folder, caplog):
@@ -347,6 +352,7 @@ def test_loading_does_not_talk_on_the_log(clip_folder, caplog):
 
 
 @pytest.mark.parametrize('content', ['no json', '{}', '{"model_cfg": {"vision_cfg": 1, "text_cfg": {}}}',
+                                     '{"model_cfg": {"vision_cfg": {}, "text_cfg": {}}, "semanom_wants": []}',
                                      '{"model_cfg": {"embed_dim": 8, "vision_cfg": {"colour": 1}, "text_cfg": {}}}'])
 def test_broken_configuration(content, tmp_path, clip_folder):
     (tmp_path / 'open_clip_config.json').write_text(content)
@@ -358,7 +364,7 @@ def test_broken_configuration(content, tmp_path, clip_folder):
 
 def test_unknown_model_names_near_ones():
     with pytest.raises(EncoderError, match="open_clip has no model 'ViT-B-61'; did you mean ViT-B-16"):
-        load_encoder('open_clip:ViT-B-61', device='cpu')
+        load_encoder(EncoderSettings('open_clip:ViT-B-61', device='cpu'))
 
 
 @pytest.mark.parametrize('input_size', [(0, 0), (48, 112)])
@@ -372,46 +378,3 @@ def test_whole_pictures_are_embedded_as_open_clip_does(input_size, clip_folder, 
     torch.testing.assert_close(encoder.encode_image(images), expected, **CLOSE)
     assert encoder._whole.proj is encoder._network.projection
     assert not isinstance(load(clip_folder), PictureEncoder)
-
-
-def test_segments_can_be_embedded_as_crops(clip_folder, tmp_path):
-    """Recorded and compared as crops; a database of pooled patches is refused."""
-    asked = resolve({
-        'encoder': 'open_clip:tiny-clip', 'encoder_weights': f'local-dir:{clip_folder}', 'variant': 'instance',
-        'encoder_features': 'maskclip', 'segmenter': 'topic', 'segment_embedding': 'crop'}, METHOD)
-    labels = np.zeros((96, 128), np.int32)
-    labels[20:60, 30:80], labels[70:90, 5:20] = 1, 2
-    segments = Segments(labels, np.ones(2, np.float32), ('car', 'cat'))
-
-    def frame(second: int) -> Frame:
-        noise = np.random.default_rng(second).integers(0, 255, (6, 8, 3)).astype(np.uint8)
-        return Frame(cv2.resize(noise, (128, 96)), second * 10**9, segments=segments)
-
-    databases = {}
-    for kind in ('patches', 'crop'):
-        embedder = Embedder.load({**asked, 'segment_embedding': kind})
-        writer = DatabaseWriter.begin(tmp_path / kind, describe(embedder))
-        for second in range(8):
-            queries = embedder.queries(embedder.embed([frame(second)])[0])
-            record = FrameRecord('drive', 'f' * 64, '/camera', second * 10**9, (96, 128), held_out=second > 5)
-            writer.add(record, queries.vectors, queries.boxes, queries.positions, None)
-        databases[kind] = writer.commit(lambda database: calibrate(database, asked)).path
-    pipeline = Pipeline.load({**asked, 'standardize': False}, databases['crop'])
-    embedding = pipeline.embedder.embed([frame(3)])[0]
-    queries = pipeline.embedder.queries(embedding)
-    crops = masked_crops(embedding.frame.image, labels, queries.boxes[:2], (64, 64))
-    images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) / 255
-    torch.testing.assert_close(queries.vectors[:2], pipeline.embedder.encoder.encode_image(images), **CLOSE)
-    assert pipeline.score(embedding).distances.max() < 1e-5
-    assert pipeline.process(frame(30)).score > 0
-    with pytest.raises(DatabaseError, match=r"settings: found .*'segmenter': 'topic'.*, expected .*'crop'"):
-        Pipeline.load(asked, databases['patches'])
-
-
-@pytest.mark.parametrize('encoder', [{'encoder': 'semanom-tiny'}, {'encoder_features': 'tokens'}])
-def test_crops_need_patches_in_the_space_of_pictures(encoder, clip_folder):
-    asked = {'encoder': 'open_clip:tiny-clip', 'variant': 'instance', 'segment_embedding': 'crop'} | encoder
-    if asked['encoder'] != 'semanom-tiny':
-        asked['encoder_weights'] = f'local-dir:{clip_folder}'
-    with pytest.raises(EncoderError, match='expected a CLIP encoder of open_clip with encoder_features maskclip'):
-        Embedder.load(resolve(asked, METHOD))

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from semanom_ros.core.embedding.encoders import TextAlignedEncoder, load_encoder
+from semanom_ros.core.embedding.encoders.encoder import TextAlignedEncoder
+from semanom_ros.core.embedding.registry import load_encoder
 from semanom_ros.errors import EncoderError
+from semanom_ros.settings import EncoderSettings
 
 CLOSE = {'atol': 1e-5, 'rtol': 1e-4}
 VIT = 'timm:test_vit'  # timm's own model for tests: 6 blocks of width 64, patches of 16
@@ -38,8 +40,8 @@ def vit_file(tmp_path_factory) -> Path:
 
 
 def test_dinov2_as_in_the_paper(pictures, standardized):
-    encoder = load_encoder('timm:vit_small_patch14_dinov2.lvd142m', weights='random:0', input_size=(224, 224),
-                           device='cpu')
+    encoder = load_encoder(EncoderSettings(
+        'timm:vit_small_patch14_dinov2.lvd142m', weights='random:0', input_size=(224, 224), device='cpu'))
     assert (encoder.grid_size, encoder.dimension) == ((16, 16), 384)
     library = seeded('vit_small_patch14_dinov2')
     library.set_input_size(img_size=(224, 224))
@@ -53,7 +55,8 @@ def test_dinov2_as_in_the_paper(pictures, standardized):
 
 def test_class_and_register_tokens_are_dropped(pictures, standardized):
     """DINOv3: one class token, four registers, rotary positions, a picture that is not square."""
-    encoder = load_encoder('timm:vit_small_patch16_dinov3', weights='random:0', input_size=(64, 112), device='cpu')
+    encoder = load_encoder(EncoderSettings(
+        'timm:vit_small_patch16_dinov3', weights='random:0', input_size=(64, 112), device='cpu'))
     library = seeded('vit_small_patch16_dinov3')
     library.set_input_size(img_size=(64, 112))
     images = pictures(2, 64, 112)
@@ -65,7 +68,7 @@ def test_class_and_register_tokens_are_dropped(pictures, standardized):
 
 def test_position_embeddings_are_interpolated(vit_file, pictures, standardized):
     """Against timm's own resampling at every forward pass (`dynamic_img_size`)."""
-    encoder = load_encoder(VIT, weights=str(vit_file), input_size=(96, 160), device='cpu')
+    encoder = load_encoder(EncoderSettings(VIT, weights=str(vit_file), input_size=(96, 160), device='cpu'))
     library = timm.create_model('test_vit', checkpoint_path=str(vit_file), dynamic_img_size=True).eval()
     images = pictures(1, 96, 160)
     with torch.inference_mode():
@@ -75,7 +78,7 @@ def test_position_embeddings_are_interpolated(vit_file, pictures, standardized):
 
 
 def test_layer_chooses_the_block(vit_file, pictures, standardized):
-    encoder = load_encoder(VIT, weights=str(vit_file), input_size=(64, 64), layer=-3, device='cpu')
+    encoder = load_encoder(EncoderSettings(VIT, weights=str(vit_file), input_size=(64, 64), layer=-3, device='cpu'))
     library = timm.create_model('test_vit', checkpoint_path=str(vit_file)).eval()
     library.set_input_size(img_size=(64, 64))
     images = pictures(1, 64, 64)
@@ -88,7 +91,8 @@ def test_layer_chooses_the_block(vit_file, pictures, standardized):
 @pytest.mark.parametrize(('model', 'layer', 'grid', 'dimension'), [
     ('test_convnext', -1, (2, 3), 64), ('test_convnext', 1, (8, 12), 32), ('test_resnet', -1, (2, 3), 96)])
 def test_convolutional_networks(model, layer, grid, dimension, pictures):
-    encoder = load_encoder(f'timm:{model}', weights='random:0', input_size=(64, 96), layer=layer, device='cpu')
+    encoder = load_encoder(EncoderSettings(
+        f'timm:{model}', weights='random:0', input_size=(64, 96), layer=layer, device='cpu'))
     embeddings = encoder.encode(pictures(2, 64, 96))
     assert (encoder.grid_size, encoder.dimension) == (grid, dimension)
     assert embeddings.shape == (2, *grid, dimension)
@@ -96,7 +100,8 @@ def test_convolutional_networks(model, layer, grid, dimension, pictures):
 
 
 def test_window_network_at_another_size(pictures):
-    encoder = load_encoder('timm:swin_tiny_patch4_window7_224', weights='random:0', input_size=(64, 128), device='cpu')
+    encoder = load_encoder(EncoderSettings(
+        'timm:swin_tiny_patch4_window7_224', weights='random:0', input_size=(64, 128), device='cpu'))
     assert encoder.encode(pictures(1, 64, 128)).shape == (1, 2, 4, 768)
 
 
@@ -107,16 +112,16 @@ def test_colours_of_a_folder_come_with_it(vit_file, tmp_path, pictures):
     (folder / 'model.safetensors').write_bytes(vit_file.read_bytes())
     arguments = {'weights': f'local-dir:{folder}', 'input_size': (64, 64), 'device': 'cpu'}
     images = pictures(1, 64, 64)
-    plain = load_encoder(VIT, **arguments)
+    plain = load_encoder(EncoderSettings(VIT, **arguments))
     (folder / 'config.json').write_text(json.dumps({'pretrained_cfg': {'input_size': [3, 224, 224], **IMAGENET}}))
-    described = load_encoder(VIT, **arguments)
+    described = load_encoder(EncoderSettings(VIT, **arguments))
     assert plain.settings['mean'] == '0.5 0.5 0.5'
     assert described.settings['mean'] == '0.485 0.456 0.406'
     assert plain.weights_sha256 == described.weights_sha256
     assert (plain.encode(images) - described.encode(images)).abs().max() > 1e-3
     (folder / 'config.json').write_text('{"architecture": "vit"}')
     with pytest.raises(EncoderError, match=r'config\.json: no pretrained_cfg'):
-        load_encoder(VIT, **arguments)
+        load_encoder(EncoderSettings(VIT, **arguments))
 
 
 @pytest.mark.parametrize(('name', 'arguments', 'message'), [
@@ -130,15 +135,15 @@ def test_colours_of_a_folder_come_with_it(vit_file, tmp_path, pictures):
 ])
 def test_what_the_model_does_not_have(name, arguments, message):
     with pytest.raises(EncoderError, match=message):
-        load_encoder(name, **{'weights': 'random:0', 'device': 'cpu', **arguments})
+        load_encoder(EncoderSettings(name, **{'weights': 'random:0', 'device': 'cpu', **arguments}))
 
 
 def test_network_that_cannot_run_at_a_size_says_so():
     with pytest.raises(EncoderError, match=r"does not run at 64x64 on cpu in float32 \(Input height \(64\) doesn't"):
-        load_encoder('timm:mixer_s32_224', weights='random:0', input_size=(64, 64), device='cpu')
+        load_encoder(EncoderSettings('timm:mixer_s32_224', weights='random:0', input_size=(64, 64), device='cpu'))
 
 
 def test_weights_of_another_network_are_refused(vit_file):
     with pytest.raises(EncoderError, match=r'vit\.safetensors does not hold its weights') as raised:
-        load_encoder('timm:test_resnet', weights=str(vit_file), device='cpu')
+        load_encoder(EncoderSettings('timm:test_resnet', weights=str(vit_file), device='cpu'))
     assert len(str(raised.value).splitlines()) == 1

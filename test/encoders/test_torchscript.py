@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from semanom_ros.core.embedding.encoders import load_encoder
+from semanom_ros.core.embedding.registry import load_encoder
 from semanom_ros.errors import EncoderError
+from semanom_ros.settings import EncoderSettings
 
 
 class Stem(nn.Module):
@@ -36,7 +37,7 @@ def save(module: nn.Module, path: Path) -> Path:
 
 def test_feature_map_with_its_channels_as_embedding(tmp_path, pictures):
     path = save(Stem(), tmp_path / 'stem.ts')
-    encoder = load_encoder(f'torchscript:{path}', input_size=(40, 64), device='cpu')
+    encoder = load_encoder(EncoderSettings(f'torchscript:{path}', input_size=(40, 64), device='cpu'))
     images = pictures(3, 40, 64)
     embeddings = encoder.encode(images)
     assert (encoder.grid_size, encoder.dimension) == ((5, 8), 9)
@@ -45,7 +46,7 @@ def test_feature_map_with_its_channels_as_embedding(tmp_path, pictures):
 
 def test_patches_without_features_have_length_1_too(tmp_path):
     path = save(nn.Sequential(nn.AvgPool2d(8), nn.Threshold(0.5, 0.0)), tmp_path / 'rectified.ts')
-    encoder = load_encoder(f'torchscript:{path}', input_size=(16, 16), device='cpu')
+    encoder = load_encoder(EncoderSettings(f'torchscript:{path}', input_size=(16, 16), device='cpu'))
     images = torch.zeros(1, 3, 16, 16)
     images[..., 8:] = 0.9
     embeddings = encoder.encode(images)
@@ -57,7 +58,7 @@ def test_identity_is_the_file_and_not_where_it_lies(tmp_path):
     (tmp_path / 'elsewhere').mkdir()
     copy = tmp_path / 'elsewhere' / 'stem.ts'
     copy.write_bytes(path.read_bytes())
-    first, second = (load_encoder(f'torchscript:{file}', device='cpu') for file in (path, copy))
+    first, second = (load_encoder(EncoderSettings(f'torchscript:{file}', device='cpu')) for file in (path, copy))
     assert (first.name, first.weights_sha256) == (second.name, second.weights_sha256)
     assert first.weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert first.input_size == (360, 640)
@@ -65,14 +66,14 @@ def test_identity_is_the_file_and_not_where_it_lies(tmp_path):
 
 def test_precision_is_full_unless_asked(tmp_path):
     path = save(Stem(), tmp_path / 'stem.ts')
-    assert load_encoder(f'torchscript:{path}', device='cpu').dtype == torch.float32
-    assert load_encoder(f'torchscript:{path}', device='cpu', precision='bf16').dtype == torch.bfloat16
+    assert load_encoder(EncoderSettings(f'torchscript:{path}', device='cpu')).dtype == torch.float32
+    assert load_encoder(EncoderSettings(f'torchscript:{path}', device='cpu', precision='bf16')).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(('module', 'found'), [(Pair(), 'tuple'), (Pooled(), r'\(1, 3\)')])
 def test_output_that_is_no_feature_map(module, found, tmp_path):
     with pytest.raises(EncoderError, match=f'its output is {found}, expected a feature map'):
-        load_encoder(f'torchscript:{save(module, tmp_path / "module.ts")}', device='cpu')
+        load_encoder(EncoderSettings(f'torchscript:{save(module, tmp_path / "module.ts")}', device='cpu'))
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
@@ -83,21 +84,21 @@ def test_output_that_is_no_feature_map(module, found, tmp_path):
 ])
 def test_what_a_file_does_not_have(arguments, message, tmp_path):
     with pytest.raises(EncoderError, match=message):
-        load_encoder(f'torchscript:{save(Stem(), tmp_path / "stem.ts")}', device='cpu', **arguments)
+        load_encoder(EncoderSettings(f'torchscript:{save(Stem(), tmp_path / "stem.ts")}', device='cpu', **arguments))
 
 
 def test_no_torchscript_file(tmp_path):
     with pytest.raises(EncoderError, match='does not exist'):
-        load_encoder(f'torchscript:{tmp_path}/missing.ts', device='cpu')
+        load_encoder(EncoderSettings(f'torchscript:{tmp_path}/missing.ts', device='cpu'))
     (tmp_path / 'text.ts').write_text('hello')
     with pytest.raises(EncoderError, match='is no TorchScript file') as raised:
-        load_encoder(f'torchscript:{tmp_path}/text.ts', device='cpu')
+        load_encoder(EncoderSettings(f'torchscript:{tmp_path}/text.ts', device='cpu'))
     assert len(str(raised.value).splitlines()) == 1
 
 
 def test_pretrained_network_on_a_real_picture_size(driving_data, pictures):
     path = driving_data / 'models' / 'deeplab_edgetpu_cityscapes_features.pt'
-    encoder = load_encoder(f'torchscript:{path}', input_size=(360, 480), device='cpu')
+    encoder = load_encoder(EncoderSettings(f'torchscript:{path}', input_size=(360, 480), device='cpu'))
     assert (encoder.grid_size, encoder.dimension) == ((33, 43), 336)
     embeddings = encoder.encode(pictures(1, 360, 480))
     torch.testing.assert_close(embeddings.norm(dim=-1), torch.ones(1, 33, 43))

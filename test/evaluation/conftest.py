@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from semanom_ros.commands.progress_bars import Bars
-from semanom_ros.parameters import METHOD, NODE, RECORDER, resolve
 from semanom_ros.recordings.bags import BagWriter
-from semanom_ros.recordings.images import image_to_compressed, image_to_message
 from semanom_ros.recordings.nominal_recording import record_bags
+from semanom_ros.ros.messages import image_to_compressed, image_to_message, write_message
+from semanom_ros.settings import Settings
 
 HEIGHT, WIDTH = 72, 96
 START_NS = 1_700_000_000_000_000_000
@@ -52,9 +52,9 @@ def write_drive(path: Path, frames: int, *, seed: int = 0, anomalies: tuple[tupl
                 mask[38:40, 48:72] = 128
             picture = image_to_compressed(image, stamp, 'camera_optical', 'png') if compressed else \
                 image_to_message(image, 'bgr8', stamp, 'camera_optical')
-            writer.write(topic, picture, stamp)
+            write_message(writer, topic, picture, stamp)
             if truth:
-                writer.write('/ground_truth/anomaly_mask', image_to_message(mask, 'mono8', stamp, ''), stamp)
+                write_message(writer, '/ground_truth/anomaly_mask', image_to_message(mask, 'mono8', stamp, ''), stamp)
     return path
 
 
@@ -91,7 +91,6 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Town:
     nominal = write_drive(folder / 'nominal', 100, seed=1, truth=False)
     databases = {}
     for variant in ('grid', 'instance'):
-        parameters = resolve({**settings, 'variant': variant}, METHOD, NODE, RECORDER)
         databases[variant] = folder / variant
-        record_bags([nominal], databases[variant], parameters, Bars())
+        record_bags([nominal], databases[variant], Settings.of({**settings, 'variant': variant}), Bars())
     return Town(config, databases, write_drive(folder / 'drive', 70, seed=2, anomalies=((20, 34), (58, 65))))

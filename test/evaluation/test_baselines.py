@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from semanom_ros.cli import main
-from semanom_ros.core.database import NominalDatabase
+from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
 from semanom_ros.errors import SemanomError
@@ -236,7 +236,7 @@ def test_patchcore_needs_a_grid_database(town, tmp_path, capsys):
 
 
 NEW_BASELINE = '''
-from semanom_ros.core.frames import FrameResult
+from semanom_ros.core.results import FrameResult, ScoreMap
 from semanom_ros.evaluation.detectors import Row, ranked
 
 
@@ -261,8 +261,8 @@ class Method:
     def process(self, frame):
         pixels = 256 - frame.image.mean(axis=2, dtype='float32')
         score = float(pixels.mean()) - self.darkest
-        result = FrameResult(frame.stamp_ns, frame.camera, pixels.shape, score, score, 1.0, 500.0, False, pixels, 500.0,
-                             pixel_map=pixels)
+        result = FrameResult(frame.stamp_ns, frame.camera, pixels.shape, score, score, 1.0, 500.0, False,
+                             ScoreMap.of_pixels(pixels), 500.0)
         return [ranked(result, False, 1.0)]
 
     def reset(self):

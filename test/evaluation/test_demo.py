@@ -10,7 +10,7 @@ import pytest
 from semanom_ros.cli import main
 from semanom_ros.evaluation.video import write_video
 from semanom_ros.recordings.bags import BagReader, BagWriter
-from semanom_ros.recordings.images import image_to_compressed
+from semanom_ros.ros.messages import image_to_compressed, write_message
 
 from .conftest import PERIOD_NS, START_NS, road
 
@@ -57,7 +57,7 @@ def test_video_keeps_real_time(tmp_path, gap):
     with BagWriter(tmp_path / 'bag') as writer:
         for number in range(12):
             stamp = START_NS + (number + (gap if number > 5 else 0)) * PERIOD_NS
-            writer.write('/overlay', image_to_compressed(road(number, 0)[:71, :95], stamp, ''), stamp)
+            write_message(writer, '/overlay', image_to_compressed(road(number, 0)[:71, :95], stamp, ''), stamp)
     assert write_video(tmp_path / 'bag', '/overlay', tmp_path / 'film.mp4') == 12
     film = cv2.VideoCapture(str(tmp_path / 'film.mp4'))
     assert film.get(cv2.CAP_PROP_FPS) == pytest.approx(10)

@@ -91,7 +91,7 @@ def test_result_bag_holds_every_frame(evaluated):
         assert reader.topics == {
             prefix + 'anomalies': 'semanom_ros/msg/AnomalyArray', prefix + 'score': 'semanom_ros/msg/AnomalyScore',
             prefix + 'overlay/compressed': 'sensor_msgs/msg/CompressedImage', prefix + 'mask': 'sensor_msgs/msg/Image',
-            prefix + 'anomaly_map': 'sensor_msgs/msg/Image'}
+            prefix + 'anomaly_map': 'sensor_msgs/msg/Image', prefix + 'markers': 'visualization_msgs/msg/MarkerArray'}
         assert set(reader.counts.values()) == {70}
         for index, (_, time, message) in enumerate(reader.messages([prefix + 'mask'])):
             assert stamp_ns(message) == time == START_NS + index * PERIOD_NS

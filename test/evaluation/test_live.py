@@ -11,24 +11,23 @@ import pytest
 from semanom_ros.cli import main
 from semanom_ros.errors import SemanomError
 from semanom_ros.evaluation.live_run import run_live
-from semanom_ros.parameters import DETECTOR, METHOD, read_yaml, resolve, table
+from semanom_ros.parameter_files import read_yaml
 from semanom_ros.recordings.bags import BagReader
 from semanom_ros.recordings.images import stamp_ns
 from semanom_ros.ros.background import private_domain
+from semanom_ros.settings import Settings
 
 TOPIC = '/camera/image_raw'
 SCORE = '/semanom_detector/camera/score'
 
 
 @pytest.fixture
-def parameters(town):
-    known = {parameter.name for parameter in table(METHOD, DETECTOR)}
-    given = {name: value for name, value in read_yaml(town.config).items() if name in known}
-    return resolve({**given, 'variant': 'grid'}, METHOD, DETECTOR)
+def settings(town):
+    return Settings.of(read_yaml(town.config))
 
 
-def test_detector_and_evaluator_give_a_frame_the_same_score(town, parameters, tmp_path):
-    live = run_live(town.drive, TOPIC, town.databases['grid'], parameters, tmp_path / 'live')
+def test_detector_and_evaluator_give_a_frame_the_same_score(town, settings, tmp_path):
+    live = run_live(town.drive, TOPIC, town.databases['grid'], settings, tmp_path / 'live')
     assert live.published == 70
     assert 1 <= live.processed <= 70
     assert live.dropped == 70 - live.processed
@@ -50,9 +49,9 @@ def test_detector_and_evaluator_give_a_frame_the_same_score(town, parameters, tm
     assert truths.sum() == 23
 
 
-def test_failing_detector_is_reported_with_its_log(town, parameters, tmp_path):
+def test_failing_detector_is_reported_with_its_log(town, settings, tmp_path):
     with pytest.raises(SemanomError) as failure:
-        run_live(town.drive, TOPIC, tmp_path / 'nowhere', parameters, tmp_path / 'live')
+        run_live(town.drive, TOPIC, tmp_path / 'nowhere', settings, tmp_path / 'live')
     text = str(failure.value)
     assert text.startswith('the detector failed to configure; the end of its log:')
     assert f'{tmp_path / "nowhere"}: found no folder' in text

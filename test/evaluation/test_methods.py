@@ -6,18 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from semanom_ros.core.frames import FrameResult
+from semanom_ros.core.localization.regions_of_map import Region
+from semanom_ros.core.results import FrameResult, ScoreMap
 from semanom_ros.evaluation.detectors import ranked
 
 SCORES = np.array([[0.2, 0.8, 1.7], [0.6, 3.0, 0.1]], np.float32)
 RESULT = FrameResult(
     stamp_ns=1, camera='camera', image_size=(2, 3), score=3.0, raw_score=0.4, p_value=0.01, threshold=1.0,
-    anomalous=True, patch_map=SCORES, pixel_threshold=0.5, pixel_map=SCORES)
+    anomalous=True, scores=ScoreMap.of_pixels(SCORES), pixel_threshold=0.5)
 REPORTED = np.array([[False, False, False], [True, True, False]])
+REGION = Region((0, 1, 2, 1), np.ones((1, 2), bool), 2, (1, 1))
 
 
 def test_what_is_reported_ranks_above_all_else_and_each_part_keeps_its_order():
-    pixels = ranked(replace(RESULT, region_mask=REPORTED), True, 1.0).pixel_scores
+    pixels = ranked(replace(RESULT, regions=(REGION,)), True, 1.0).pixel_scores
     assert pixels[REPORTED].min() > pixels[~REPORTED].max()
     assert pixels[1, 1] > pixels[1, 0]
     np.testing.assert_allclose(pixels[~REPORTED], [0.2, 0.8, 1.0, 0.1])  # the alarm that was taken back: at its level

@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from semanom_ros.core.frames import FrameResult
+from semanom_ros.core.localization.regions_of_map import Region
+from semanom_ros.core.results import FrameResult, ScoreMap
 from semanom_ros.evaluation import metric_table
 from semanom_ros.evaluation.detectors import Row, Verdict
 from semanom_ros.evaluation.gallery import Gallery
@@ -45,10 +46,10 @@ def measured(*, truth=True, anomalies=True, frames=400, period_ns=100_000_000):
         pixels = (random.random(mask.shape) + 0.4 * (mask > 0)).astype(np.float32)
         score = float(0.8 * random.random() + 0.4 * anomalous)
         alarm = score > 0.75
-        region = (mask > 0) & alarm
+        whole = Region((0, 0, mask.shape[1], mask.shape[0]), (mask > 0) & alarm, int((mask > 0).sum()), (0, 0))
         result = FrameResult(
-            number * period_ns, 'camera', mask.shape, score, score, 0.1, 0.75, alarm, pixels, 0.5,
-            region_mask=region if alarm else None, pixel_map=pixels)
+            number * period_ns, 'camera', mask.shape, score, score, 0.1, 0.75, alarm, ScoreMap.of_pixels(pixels), 0.5,
+            regions=(whole,) if alarm else ())
         measurement.add(Verdict(result, score, pixels, 5.0 + number % 7), mask if truth else None, 0, number // 100)
     return measurement
 

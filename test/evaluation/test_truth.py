@@ -4,19 +4,20 @@ import numpy as np
 import pytest
 
 from semanom_ros.errors import BagError
-from semanom_ros.evaluation.truth import DEFAULT_TOPIC, TruthReader
+from semanom_ros.evaluation.truth import TruthReader
 from semanom_ros.recordings.bags import BagReader, BagWriter
-from semanom_ros.recordings.images import image_to_message
+from semanom_ros.recordings.ground_truth import ANOMALY_MASK
+from semanom_ros.ros.messages import image_to_message, write_message
 
 
-def write(path, stamps, topic=DEFAULT_TOPIC, value=255, shape=(6, 8)):
+def write(path, stamps, topic=ANOMALY_MASK, value=255, shape=(6, 8)):
     """A bag of masks whose first pixel counts modulo the known values; its second row holds `value`."""
     with BagWriter(path) as writer:
         for index, stamp in enumerate(stamps):
             mask = np.zeros(shape, np.uint8)
             mask[0, :index % 5] = 255
             mask[1] = value
-            writer.write(topic, image_to_message(mask, 'mono8', stamp, 'camera'), index)
+            write_message(writer, topic, image_to_message(mask, 'mono8', stamp, 'camera'), index)
     return path
 
 

@@ -57,7 +57,7 @@ class Recipe:
         device: where calibration searches.
     """
 
-    search: SearchSettings = field(default_factory=SearchSettings)
+    search: SearchSettings
     score: ScoreSettings = field(default_factory=ScoreSettings)
     index: IndexSettings = field(default_factory=IndexSettings)
     device: torch.device = field(default_factory=lambda: torch.device('cpu'))

@@ -30,7 +30,7 @@ from semanom_ros.settings import SearchSettings
 
 logger = logging.getLogger(__name__)
 
-INDEXED_FROM = 10_000
+INDEXED_FROM = 20_000
 """Embeddings from which on an approximate index is quicker than searching them all on a CPU."""
 
 

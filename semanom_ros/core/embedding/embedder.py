@@ -143,14 +143,13 @@ class Embedder:
                 if self._pictures is not None and len(segments.scores):
                     vectors = self._embed_crops(self._pictures, frame, segments)
                 timings['segment'] = clock.lap()
-            grid = PatchGrid(one.shape[0], one.shape[1], frame.image.shape[0], frame.image.shape[1])
+            grid = PatchGrid(one.shape[0], one.shape[1], *frame.size)
             embeddings.append(FrameEmbedding(frame, grid, one, segments, vectors, timings))
         return embeddings
 
     def _embed_crops(self, encoder: PictureEncoder, frame: Frame, segments: Segments) -> torch.Tensor:
-        image_size = frame.image.shape[0], frame.image.shape[1]
-        labels = segments.at(image_size)
-        boxes, _ = segment_boxes(labels, len(segments.scores), image_size)
+        labels = segments.at(frame.size)
+        boxes, _ = segment_boxes(labels, len(segments.scores), frame.size)
         size = encoder.picture_size
         pictures = Preprocessor(size, encoder.device)(masked_crops(frame.image, labels, boxes, size))
         return torch.cat([encoder.encode_image(batch) for batch in pictures.split(CROP_BATCH)])

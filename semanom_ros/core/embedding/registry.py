@@ -22,11 +22,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from tqdm import tqdm
 
+from semanom_ros.core.embedding import weight_store
 from semanom_ros.core.embedding.card import Card
 from semanom_ros.core.embedding.device import resolve_device
 from semanom_ros.core.embedding.encoders.encoder import Encoder
 from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
-from semanom_ros.core.embedding.weight_store import reason, store
 from semanom_ros.errors import EncoderError, SegmenterError, SemanomError
 from semanom_ros.settings import EncoderSettings, QuerySettings
 
@@ -228,13 +228,13 @@ def cards() -> list[Card]:
     return found
 
 
-def fetch(name: str, weights: str, root: Path | None) -> dict[str, str]:
+def fetch(name: str, weights: str, store: Path | None) -> dict[str, str]:
     """Fetches the weights of an encoder or a segmenter.
 
     Args:
         name: as in the parameter `segmenter`, or else `encoder`.
         weights: which, e.g. a tag; '': the one in the name, or the usual ones.
-        root: folder of fetched models; None: the default store.
+        store: folder of fetched models; None: the default store.
 
     Returns:
         The parameters that name what was fetched.
@@ -248,7 +248,7 @@ def fetch(name: str, weights: str, root: Path | None) -> dict[str, str]:
                            f'segmenter, one of {", ".join(segmenters)}; correct it, or install the package that has it')
     kind = _SEGMENTERS if name in segmenters else _ENCODERS
     family = _family(kind, name if kind is _SEGMENTERS else name.partition(':')[0])
-    return {kind.name: name, f'{kind.name}_weights': family.fetch(name, weights, root or store())}
+    return {kind.name: name, f'{kind.name}_weights': family.fetch(name, weights, store or weight_store.store())}
 
 
 def model_of(name: str) -> str:
@@ -302,8 +302,8 @@ def _family(kind: _Kind, name: str) -> Any:
         raise kind.error(f'{kind.name} {name}: {_whose(point)} cannot be imported ({_said(error)}); install what it '
                          'needs, see `semanom doctor`') from error
     if not isinstance(family, kind.protocol):
-        raise kind.error(f'{kind.name} {name}: {_whose(point)} is a {type(family).__name__}, expected a '
-                         f'{kind.protocol.__name__} (see {__name__}); correct that package')
+        raise kind.error(f'{kind.name} {name}: {_whose(point)}: found {type(family).__name__}, expected what '
+                         f'{kind.protocol.__name__} of {__name__} asks for; correct that package')
     return family
 
 
@@ -313,4 +313,4 @@ def _whose(point: EntryPoint) -> str:
 
 
 def _said(error: Exception) -> str:
-    return f'{type(error).__name__}: {reason(error)}'
+    return f'{type(error).__name__}: {weight_store.reason(error)}'

@@ -295,27 +295,22 @@ def verify(owner: Owner, file: Path) -> str:
     Raises:
         EncoderError, SegmenterError: the file is not as it was fetched.
     """
-    found, receipt = sha256_of_file(file), file.parent / RECEIPT
-    if receipt.is_file():
-        try:
-            expected = json.loads(receipt.read_text())['files'][file.name]['sha256']
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise owner.error(f'{receipt}: unreadable, or without {file.name}; fetch the weights again') from error
-        if found != expected:
-            raise owner.error(f'{file}: SHA-256 is {found}, expected {expected}; fetch the weights again')
+    found, receipt = sha256_of_file(file), _receipt(owner, file.parent)
+    if receipt is not None and found != (expected := receipt.get(file.name, 'none, it was not fetched')):
+        raise owner.error(f'{file}: SHA-256 is {found}, expected {expected}; fetch the weights again')
     return found
 
 
 def verify_folder(owner: Owner, folder: Path) -> None:
-    """Compares every file of a folder with its receipt, where there is one.
+    """Compares every file that a folder's receipt names with it; a folder without a receipt was not fetched by us.
 
     Raises:
-        EncoderError, SegmenterError: a file is not as it was fetched.
+        EncoderError, SegmenterError: a file is missing, or not as it was fetched.
     """
-    if (folder / RECEIPT).is_file():
-        for file in sorted(folder.iterdir()):
-            if file.name != RECEIPT:
-                verify(owner, file)
+    for name in _receipt(owner, folder) or {}:
+        if not (folder / name).is_file():
+            raise owner.error(f'{folder / name}: does not exist any more; fetch the weights again')
+        verify(owner, folder / name)
 
 
 def sha256_of_file(path: Path) -> str:
@@ -391,6 +386,17 @@ def reason(error: BaseException) -> str:
     """What an error says in its first sentence, for messages of one line."""
     line = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return line.split('. ')[0].rstrip('.:')
+
+
+def _receipt(owner: Owner, folder: Path) -> dict[str, str] | None:
+    """File name -> SHA-256 of the day when a folder was fetched; None where there is no receipt."""
+    receipt = folder / RECEIPT
+    if not receipt.is_file():
+        return None
+    try:
+        return {name: str(file['sha256']) for name, file in json.loads(receipt.read_text())['files'].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise owner.error(f'{receipt}: unreadable; fetch the weights again') from error
 
 
 def _move(files: list[Path], folder: Path) -> None:

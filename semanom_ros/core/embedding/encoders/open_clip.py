@@ -272,12 +272,14 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     try:
         config = json.loads(path.read_text())
-        if isinstance(config['model_cfg']['vision_cfg'], dict) and isinstance(config['model_cfg']['text_cfg'], dict):
+        parts = config['model_cfg']['vision_cfg'], config['model_cfg']['text_cfg'], config.get(WANTS, {})
+        if all(isinstance(part, dict) for part in parts):
             return config
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EncoderError(f'encoder {name}: {path} is missing or no open_clip configuration ({reason(error)}); '
                            'expected model_cfg with vision_cfg and text_cfg') from error
-    raise EncoderError(f'encoder {name}: {path} has no vision_cfg and text_cfg; give an open_clip configuration')
+    raise EncoderError(f'encoder {name}: {path}: vision_cfg, text_cfg or {WANTS} is no mapping; give an open_clip '
+                       'configuration')
 
 
 def _build(name: str, weights: Weights, blueprint: _Blueprint) -> Any:

@@ -32,4 +32,5 @@ class TopicSegmenter(Segmenter):
 
 
 FAMILY: SegmenterFamily = WeightlessFamily(
-    TopicSegmenter, 'masks come with the images, from another node or a simulator')
+    TopicSegmenter.name, TopicSegmenter, 'masks come with the images, from another node or a simulator',
+    needs_masks=TopicSegmenter.needs_masks)

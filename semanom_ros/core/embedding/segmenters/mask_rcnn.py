@@ -53,7 +53,7 @@ class MaskRCNN(Segmenter):
                 weights=None, weights_backbone=None, box_score_thresh=min_score, box_detections_per_img=max_segments,
                 min_size=image_size, max_size=2 * image_size)
         if weights.file is not None:
-            weights.sha256({})
+            weight_store.verify_folder(OWNER, weights.file.parent)
             network.load_state_dict(_state(weights.file))
         self._network = network.to(device).eval()
 

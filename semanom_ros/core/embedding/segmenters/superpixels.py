@@ -90,4 +90,4 @@ def _outlined(owners: npt.NDArray[np.int32], image: npt.NDArray[np.uint8]) -> np
     return flooded
 
 
-FAMILY: SegmenterFamily = WeightlessFamily(EmbeddingSegmenter, 'needs no weights')
+FAMILY: SegmenterFamily = WeightlessFamily(EmbeddingSegmenter.name, EmbeddingSegmenter, 'needs no weights')

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -13,27 +13,19 @@ from semanom_ros.errors import SegmenterError
 from semanom_ros.settings import QuerySettings
 
 
-class _Make(Protocol):
-    """A class of segmenters that need nothing but their limit."""
-
-    name: str
-    needs_masks: bool
-
-    def __call__(self, max_segments: int) -> Segmenter:
-        """A segmenter."""
-
-
 class WeightlessFamily:
-    """See SegmenterFamily: the one segmenter of a class.
+    """See SegmenterFamily: one segmenter that needs nothing but its limit.
 
     Args:
-        make: the class.
+        name: its name.
+        make: max_segments -> segmenter.
         note: for its card.
+        needs_masks: see SegmenterFamily.
     """
 
-    def __init__(self, make: _Make, note: str) -> None:
-        self.needs_masks = make.needs_masks
-        self._make, self._note = make, note
+    def __init__(self, name: str, make: Callable[[int], Segmenter], note: str, *, needs_masks: bool = False) -> None:
+        self.needs_masks = needs_masks
+        self._name, self._make, self._note = name, make, note
 
     def load(self, settings: QuerySettings, device: torch.device) -> Segmenter:
         """See SegmenterFamily.load."""
@@ -48,4 +40,4 @@ class WeightlessFamily:
 
     def cards(self) -> list[Card]:
         """See SegmenterFamily.cards."""
-        return [Card('segmenter', self._make.name, '', True, self._note)]
+        return [Card('segmenter', self._name, '', True, self._note)]
