@@ -38,6 +38,7 @@ from semanom_ros.core.embedding.weight_store import LOCAL_FOLDER, HubFile, Owner
 from semanom_ros.errors import EncoderError
 from semanom_ros.settings import EncoderSettings
 
+NAMES = ('open_clip',)
 LIBRARY = 'open_clip'
 RECOMMENDED = {
     ('ViT-B-16', 'openai'): 'MIT',

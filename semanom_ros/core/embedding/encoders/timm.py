@@ -30,6 +30,7 @@ from semanom_ros.core.embedding.weight_store import LOCAL_FOLDER, HubFile, Owner
 from semanom_ros.errors import EncoderError
 from semanom_ros.settings import EncoderSettings
 
+NAMES = ('timm',)
 LIBRARY = 'timm'
 RECOMMENDED = (
     'vit_small_patch14_dinov2.lvd142m',

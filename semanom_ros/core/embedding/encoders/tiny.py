@@ -15,7 +15,7 @@ from semanom_ros.core.embedding.weight_store import LOCAL_FOLDER, Owner, Publish
 from semanom_ros.errors import EncoderError
 from semanom_ros.settings import EncoderSettings
 
-NAME = 'semanom-tiny'
+NAMES = ('semanom-tiny',)
 FOLDER = Path(__file__).with_name('semanom_tiny')
 
 
@@ -37,9 +37,10 @@ class TinyFamily:
 
     def cards(self) -> list[Card]:
         """See EncoderFamily.cards."""
-        file = _find(NAME, '').file
-        described = open_clip.describe(open_clip.read_config(NAME, FOLDER)['model_cfg'])
-        return [Card('encoder', NAME, '', True, str(file), 'Apache-2.0', *described)]
+        name, = NAMES
+        file = _find(name, '').file
+        described = open_clip.describe(open_clip.read_config(name, FOLDER)['model_cfg'])
+        return [Card('encoder', name, '', True, str(file), 'Apache-2.0', *described)]
 
 
 def _find(name: str, weights: str) -> Weights:
@@ -48,8 +49,8 @@ def _find(name: str, weights: str) -> Weights:
     Raises:
         EncoderError: not on this machine.
     """
-    if name != NAME:
-        raise EncoderError(f'encoder {name!r}: {NAME} is one model, expected {NAME} alone; correct it')
+    if name not in NAMES:
+        raise EncoderError(f'encoder {name!r}: {NAMES[0]} is one model, expected {NAMES[0]} alone; correct it')
     if not (FOLDER / open_clip.CONFIG_FILE).is_file():
         raise EncoderError(f'encoder {name}: not in this installation, looked in {FOLDER}; install semanom_ros '
                            'anew, or choose another encoder (`semanom models list`)')

@@ -16,6 +16,8 @@ from semanom_ros.core.embedding.weight_store import reason, sha256_of_file
 from semanom_ros.errors import EncoderError
 from semanom_ros.settings import EncoderSettings
 
+NAMES = ('torchscript',)
+
 # A file does not tell its input size. This is a 16:9 camera picture, small enough for every frame.
 DEFAULT_INPUT_SIZE = (360, 640)
 

@@ -10,6 +10,8 @@ from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
 from semanom_ros.core.embedding.segmenters.weightless import WeightlessFamily
 from semanom_ros.core.frames import Frame, Segments
 
+NAMES = ('topic',)
+
 
 class TopicSegmenter(Segmenter):
     """The masks that came with the frame; a frame that came without any has none, and is all grid."""

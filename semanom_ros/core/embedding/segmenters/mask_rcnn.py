@@ -18,8 +18,9 @@ from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.errors import SegmenterError
 from semanom_ros.settings import QuerySettings
 
+NAMES = ('torchvision',)
 TAG = 'COCO_V1'
-OWNER = Owner('segmenter', 'torchvision')
+OWNER = Owner('segmenter', NAMES[0])
 MIN_SCORE = 0.5  # below, torchvision's own examples draw no instance
 MASK_LEVEL = 0.5
 

@@ -27,6 +27,7 @@ from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.errors import ParameterError, SegmenterError
 from semanom_ros.settings import QuerySettings
 
+NAMES = ('owlv2+sam2', 'sam2', 'sam')
 LIBRARY = 'transformers'
 REPOSITORIES = {
     'owlv2+sam2': ('google/owlv2-base-patch16-ensemble', 'facebook/sam2.1-hiera-tiny'),

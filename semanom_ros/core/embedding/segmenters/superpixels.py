@@ -13,6 +13,7 @@ from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
 from semanom_ros.core.embedding.segmenters.weightless import WeightlessFamily
 from semanom_ros.core.frames import Frame, Segments
 
+NAMES = ('embedding',)
 ITERATIONS = 5
 COMPACTNESS = 0.1  # squared distance of one seed spacing counts as much as this cosine distance
 UNCERTAIN = 0.6  # how far an outline may move to an edge of the picture, in patches
