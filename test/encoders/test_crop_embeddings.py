@@ -49,7 +49,7 @@ def test_segments_can_be_embedded_as_crops(clip_folder, tmp_path):
     torch.testing.assert_close(queries.vectors[:2], judge.embedder.encoder.encode_image(images), **CLOSE)
     assert judge.score(embedding).distances.max() < 1e-5
     assert judge.process(frame(30), CameraState()).score > 0
-    with pytest.raises(DatabaseError, match=r"settings: found .*'segmenter': 'topic'.*, expected .*'crop'"):
+    with pytest.raises(DatabaseError, match='settings: segment_embedding: found unset, expected crop'):
         Judge.load(asked, tmp_path / 'patches')
 
 

@@ -43,8 +43,12 @@ class EmbeddingDescription:
             if item.name == 'weights':
                 continue
             mine, theirs = _plain(getattr(self, item.name)), _plain(getattr(other, item.name))
-            if mine != theirs:
-                return item.name, mine, theirs
+            if mine == theirs:
+                continue
+            if isinstance(mine, dict):
+                key = next(key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key))
+                return f'{item.name}: {key}', mine.get(key, 'unset'), theirs.get(key, 'unset')
+            return item.name, mine, theirs
         return None
 
 
