@@ -160,7 +160,9 @@ def test_a_database_can_be_copied_and_read_from_a_read_only_folder(database, tmp
 @pytest.mark.parametrize(('field', 'value', 'found', 'expected'), [
     ('encoder', 'timm:large', 'timm:small', 'timm:large'),
     ('weights_sha256', 'c' * 64, 'a' * 64, 'c' * 64),
-    ('settings', {'layer': '3'}, "{'layer': '-1'}", "{'layer': '3'}"),
+    ('settings: layer', {'layer': '3'}, '-1', '3'),
+    ('settings: features', {'layer': '-1', 'features': 'maskclip'}, 'unset', 'maskclip'),
+    ('settings: layer', {}, '-1', 'unset'),
     ('input_size', (32, 96), '[64, 96]', '[32, 96]'),
     ('grid_size', (2, 6), '[4, 6]', '[2, 6]'),
     ('dimension', 32, '16', '32'),
@@ -172,6 +174,6 @@ def test_a_database_can_be_copied_and_read_from_a_read_only_folder(database, tmp
 def test_another_encoder_preprocessing_or_variant_is_refused(database, description, field, value, found, expected):
     opened = NominalDatabase.open(database)
     with pytest.raises(DatabaseError) as caught:
-        opened.check_compatible(dataclasses.replace(description, **{field: value}))
+        opened.check_compatible(dataclasses.replace(description, **{field.partition(':')[0]: value}))
     assert f'{database}: {field}: found {found}, expected {expected} (loaded now); ' in str(caught.value)
     opened.check_compatible(dataclasses.replace(description, weights='another label'))
