@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from semanom_ros.core.database import DatabaseDescription, DatabaseWriter, FrameRecord, NominalDatabase
+from semanom_ros.core.curation.publishing import Recipe
+from semanom_ros.core.curation.recorder import NominalRecorder
+from semanom_ros.core.curation.writer import DatabaseWriter
+from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.embedding.encoders.encoder import TextAlignedEncoder
-from semanom_ros.core.embedding.segmenters import load_segmenter
+from semanom_ros.core.embedding.registry import load_segmenter
+from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
 from semanom_ros.core.frames import Frame
-from semanom_ros.core.pipeline import Pipeline
-from semanom_ros.core.scoring.calibration import calibrate, view_settings
-from semanom_ros.parameters import METHOD, Value, resolve
+from semanom_ros.core.pipeline import Judge
+from semanom_ros.core.plausibility.context_network import ContextNetwork
+from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel, Projection, Trees, features
+from semanom_ros.parameters import Value
+from semanom_ros.settings import MethodSettings
 
 
 class RandomEncoder(TextAlignedEncoder):
@@ -68,31 +75,47 @@ class World:
         result[y:y + size, x:x + size] = np.where(squares[..., None] > 0, [255, 0, 255], [0, 255, 0])
         return result
 
-    def parameters(self, **given: Value) -> dict[str, Value]:
-        return resolve({'false_alarm_rate': 0.05, **given}, METHOD)
+    def settings(self, **given: Value) -> MethodSettings:
+        return MethodSettings.of({'false_alarm_rate': 0.05, 'device': 'cpu', **given})
 
-    def embedder(self, settings: dict[str, Value]) -> Embedder:
-        segmenter = load_segmenter(settings, self.encoder.device) if settings['variant'] == 'instance' else None
-        return Embedder(self.encoder, segmenter, str(settings['segment_embedding']))
+    def embedder(self, settings: MethodSettings, segmenter: Segmenter | None = None) -> Embedder:
+        """With the world's encoder; with another segmenter than that of the settings, if given."""
+        asked = settings.queries
+        if asked.variant == 'instance' and segmenter is None:
+            segmenter = load_segmenter(asked, self.encoder.device)
+        return Embedder(self.encoder, segmenter, asked.segment_embedding, asked.segmenter_every_n)
 
-    def database(self, name: str = 'database', recorded: int = 30, held_out: int = 40,
-                 settings: dict[str, Value] | None = None,
-                 picture: Callable[[int], np.ndarray] | None = None) -> NominalDatabase:
-        """Records pictures, one a second, the held-out ones last."""
-        settings = settings or self.parameters()
-        embedder = self.embedder(settings)
-        writer = DatabaseWriter.begin(
-            self.folder / name, DatabaseDescription.of(self.encoder, embedder.preprocessor.sha256, embedder.variant,
-                                                          embedder.settings))
-        for i in range(recorded + held_out):
-            queries = embedder.queries(embedder.embed([Frame((picture or self.street)(i), i * 10**9)])[0])
-            record = FrameRecord('drive', 'f' * 64, '/camera', i * 10**9, (self.height, self.width), i >= recorded)
-            writer.add(record, queries.vectors, queries.boxes, queries.positions, self.street(i)[::2, ::2])
-        return writer.commit(lambda database: calibrate(database.view(**view_settings(settings)), settings))
+    def database(self, settings: MethodSettings | None = None, name: str = 'database', recorded: int = 30,
+                 held_out: int = 40, picture: Callable[[int], np.ndarray] | None = None,
+                 frame: Callable[[int], Frame] | None = None, embedder: Embedder | None = None) -> NominalDatabase:
+        """Records pictures, or whole frames, one a second, the held-out ones last."""
+        settings = settings or self.settings()
+        embedder = embedder or self.embedder(settings)
+        made = frame or (lambda i: Frame((picture or self.street)(i), i * 10**9))
+        frames = [replace(made(i), source='drive', topic='/camera') for i in range(recorded + held_out)]
+        with DatabaseWriter.begin(self.folder / name, embedder.description) as writer:
+            recorder = NominalRecorder(embedder, writer, 80)
+            for _ in recorder.record(frames, 'f' * 64, lambda stamp: stamp >= recorded * 10**9):
+                pass
+            writer.commit(Recipe.of(settings))
+        return NominalDatabase.open(self.folder / name, settings.search)
 
-    def pipeline(self, settings: dict[str, Value] | None = None, **database: Any) -> Pipeline:
-        settings = settings or self.parameters()
-        return Pipeline.load(settings, self.database(settings=settings, **database).path, self.embedder(settings))
+    def model(self, database: NominalDatabase) -> PlausibilityModel:
+        """What belongs where, as if learned: taught nonsense about one frame, of the variant `grid`."""
+        vectors = np.asarray(database.frames()[0].vectors)
+        projection, relative = Projection.of(vectors), np.random.default_rng(0).random((12, 16), np.float32)
+        projected = projection(vectors.reshape(12, 16, -1))
+        wrong = relative > 0.7
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = ContextNetwork(projected.shape[-1]).eval()
+        return PlausibilityModel(projection, Trees.fit(features(relative, projected), wrong.ravel()), (network,))
+
+    def judge(self, settings: MethodSettings | None = None, embedder: Embedder | None = None, **database: Any) -> Judge:
+        """Of a database made for it."""
+        settings = settings or self.settings()
+        embedder = embedder or self.embedder(settings)
+        return Judge.load(settings, self.database(settings, embedder=embedder, **database).path, embedder)
 
 
 @pytest.fixture

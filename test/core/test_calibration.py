@@ -6,14 +6,9 @@ import numpy as np
 import pytest
 
 from semanom_ros.core.frames import Frame
-from semanom_ros.core.plausibility.learning import learn_plausibility
-from semanom_ros.core.scoring.calibration import (
-    Calibration,
-    RegionStatistics,
-    calibrate,
-    frame_statistic,
-    view_settings,
-)
+from semanom_ros.core.pipeline import CameraState
+from semanom_ros.core.scoring.calibration import Calibration, calibrate, frame_statistic
+from semanom_ros.core.scoring.regions import RegionStatistics
 
 
 @pytest.mark.parametrize('rate', [0.02, 0.05, 0.1, 0.3])
@@ -113,25 +108,21 @@ def test_the_frame_score_is_the_mean_of_the_highest():
 
 
 def test_a_drive_raises_the_asked_share_of_false_alarms(world):
-    pipeline = world.pipeline(world.parameters(filter_temporal=False, filter_spatial=False, false_alarm_rate=0.1),
-                              held_out=59)
-    p_values = np.array([pipeline.process(Frame(world.street(10_000 + i), i)).p_value for i in range(100)])
+    judge = world.judge(world.settings(filter_temporal=False, filter_spatial=False, false_alarm_rate=0.1), held_out=59)
+    state = CameraState()
+    p_values = np.array([judge.process(Frame(world.street(10_000 + i), i), state).p_value for i in range(100)])
     for rate in (0.05, 0.1, 0.25, 0.5):  # 59 held-out and 100 unseen frames: three standard errors
         assert (p_values <= rate).mean() <= rate + 3 * (rate * (1 - rate) * (1 / 59 + 1 / 100)) ** 0.5
     assert p_values.min() >= 1 / 60
 
 
-@pytest.mark.parametrize(('encoder', 'by_region'), [('semanom-tiny', False), ('random-patches', True)])
-def test_distances_of_semanom_tiny_are_not_judged_by_their_place(world, encoder, by_region):
-    world.encoder.name = encoder
-    settings = world.parameters()
-    database = world.database(settings=settings)
-    assert ('region_mean' in database.calibration) == by_region
+@pytest.mark.parametrize('by_place', [False, True])
+def test_distances_of_an_encoder_that_says_so_are_not_judged_by_their_place(world, by_place):
+    world.encoder.wants_calibration_by_place = by_place
+    settings = world.settings()
+    database = world.database(settings)
+    assert ('region_mean' in database.calibration) == by_place
     assert len(database.calibration['frame_scores']) == 40
     # what was learned is of distances by their place, and switches that on
-    view, embedder = database.view(**view_settings(settings)), world.embedder(settings)
-    frames = [Frame(world.with_thing(world.street(i), 40, 60), i * 10**9, topic='/camera') for i in range(30)]
-    model = learn_plausibility(view, embedder, frames, settings, composites=20)
-    learned = calibrate(view, settings, model)
+    learned = calibrate(database, settings.search, settings.score, world.model(database))
     assert 'region_mean' in learned
-    assert 'plausibility_axes' in learned

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from semanom_ros.core.scoring.comparison import Comparison
+from semanom_ros.settings import SearchSettings
 
 
 def unit(count: int, seed: int, dimension: int) -> torch.Tensor:
@@ -17,7 +18,8 @@ def unit(count: int, seed: int, dimension: int) -> torch.Tensor:
 @pytest.mark.parametrize('position_weight', [0.0, 0.5])
 def test_reweighting_is_patchcores(world, position_weight):
     """Against eq. 7 written out: softmax over the neighbours of the nearest nominal embedding, itself the first."""
-    database = world.database('reweighted', recorded=4, held_out=2).view(position_weight=position_weight)
+    database = world.database(recorded=4, held_out=2).viewed(
+        SearchSettings(standardize=False, position_weight=position_weight))
     dimension = database.manifest.description.dimension
     queries = unit(20, 1, dimension)
     positions = np.random.default_rng(0).random((20, 2)).astype(np.float32)
@@ -41,7 +43,7 @@ def test_reweighting_is_patchcores(world, position_weight):
 
 def test_a_lonely_neighbour_counts_for_less(world):
     """The same distance to a nominal embedding in a crowd, whose neighbours are as near, and to one on its own."""
-    database = world.database('crowd', recorded=3, held_out=2)
+    database = world.database(recorded=3, held_out=2)
     queries = unit(50, 2, database.manifest.description.dimension)
     positions = np.zeros((50, 2), np.float32)
     plain, _ = Comparison()(database, queries, positions)
@@ -51,7 +53,7 @@ def test_a_lonely_neighbour_counts_for_less(world):
 
 
 def test_nothing_to_compare_with_stays_infinitely_far(world):
-    database = world.database('alone', recorded=2, held_out=1)
+    database = world.database(recorded=2, held_out=1)
     queries = unit(3, 3, database.manifest.description.dimension)
     distances, nearest = Comparison(density_neighbours=5)(
         database, queries, np.zeros((3, 2), np.float32), (0, len(database.frames())))

@@ -8,11 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from semanom_ros.core.embedding.embedder import FrameEmbedding, patch_boxes, segment_cover
+from semanom_ros.core.embedding.embedder import FrameEmbedding
 from semanom_ros.core.embedding.preprocessing import PatchGrid
-from semanom_ros.core.embedding.segmenters import load_segmenter
+from semanom_ros.core.embedding.queries import patch_boxes, segment_boxes, segment_cover, segment_queries
+from semanom_ros.core.embedding.registry import load_segmenter
 from semanom_ros.core.embedding.segmenters.superpixels import EmbeddingSegmenter
 from semanom_ros.core.frames import Frame, Segments
+from semanom_ros.core.results import ScoreMap
+from semanom_ros.settings import QuerySettings
 
 
 def embedding_of(labels, count, rows=5, columns=7):
@@ -46,7 +49,7 @@ def test_segments_are_pooled_by_area(world, size):
     labels[1, 1] = 3  # a single pixel has a patch all the same
     embedding = embedding_of(labels, 3)
     grid = embedding.grid
-    queries = world.embedder(world.parameters()).queries(embedding)
+    queries = world.embedder(world.settings()).queries(embedding)
     of_pixel = np.zeros(size, int)
     for number, (x, y, w, h) in enumerate(patch_boxes(grid)):
         of_pixel[y:y + h, x:x + w] = number
@@ -67,7 +70,7 @@ def test_what_no_segment_covers_falls_back_to_the_grid(world):
     labels = np.zeros((50, 70), np.int32)
     labels[10:30, 20:50] = 1  # exactly patches of rows 1-2 and columns 2-4
     embedding = embedding_of(labels, 1)
-    queries = world.embedder(world.parameters()).queries(embedding)
+    queries = world.embedder(world.settings()).queries(embedding)
     assert len(queries.vectors) == 1 + 35 - 6
     assert (queries.owners[1:3, 2:5] == 0).all()
     alone = queries.owners > 0
@@ -93,20 +96,19 @@ def test_embedding_segments_follow_things(world):
     image[:, :80] = [200, 60, 30]
     image[:, 80:] = [20, 90, 160]
     image[40:72, 24:56] = [250, 250, 60]
-    settings = world.parameters(variant='instance', max_segments=24)
-    embedder = world.embedder(settings)
+    embedder = world.embedder(world.settings(variant='instance', max_segments=24))
     segments = embedder.embed([Frame(image, 0)])[0].segments
-    assert segments.labels.shape == (120, 160)
-    assert segments.labels.min() >= 0
-    assert segments.labels.max() == len(segments.scores) <= 24
+    labels = segments.at((120, 160))
+    assert labels.min() >= 0
+    assert labels.max() == len(segments.scores) <= 24
     truth = np.zeros((120, 160), int)
     truth[:, 80:] = 1
     truth[40:72, 24:56] = 2
     inner = np.zeros((120, 160), bool)
     for start, stop, top, bottom in ((34, 46, 50, 62), (4, 14, 8, 112), (90, 152, 8, 112)):
         inner[top:bottom, start:stop] = True
-    for label in np.unique(segments.labels[segments.labels > 0]):
-        assert len(np.unique(truth[(segments.labels == label) & inner])) <= 1
+    for label in np.unique(labels[labels > 0]):
+        assert len(np.unique(truth[(labels == label) & inner])) <= 1
 
 
 def test_outlines_of_embedding_segments_follow_the_edges_of_the_picture():
@@ -121,12 +123,13 @@ def test_outlines_of_embedding_segments_follow_the_edges_of_the_picture():
     def likeness(found: np.ndarray) -> float:
         return float((found & disc).sum() / (found | disc).sum())
 
-    inside = [label for label in range(1, len(segments.scores) + 1) if (disc[segments.labels == label]).mean() > 0.5]
+    labels = segments.at((240, 320))
+    inside = [label for label in range(1, len(segments.scores) + 1) if (disc[labels == label]).mean() > 0.5]
     whole_patches = np.kron(share.numpy() > 0.5, np.ones((16, 16), bool))
-    assert likeness(np.isin(segments.labels, inside)) > 0.97 > likeness(whole_patches) + 0.1
+    assert likeness(np.isin(labels, inside)) > 0.97 > likeness(whole_patches) + 0.1
 
 
-def test_embedding_segments_are_connected(world):
+def test_embedding_segments_are_connected():
     image = np.random.default_rng(0).integers(0, 255, (120, 160, 3)).astype(np.uint8)
     patches = F.normalize(torch.randn(12, 16, 4, generator=torch.Generator().manual_seed(0)), dim=-1)
     segments = EmbeddingSegmenter(max_segments=40).segment(Frame(image, 0), patches)
@@ -136,8 +139,63 @@ def test_embedding_segments_are_connected(world):
         assert count == 2, 'a segment without pixels, or of several parts'
 
 
-def test_segmenters_are_bounded_by_the_patches(world):
-    segmenter = load_segmenter(world.parameters(max_segments=500), torch.device('cpu'))
+def test_segmenters_are_bounded_by_the_patches():
+    segmenter = load_segmenter(QuerySettings(max_segments=500), torch.device('cpu'))
     patches = F.normalize(torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
     segments = segmenter.segment(Frame(np.zeros((30, 40, 3), np.uint8), 0), patches)
     assert len(segments.scores) <= 12
+
+
+@pytest.mark.parametrize('size', [(120, 160), (240, 320), (480, 640)])
+def test_segments_at_their_own_resolution_are_those_of_the_whole_picture(size):
+    """Labels found at half of the picture's resolution make the queries of the same labels enlarged."""
+    height, width = size
+    half, rng = np.zeros((height // 2, width // 2), np.int32), np.random.default_rng(0)
+    half[5:31, 12:47] = 1
+    half[30:52, 20:60] = rng.integers(0, 2, (22, 40)) * 2
+    half[2, 3] = 3
+    small = Segments(half, np.ones(4, np.float32), ('',) * 4)  # nothing is seen of the last
+    large = Segments(half.repeat(2, axis=0).repeat(2, axis=1), small.scores, small.names)
+    np.testing.assert_array_equal(small.at(size), large.labels)
+    assert large.at(size) is large.labels
+    # a grid whose patches divide either: the shares are the same numbers
+    grid = PatchGrid(6, 8, height, width)
+    np.testing.assert_array_equal(segment_cover(half, 4, grid), segment_cover(large.labels, 4, grid))
+    (boxes, positions), (expected, centres) = (segment_boxes(s.labels, 4, size) for s in (small, large))
+    np.testing.assert_array_equal(boxes[:3], expected[:3])
+    np.testing.assert_allclose(positions[:3], centres[:3], atol=1e-6)
+    patches = F.normalize(torch.randn(6, 8, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    one, other = (segment_queries(patches, grid, s, None) for s in (small, large))
+    torch.testing.assert_close(one.vectors, other.vectors)
+    np.testing.assert_array_equal(one.owners, other.owners)
+    scores = rng.random(len(one.vectors), np.float32)
+    maps = [ScoreMap(scores, one.owners, segments) for segments in (small, large)]
+    np.testing.assert_array_equal(maps[0].at(size), maps[1].at(size))
+    np.testing.assert_array_equal(maps[0].finest.repeat(2, axis=0).repeat(2, axis=1), maps[1].finest)
+
+
+def test_labels_whose_size_does_not_divide_cover_nearly_the_same():
+    rng = np.random.default_rng(0)
+    small = np.zeros((61, 83), np.int32)
+    for label in range(1, 6):
+        y, x = int(rng.integers(40)), int(rng.integers(60))
+        small[y:y + 20, x:x + 22] = label
+    segments, size = Segments(small, np.ones(5, np.float32), ('',) * 5), (200, 317)
+    grid = PatchGrid(5, 7, *size)
+    one, other = (segment_cover(labels, 5, grid) for labels in (small, segments.at(size)))
+    assert np.abs(one - other).max() < 0.2  # an edge lies up to a pixel of the small labels elsewhere, of 12
+    (boxes, positions), (expected, centres) = (segment_boxes(labels, 5, size) for labels in (small, segments.at(size)))
+    assert np.abs(boxes - expected).max() <= np.ceil(317 / 83)
+    np.testing.assert_allclose(positions, centres, atol=0.02)
+
+
+def test_a_description_is_that_of_encoder_and_segmenter(world):
+    grid, instance = (world.embedder(world.settings(variant=variant)) for variant in ('grid', 'instance'))
+    made = instance.description
+    assert (made.encoder, made.weights, made.weights_sha256) == ('random-patches', 'random:0', '0' * 64)
+    assert (made.input_size, made.grid_size, made.dimension) == ((96, 128), (12, 16), 32)
+    assert (made.variant, made.settings) == ('instance', {'segmenter': 'embedding'})
+    assert made.wants_standardizing
+    assert made.wants_calibration_by_place
+    assert grid.description.difference(made) == ('variant', 'grid', 'instance')
+    assert instance.without_segments().description == grid.description

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 
 from semanom_ros.core.frames import Segments
-from semanom_ros.core.localization.filtering import Filter, TemporalFilter, regions
+from semanom_ros.core.localization.filtering import TemporalFilter, keeps
+from semanom_ros.core.localization.regions_of_map import regions
 from semanom_ros.core.localization.tracking import Tracker, iou
+from semanom_ros.settings import FilterSettings
 
 HEIGHT, WIDTH, TENTH = 120, 160, 100_000_000
 
 
 def settings(**given):
-    return Filter(**{'spatial': True, 'min_area': 0.0, 'border': 0.0, 'agreement': 0.0, 'temporal': True,
-                     'persistence': 0.3, **given})
+    return FilterSettings(**{'min_area': 0.0, **given})
 
 
 def hot(*boxes, size=(HEIGHT, WIDTH)):
@@ -71,7 +72,7 @@ def test_a_region_reaches_beyond_its_core_but_not_without_one():
 def test_small_and_border_regions_are_dropped(given, kept):
     anomaly_map = hot((20, 20, 6, 6), (60, 50, 20, 20), (152, 40, 6, 6))
     found = sorted(regions(anomaly_map, 1.0, 1.0), key=lambda region: region.box)
-    assert [i for i, region in enumerate(found) if settings(**given).keeps(region, (HEIGHT, WIDTH), None)] == kept
+    assert [i for i, region in enumerate(found) if keeps(settings(**given), region, (HEIGHT, WIDTH), None)] == kept
 
 
 def test_a_region_must_fill_its_segment():
@@ -81,8 +82,10 @@ def test_a_region_must_fill_its_segment():
     boxes = (50, 50, 8, 8), (42, 42, 36, 36), (100, 100, 8, 8)
     speck, most, outside = (regions(hot(box), 1.0, 1.0)[0] for box in boxes)
     strict = settings(agreement=0.5)
-    assert [strict.keeps(r, (HEIGHT, WIDTH), segments) for r in (speck, most, outside)] == [False, True, True]
-    assert strict.keeps(speck, (HEIGHT, WIDTH), None)
+    half = Segments(labels[::2, ::2], segments.scores, segments.names)  # as found at a working resolution
+    for known in (segments, half):
+        assert [keeps(strict, r, (HEIGHT, WIDTH), known) for r in (speck, most, outside)] == [False, True, True]
+    assert keeps(strict, speck, (HEIGHT, WIDTH), None)
 
 
 def test_what_persists_is_reported_after_its_time():

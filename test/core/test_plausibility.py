@@ -5,37 +5,40 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from semanom_ros.core.curation import operations
+from semanom_ros.core.curation.publishing import Learned, Recipe
 from semanom_ros.core.frames import Frame
-from semanom_ros.core.pipeline import Pipeline
+from semanom_ros.core.pipeline import CameraState, Judge
 from semanom_ros.core.plausibility.context_network import ContextNetwork, Lesson
 from semanom_ros.core.plausibility.learning import learn_plausibility
-from semanom_ros.core.plausibility.plausibility_model import (
-    DEPTH,
-    LEAVES,
-    TREES,
-    PlausibilityModel,
-    Projection,
-    Trees,
-    features,
-)
+from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel, Projection, Trees, features
 from semanom_ros.core.plausibility.transplanting import IMPLAUSIBLE, VALID, NominalPicture, Transplanter
-from semanom_ros.core.scoring.calibration import calibrate, calibrator, view_settings
+from semanom_ros.core.scoring.calibration import calibrate
 from semanom_ros.errors import DatabaseError
 
 
-def test_trees_give_the_log_odds_of_scikit_learn():
-    from sklearn.ensemble import HistGradientBoostingClassifier
-    rng = np.random.default_rng(0)
-    samples = rng.normal(size=(3000, 6)).astype(np.float32)
-    verdicts = samples[:, 0] * samples[:, 1] + samples[:, 2] > 0.5
-    trees = Trees.fit(samples, verdicts, seed=3)
-    reference = HistGradientBoostingClassifier(
-        max_iter=TREES, learning_rate=0.08, max_leaf_nodes=LEAVES, max_depth=DEPTH, min_samples_leaf=40,
-        l2_regularization=5.0, max_features=0.5, early_stopping=False, random_state=3).fit(samples, verdicts)
-    unseen = rng.normal(size=(500, 6)).astype(np.float32)
-    np.testing.assert_allclose(trees(unseen), reference.decision_function(unseen), rtol=1e-4, atol=1e-4)
+def learnable(seed, count=3000):
+    """Samples, and verdicts that no single feature gives."""
+    samples = np.random.default_rng(seed).normal(size=(count, 6)).astype(np.float32)
+    return samples, samples[:, 0] * samples[:, 1] + samples[:, 2] > 0.5
+
+
+def test_trees_give_log_odds():
+    trees = Trees.fit(*learnable(0), seed=3)
+    unseen, truth = learnable(1)
+    odds = trees(unseen)
+    assert odds.shape == (3000,)
+    assert odds.dtype == np.float32
+    assert roc_auc_score(truth, odds) > 0.97
+    assert ((odds > 0) == truth).mean() > 0.9  # an odds of 1 is where it is as likely as not
+
+
+def test_trees_are_the_same_every_time_for_a_seed():
+    samples, verdicts = learnable(0)
+    assert Trees.fit(samples, verdicts, 3) == Trees.fit(samples, verdicts, 3)
+    assert Trees.fit(samples, verdicts, 3) != Trees.fit(samples, verdicts, 4)
 
 
 def test_a_model_survives_storage():
@@ -100,53 +103,51 @@ def scene(world, seed):
 
 @pytest.mark.parametrize('variant', ['grid', 'instance'])
 def test_a_familiar_thing_in_the_wrong_place_stands_out_more(world, variant):
-    settings = world.parameters(filter_temporal=False, variant=variant)
-    database = world.database(settings=settings, recorded=40, held_out=30, picture=lambda i: scene(world, i))
-    plain = Pipeline.load(settings, database.path, world.embedder(settings))
-    view = database.view(**view_settings(settings))
+    settings = world.settings(filter_temporal=False, variant=variant)
+    database = world.database(settings, recorded=40, held_out=30, picture=lambda i: scene(world, i))
+    embedder, recipe = world.embedder(settings), Recipe.of(settings)
+    plain = Judge.load(settings, database.path, embedder)
     frames = [Frame(scene(world, i), i * 10**9, topic='/camera') for i in range(70)]
-    model = learn_plausibility(view, world.embedder(settings), frames, settings, composites=60)
-    operations.calibrate(database.path, lambda candidate: calibrate(
-        candidate.view(**view_settings(settings)), settings, model))
-    learned = Pipeline.load(settings, database.path, world.embedder(settings))
+    model = learn_plausibility(database, embedder, frames, settings.score, composites=60)
+    operations.calibrate(database.path, recipe, Learned(model, 60, 0))
+    learned = Judge.load(settings, database.path, embedder)
 
     misplaced = world.street(500)
     misplaced[10:34, 60:92] = scene(world, 0)[72:96, 12:44]
     proper = scene(world, 501)
 
-    def gap(pipeline):
-        wrong, right = (pipeline.process(Frame(image, 0)) for image in (misplaced, proper))
+    def gap(judge):
+        wrong, right = (judge.process(Frame(image, 0), CameraState()) for image in (misplaced, proper))
         return wrong.score, right.score
 
     wrong, right = gap(learned)
     assert wrong > 1 > right
     assert wrong / right > gap(plain)[0] / max(gap(plain)[1], 1e-6) or right == 0
-    off = Pipeline.load({**settings, 'plausibility': False}, database.path, world.embedder(settings))
+    off = Judge.load(settings.changed({'plausibility': False}), database.path, embedder)
     assert gap(off) == pytest.approx(gap(plain), rel=1e-5)
-    # what was learned outlives the next calibration and recording
-    appended = operations.calibrate(database.path, calibrator(database.path, settings))
-    again = calibrate(appended.view(**view_settings(settings)), settings)
-    np.testing.assert_array_equal(again['frame_scores'], appended.calibration['frame_scores'])
-    assert len(again['frame_scores']) == 30
-    assert again['frame_scores'].max() > 0
-    assert gap(Pipeline.load(settings, database.path, world.embedder(settings))) == gap(learned)
+    # what was learned outlives the next calibration
+    operations.calibrate(database.path)
+    again = Judge.load(settings, database.path, embedder)
+    assert len(again.database.calibration['frame_scores']) == 30
+    assert again.database.calibration['frame_scores'].max() > 0
+    for name, array in learned.database.calibration.items():
+        np.testing.assert_array_equal(again.database.calibration[name], array)
+    assert gap(again) == gap(learned)
 
 
 def test_held_out_frames_without_owners_do_not_calibrate(world, caplog):
-    settings = world.parameters(variant='instance')
-    database = world.database(settings=settings, recorded=20, held_out=10, picture=lambda i: scene(world, i))
-    view, embedder = database.view(**view_settings(settings)), world.embedder(settings)
+    settings = world.settings(variant='instance')
+    database = world.database(settings, recorded=20, held_out=10, picture=lambda i: scene(world, i))
     frames = [Frame(scene(world, i), i * 10**9, topic='/camera') for i in range(26)]  # the last four are gone
-    model = learn_plausibility(view, embedder, frames, settings, composites=20)
-    assert len(calibrate(view, settings, model)['frame_scores']) == 6
+    model = learn_plausibility(database, world.embedder(settings), frames, settings.score, composites=20)
+    assert len(calibrate(database, settings.search, settings.score, model)['frame_scores']) == 6
     assert '4 of 10 held-out frames came after `semanom learn`' in caplog.text
 
 
-def test_a_segment_scores_as_the_mean_of_its_patches(world):
+def test_a_segment_scores_as_the_mean_of_its_patches():
     model = PlausibilityModel(
         Projection(np.zeros(2, np.float32), np.ones(2, np.float32), np.eye(2, dtype=np.float32)),
-        Trees(np.zeros((1, 1), np.int32), np.zeros((1, 1)), np.zeros((1, 1), np.int32), np.zeros((1, 1), np.int32),
-              np.zeros((1, 1), np.float32), 3.0), ())
+        lambda samples: np.full(len(samples), 3.0, np.float32), ())
     owners = np.array([[0, 0, 1], [0, 2, 1]])
     relative = np.array([0.5, 2.0, 0.0, 0.25], np.float32)
     vectors = np.tile(np.array([[1, 0]], np.float32), (4, 1))
@@ -156,10 +157,11 @@ def test_a_segment_scores_as_the_mean_of_its_patches(world):
 
 
 def test_learning_needs_the_recordings_of_the_database(world):
-    settings = world.parameters()
-    database = world.database(settings=settings)
+    settings = world.settings()
+    database = world.database(settings)
+    elsewhere = [Frame(world.street(0), 5, topic='/other')]
     with pytest.raises(DatabaseError, match='none of the frames'):
-        learn_plausibility(database, world.embedder(settings), [Frame(world.street(0), 5, topic='/other')], settings, 4)
-    topic = world.parameters(variant='instance', segmenter='topic')
+        learn_plausibility(database, world.embedder(settings), elsewhere, settings.score, 4)
+    topic = world.settings(variant='instance', segmenter='topic')
     with pytest.raises(DatabaseError, match='segmenter: found topic'):
-        learn_plausibility(world.database('topic', settings=topic), world.embedder(topic), [], topic, 4)
+        learn_plausibility(world.database(topic, 'topic'), world.embedder(topic), [], topic.score, 4)

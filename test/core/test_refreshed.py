@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from semanom_ros.core.embedding.segmenters import load_segmenter
-from semanom_ros.core.embedding.segmenters.refreshed import RefreshedSegmenter
+from semanom_ros.core.embedding.segmenters.refreshed import MaskMemory, refreshed
 from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
 from semanom_ros.core.frames import Frame, Segments
 
@@ -39,8 +38,8 @@ def picture(step: int, speed: int = 3) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
-def drive(segmenter: Segmenter, steps: range, camera: str = 'camera', start: int = 0) -> list[Segments]:
-    return [segmenter.segment(Frame(picture(k), start + k * TENTH, camera), PATCHES) for k in steps]
+def drive(segmenter: Segmenter, every: int, steps: range, memory: MaskMemory) -> list[Segments]:
+    return [refreshed(segmenter, every, Frame(picture(k), k * TENTH), PATCHES, memory) for k in steps]
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> float:
@@ -49,7 +48,7 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
 
 def test_masks_follow_the_picture_between_refreshes() -> None:
     inner = Bright()
-    found = drive(RefreshedSegmenter(inner, 5), range(10))
+    found = drive(inner, 5, range(10), MaskMemory())
     assert inner.asked == 2
     for step, segments in enumerate(found):
         truth = picture(step).min(axis=2) > 250
@@ -59,35 +58,52 @@ def test_masks_follow_the_picture_between_refreshes() -> None:
     assert overlap(stale, picture(4).min(axis=2) > 250) < 0.6  # that they stood still would be noticed
 
 
-def test_cameras_are_kept_apart_and_forgotten_on_request() -> None:
-    inner = Bright()
-    segmenter = RefreshedSegmenter(inner, 100)
-    drive(segmenter, range(3), 'front')
-    drive(segmenter, range(3), 'rear')
+def test_cameras_are_kept_apart_and_a_new_memory_knows_nothing() -> None:
+    inner, front, rear = Bright(), MaskMemory(), MaskMemory()
+    drive(inner, 100, range(3), front)
+    drive(inner, 100, range(3), rear)
     assert inner.asked == 2
-    segmenter.reset('front')
-    drive(segmenter, range(3, 5), 'front')
-    drive(segmenter, range(3, 5), 'rear')
+    drive(inner, 100, range(3, 5), MaskMemory())
+    drive(inner, 100, range(3, 5), rear)
     assert inner.asked == 3
 
 
 @pytest.mark.parametrize('frame', [
     Frame(picture(3), 0), Frame(picture(3), 10**10), Frame(picture(3)[:60], 3 * TENTH)])
 def test_a_jump_in_time_or_size_finds_masks_anew(frame: Frame) -> None:
-    inner = Bright()
-    segmenter = RefreshedSegmenter(inner, 100)
-    drive(segmenter, range(1, 3))
-    segments = segmenter.segment(frame, PATCHES)
+    inner, memory = Bright(), MaskMemory()
+    drive(inner, 100, range(1, 3), memory)
+    segments = refreshed(inner, 100, frame, PATCHES, memory)
     assert inner.asked == 2
     assert segments.labels.shape == frame.image.shape[:2]
 
 
 def test_what_leaves_the_picture_is_gone() -> None:
     inner = Bright()
-    segments = drive(RefreshedSegmenter(inner, 100), range(50))[-1]
+    segments = drive(inner, 100, range(50), MaskMemory())[-1]
     assert len(segments.scores) == 0
     assert not segments.labels.any()
 
 
-def test_the_parameter_wraps_the_segmenter(world) -> None:
-    assert isinstance(load_segmenter(world.parameters(segmenter_every_n=3), torch.device('cpu')), RefreshedSegmenter)
+def test_masks_at_a_working_resolution_follow_the_picture_too() -> None:
+    class Coarse(Bright):
+        def segment(self, frame: Frame, patches: torch.Tensor) -> Segments:
+            whole = super().segment(frame, patches)
+            return Segments(np.ascontiguousarray(whole.labels[::2, ::2]), whole.scores, whole.names)
+
+    found = drive(Coarse(), 100, range(6), MaskMemory())
+    for step, segments in enumerate(found):
+        assert segments.labels.shape == (HEIGHT // 2, WIDTH // 2)
+        assert overlap(segments.at((HEIGHT, WIDTH)) == 1, picture(step).min(axis=2) > 250) > 0.75
+
+
+@pytest.mark.parametrize(('every', 'asked'), [(1, 6), (3, 2)])
+def test_the_parameter_spares_the_segmenter(world, every: int, asked: int) -> None:
+    inner, memory = Bright(), MaskMemory()
+    embedder = world.embedder(world.settings(variant='instance', segmenter_every_n=every), inner)
+    for step in range(6):
+        embedder.embed([Frame(picture(step), step * TENTH)], [memory])
+    assert inner.asked == asked
+    for step in range(3):  # without a memory every frame is the first
+        embedder.embed([Frame(picture(step), step * TENTH)])
+    assert inner.asked == asked + 3

@@ -10,15 +10,20 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from semanom_ros.core.database import DatabaseDescription, DatabaseWriter, FrameRecord, NominalDatabase
+from semanom_ros.core.curation.publishing import Recipe
+from semanom_ros.core.curation.writer import DatabaseWriter
+from semanom_ros.core.database.nominal_database import NominalDatabase
+from semanom_ros.core.database.storage import FrameRecord, NominalAddition, thumbnail
+from semanom_ros.core.embedding.description import EmbeddingDescription
+from semanom_ros.core.scoring.calibration import calibrate
 
 DIMENSION = 16
 SECOND = 1_000_000_000
 
 
 @pytest.fixture
-def description() -> DatabaseDescription:
-    return DatabaseDescription(
+def description() -> EmbeddingDescription:
+    return EmbeddingDescription(
         encoder='timm:small', weights='random:0', weights_sha256='a' * 64, preprocessing_sha256='b' * 64,
         input_size=(64, 96), grid_size=(4, 6), dimension=DIMENSION, variant='grid', settings={'layer': '-1'})
 
@@ -35,10 +40,10 @@ def unit_vectors() -> Callable[..., npt.NDArray[np.float32]]:
 
 
 @pytest.fixture
-def drive() -> Callable[..., Iterator[tuple]]:
-    """A drive of so many frames, as arguments of DatabaseWriter.add; the same for the same bag."""
+def drive() -> Callable[..., Iterator[NominalAddition]]:
+    """A drive of so many frames; the same for the same bag."""
 
-    def frames(bag: str, count: int, vectors: int = 6, topic: str = '/camera') -> Iterator[tuple]:
+    def frames(bag: str, count: int, vectors: int = 6, topic: str = '/camera') -> Iterator[NominalAddition]:
         for i in range(count):
             seed = zlib.crc32(f'{bag} {topic} {i}'.encode())
             record = FrameRecord(f'/drives/{bag}', (bag * 64)[:64], topic, i * SECOND, (480, 640), i % 4 == 3)
@@ -46,22 +51,24 @@ def drive() -> Callable[..., Iterator[tuple]]:
             boxes = generator.integers(0, 400, (vectors, 4)).astype(np.int32)
             positions = generator.random((vectors, 2), dtype=np.float32)
             picture = np.full((12, 16, 3), (10 * i % 256, 40, 200), np.uint8)
-            yield record, unit(vectors, seed), boxes, positions, picture
+            yield NominalAddition(record, unit(vectors, seed), boxes, positions, thumbnail(picture, 160))
 
     return frames
 
 
 @pytest.fixture
-def record(description: DatabaseDescription, drive: Callable[..., Iterator[tuple]]) -> Callable[..., NominalDatabase]:
-    """Records drives into a database: record(path, {'bag': frames}, append=False)."""
+def record(description: EmbeddingDescription, drive: Callable[..., Iterator[NominalAddition]]
+           ) -> Callable[..., NominalDatabase]:
+    """Records drives into a database: record(path, {'bag': frames}, recipe, append=False)."""
 
-    def made(path: Path, bags: dict[str, int], append: bool = False, **commit: object) -> NominalDatabase:
+    def made(path: Path, bags: dict[str, int], recipe: Recipe | None = None, append: bool = False) -> NominalDatabase:
         with DatabaseWriter.begin(path, description, append=append) as writer:
             for bag, count in bags.items():
                 for frame in drive(bag, count):
-                    if not writer.has(*frame[0].key):
-                        writer.add(*frame)
-            return writer.commit(**commit)  # type: ignore[arg-type]
+                    if not writer.has(*frame.record.key):
+                        writer.add(frame)
+            writer.commit(recipe)
+        return NominalDatabase.open(path, verify=False)
 
     return made
 
@@ -78,3 +85,18 @@ def content(database: NominalDatabase) -> dict[tuple, tuple]:
 @pytest.fixture
 def content_of() -> Callable[[NominalDatabase], dict[tuple, tuple]]:
     return content
+
+
+def check_calibration(path: Path, recipe: Recipe) -> NominalDatabase:
+    """The database as a detector opens it; complains unless it holds the calibration that is made in that view."""
+    database = NominalDatabase.open(path, recipe.search)
+    expected = calibrate(database, recipe.search, recipe.score)
+    assert expected.keys() == database.calibration.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(database.calibration[name], array, err_msg=name)
+    return database
+
+
+@pytest.fixture
+def opened_as_calibrated() -> Callable[[Path, Recipe], NominalDatabase]:
+    return check_calibration

@@ -20,9 +20,12 @@ import numpy as np
 import pytest
 
 from semanom_ros.core.curation import operations
-from semanom_ros.core.database import DatabaseWriter, FrameRecord, NominalAddition, NominalDatabase
-from semanom_ros.core.database.database import read_manifest
+from semanom_ros.core.curation.publishing import Recipe
+from semanom_ros.core.curation.writer import DatabaseWriter
+from semanom_ros.core.database.nominal_database import NominalDatabase, read_manifest
+from semanom_ros.core.database.storage import FrameRecord, NominalAddition
 from semanom_ros.errors import DatabaseError
+from semanom_ros.settings import SearchSettings
 
 CHANGES = {'os.rename', 'os.remove', 'os.mkdir', 'os.rmdir', 'os.truncate'}  # audit events, beside open for writing
 fork = multiprocessing.get_context('fork')
@@ -85,11 +88,11 @@ def recording(description, drive) -> Callable[..., None]:
     def work(path: Path, bag: str = 'a', count: int = 5, append: bool = False,
              added: Callable[[int], object] = lambda count: None) -> None:
         with DatabaseWriter.begin(path, description, append=append) as writer:
-            missing = (frame for frame in drive(bag, count, vectors=3) if not writer.has(*frame[0].key))
+            missing = (frame for frame in drive(bag, count, vectors=3) if not writer.has(*frame.record.key))
             for n, frame in enumerate(missing, 1):
-                writer.add(*frame)
+                writer.add(frame)
                 added(n)
-            writer.commit(lambda database: {'frames': np.array(len(database.held_out()))})
+            writer.commit(Recipe(SearchSettings()))
 
     return work
 
@@ -106,7 +109,7 @@ def test_a_first_recording_killed_at_every_change_of_a_file(tmp_path, recording,
         database = NominalDatabase.open(path)
         assert content_of(database) == expected
         assert database.manifest.version == 1
-        assert database.calibration['frames'] == 1
+        assert len(database.calibration['frame_scores']) == 1
         assert not (path / 'staging').exists()
 
     assert kill_everywhere(recording, None, tmp_path, check) > 20
@@ -129,10 +132,11 @@ def test_appending_killed_at_every_change_of_a_file(tmp_path, recording, content
     assert kill_everywhere(lambda path: recording(path, 'b', append=True), tmp_path / 'first', tmp_path, check) > 20
 
 
-def accept(path: Path) -> int:
+def accept(path: Path) -> None:
     frame = FrameRecord('/drives/later', 'e' * 64, '/camera', 77, (480, 640))
     vectors = np.eye(16, dtype=np.float32)[:2]
-    return NominalDatabase.open(path).accept([NominalAddition(frame, vectors, np.ones((2, 4)), np.zeros((2, 2)))])
+    operations.accept(NominalDatabase.open(path),
+                      [NominalAddition(frame, vectors, np.ones((2, 4)), np.zeros((2, 2)))])
 
 
 def compact(path: Path) -> None:
@@ -193,7 +197,7 @@ def test_an_interrupted_recording_waits_while_others_change_the_database(tmp_pat
     recording(path)
     with DatabaseWriter.begin(path, description, append=True) as writer:
         for frame in list(drive('b', 5, vectors=3))[:3]:
-            writer.add(*frame)
+            writer.add(frame)
     accept(path)
     recording(path, 'b', append=True)
     database = NominalDatabase.open(path)
@@ -239,7 +243,7 @@ def test_a_killed_writer_gives_the_lock_back(tmp_path, description, drive):
 
     def hold() -> None:
         writer = DatabaseWriter.begin(tmp_path / 'database', description)
-        writer.add(*next(drive('a', 1)))
+        writer.add(next(drive('a', 1)))
         os.write(writing, b'.')
         signal.pause()
 

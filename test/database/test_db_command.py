@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from semanom_ros import cli
-from semanom_ros.core.database import NominalAddition, NominalDatabase
-from semanom_ros.core.scoring.calibration import calibrate, stored_parameters, view_settings
-from semanom_ros.parameters import METHOD, resolve
+from semanom_ros.core.curation.operations import accept
+from semanom_ros.core.curation.publishing import Recipe, read_recipe
+from semanom_ros.core.database.nominal_database import NominalDatabase
+from semanom_ros.core.database.storage import NominalAddition
+from semanom_ros.core.scoring.calibration import stored_parameters
+from semanom_ros.settings import MethodSettings
 
 
 @pytest.fixture
@@ -30,13 +33,9 @@ def semanom(capsys):
 @pytest.fixture
 def databases(tmp_path, record):
     """Two of them, calibrated for position_weight 0.5."""
-    parameters = resolve({'position_weight': 0.5, 'neighbours': 2}, METHOD)
-
-    def calibrated(database):
-        return calibrate(database.view(**view_settings(parameters)), parameters)
-
+    recipe = Recipe.of(MethodSettings.of({'position_weight': 0.5, 'neighbours': 2, 'device': 'cpu'}))
     for name, bags in (('a', {'a': 12, 'b': 8}), ('b', {'c': 9})):
-        record(tmp_path / name, bags, calibrate=calibrated)
+        record(tmp_path / name, bags, recipe)
     return tmp_path / 'a', tmp_path / 'b'
 
 
@@ -62,7 +61,7 @@ def test_verify(semanom, databases):
     status, out, _ = semanom('verify', a, b)
     assert status == 0
     assert len(out.splitlines()) == 2
-    file = a / 'v000001' / 'recorded' / 'vectors.npy'
+    file = a / 'v000001' / 'recorded' / 'vectors.f32'
     changed = bytearray(file.read_bytes())
     changed[999] ^= 16
     file.write_bytes(changed)
@@ -73,20 +72,16 @@ def test_verify(semanom, databases):
     assert f'{file}: found SHA-256' in err
 
 
-def test_merge_keeps_what_the_calibration_was_for(semanom, databases, tmp_path):
+def test_merge_keeps_what_the_calibration_was_for(semanom, databases, tmp_path, opened_as_calibrated):
     a, b = databases
     status, out, err = semanom('merge', a, b, '--output', tmp_path / 'all')
     assert (status, err) == (0, '')
     assert 'version 1, 132 vectors, ' in out
     assert out.endswith('calibrated')
-    merged = NominalDatabase.open(tmp_path / 'all')
-    assert merged.manifest.vectors == 132
-    parameters = stored_parameters(merged.calibration)
-    assert parameters['position_weight'] == 0.5
-    assert parameters['neighbours'] == 2
-    view = merged.view(**view_settings(parameters))
-    for name, array in calibrate(view, resolve(parameters, METHOD)).items():
-        np.testing.assert_array_equal(merged.calibration[name], array)
+    recipe = read_recipe(tmp_path / 'all')
+    assert recipe.search.position_weight == 0.5
+    assert recipe.score.neighbours == 2
+    assert opened_as_calibrated(tmp_path / 'all', recipe).manifest.vectors == 132
     status, out, _ = semanom('merge', b, '--output', a)
     assert status == 0
     assert 'version 2, 132 vectors (before: 90)' in out
@@ -130,10 +125,11 @@ def test_index_and_revert(semanom, databases, unit_vectors):
     assert status == 2
     assert 'found 4096 inverted lists in IVF4096,SQfp16, expected at most 90' in err
     assert semanom('index', a, '--factory', 'IVF4,SQfp16', '--nprobe', '4')[0] == 0
-    assert ('IVF4,SQfp16, nprobe 4, position_weight 0.5, scale_weight 0, standardize true, over 90 vectors'
+    assert ('IVF4,SQfp16, nprobe 4, position_weight 0.5, scale_weight 0.0, standardize true, over 90 vectors'
             in semanom('info', a)[1])
-    NominalDatabase.open(a, position_weight=0.5, standardize=True).accept([NominalAddition(
-        NominalDatabase.open(a).frames()[0].record, unit_vectors(1, 5), np.zeros((1, 4)), np.zeros((1, 2)))])
+    database = NominalDatabase.open(a, read_recipe(a).search)
+    accept(database, [NominalAddition(
+        database.frames()[0].record, unit_vectors(1, 5), np.zeros((1, 4)), np.zeros((1, 2)))])
     status, out, _ = semanom('revert', a)
     assert status == 0
     assert out.startswith(f'{a}: version 4, 90 vectors, as version 2: index IVF4,SQfp16')
@@ -141,8 +137,9 @@ def test_index_and_revert(semanom, databases, unit_vectors):
 
 def test_reviewed_frames_can_be_taken_out(semanom, databases, unit_vectors):
     a, _ = databases
-    NominalDatabase.open(a).accept([NominalAddition(
-        NominalDatabase.open(a).frames()[0].record, unit_vectors(1, 5), np.zeros((1, 4)), np.zeros((1, 2)))])
+    database = NominalDatabase.open(a)
+    accept(database, [NominalAddition(
+        database.frames()[0].record, unit_vectors(1, 5), np.zeros((1, 4)), np.zeros((1, 2)))])
     assert 'reviewed:/drives/a' in semanom('info', a)[1]
     assert semanom('remove', a, '--source', 'reviewed:*')[0] == 0
     assert NominalDatabase.open(a).manifest.vectors == 90

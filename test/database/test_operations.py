@@ -9,51 +9,56 @@ import numpy as np
 import pytest
 
 from semanom_ros.core.curation import operations
-from semanom_ros.core.curation.operations import IndexSettings
+from semanom_ros.core.curation.operations import accept
+from semanom_ros.core.curation.publishing import EXACT, IndexSettings, Recipe, read_recipe
 from semanom_ros.core.curation.reduction import coreset, distinct
-from semanom_ros.core.database import DatabaseWriter, FrameRecord, NominalAddition, NominalDatabase
-from semanom_ros.core.database.database import read_manifest
+from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.database.manifest import Manifest
+from semanom_ros.core.database.nominal_database import PLAIN, NominalDatabase, read_manifest
+from semanom_ros.core.database.storage import FrameRecord, NominalAddition, thumbnail
+from semanom_ros.core.scoring.calibration import stored_parameters
+from semanom_ros.core.scoring.comparison import Comparison
 from semanom_ros.errors import DatabaseError
+from semanom_ros.settings import ScoreSettings, SearchSettings
 
-
-def counted(database):
-    return {'held_out': np.array(len(database.held_out())), 'vectors': np.array(len(database))}
+AS_IT_IS = Recipe(PLAIN)
 
 
 # -- merge
 
 
-def test_merging_takes_every_frame_once(tmp_path, record, content_of, unit_vectors):
-    a, b = record(tmp_path / 'a', {'a': 9, 'b': 5}), record(tmp_path / 'b', {'b': 8, 'c': 4})
-    merged = operations.merge(tmp_path / 'all', [tmp_path / 'a', tmp_path / 'b'], calibrate=counted)
+def test_merging_takes_every_frame_once(tmp_path, record, content_of, unit_vectors, opened_as_calibrated):
+    a, b = record(tmp_path / 'a', {'a': 9, 'b': 5}, AS_IT_IS), record(tmp_path / 'b', {'b': 8, 'c': 4})
+    manifest = operations.merge(tmp_path / 'all', [tmp_path / 'a', tmp_path / 'b'])
+    merged = opened_as_calibrated(tmp_path / 'all', AS_IT_IS)  # what the first was made for
     assert content_of(merged) == {**content_of(a), **content_of(b)}
-    assert merged.manifest.version == 1
-    assert merged.calibration['held_out'] == 2 + 2 + 1
+    assert merged.manifest == manifest
+    assert manifest.version == 1
+    assert len(merged.calibration['frame_scores']) == 2 + 2 + 1
     assert [source.path for source in merged.manifest.sources] == ['/drives/a', '/drives/b', '/drives/c']
     queries = unit_vectors(20, 0)
     best = np.minimum(a.search(queries)[0], b.search(queries)[0])
     np.testing.assert_allclose(merged.search(queries)[0], best, atol=1e-6)
     operations.verify(tmp_path / 'all')
     # the databases that it was taken from are their own
-    for file in (tmp_path / 'a').rglob('*.npy'):
-        assert file.stat().st_nlink == 1
+    for file in (tmp_path / 'a').rglob('*.*'):
+        assert file.is_dir() or file.stat().st_nlink == 1
 
 
 def test_merging_into_a_database_makes_a_version_of_it(tmp_path, record, content_of):
     a = record(tmp_path / 'a', {'a': 9})
     b = record(tmp_path / 'b', {'b': 5})
-    merged = operations.merge(tmp_path / 'a', [tmp_path / 'b'])
-    assert merged.manifest.version == 2
-    assert content_of(merged) == {**content_of(a), **content_of(b)}
-    assert operations.merge(tmp_path / 'a', [tmp_path / 'b']).manifest.version == 2  # nothing new
+    assert operations.merge(tmp_path / 'a', [tmp_path / 'b']).version == 2
+    assert content_of(NominalDatabase.open(tmp_path / 'a')) == {**content_of(a), **content_of(b)}
+    assert operations.merge(tmp_path / 'a', [tmp_path / 'b']).version == 2  # nothing new
 
 
 def test_what_does_not_fit_is_not_merged(tmp_path, record, description):
     from dataclasses import replace
     record(tmp_path / 'a', {'a': 4})
     with DatabaseWriter.begin(tmp_path / 'b', replace(description, variant='instance')) as writer:
-        writer.add(FrameRecord('/bag', '', '/camera', 0, (4, 4)), np.eye(16), np.zeros((16, 4)), np.zeros((16, 2)))
+        writer.add(NominalAddition(
+            FrameRecord('/bag', '', '/camera', 0, (4, 4)), np.eye(16), np.zeros((16, 4)), np.zeros((16, 2))))
         writer.commit()
     with pytest.raises(DatabaseError, match=r'/b: variant: found instance, expected grid as in /.*/a;'):
         operations.merge(tmp_path / 'all', [tmp_path / 'a', tmp_path / 'b'])
@@ -62,7 +67,7 @@ def test_what_does_not_fit_is_not_merged(tmp_path, record, description):
         operations.merge(tmp_path / 'all', [tmp_path / 'nowhere'])
     with pytest.raises(DatabaseError, match='found it among the databases to merge'):
         operations.merge(tmp_path / 'a', [tmp_path / 'a'])
-    file = next((tmp_path / 'a').rglob('vectors.npy'))
+    file = next((tmp_path / 'a').rglob('vectors.f32'))
     file.write_bytes(file.read_bytes()[:-1] + b'!')
     with pytest.raises(DatabaseError, match='found SHA-256'):
         operations.merge(tmp_path / 'all', [tmp_path / 'a'])
@@ -72,18 +77,19 @@ def test_what_does_not_fit_is_not_merged(tmp_path, record, description):
 
 
 @pytest.mark.parametrize('name', ['/drives/b', 'b', 'b/', 'b' * 12, '/drives/[b]'])
-def test_removing_a_recording(tmp_path, record, content_of, name):
+def test_removing_a_recording(tmp_path, record, content_of, name, opened_as_calibrated):
     record(tmp_path / 'database', {'a': 9, 'b': 5})
     record(tmp_path / 'database', {'c': 4}, append=True)
-    removed = operations.remove(tmp_path / 'database', [name], calibrate=counted)
-    without = record(tmp_path / 'without', {'a': 9, 'c': 4})
+    operations.remove(tmp_path / 'database', [name])
+    removed = opened_as_calibrated(tmp_path / 'database', Recipe(SearchSettings()))
+    without = record(tmp_path / 'without', {'a': 9, 'c': 4}, Recipe(SearchSettings()))
     assert content_of(removed) == content_of(without)
     assert removed.manifest.version == 3
-    assert removed.calibration['vectors'] == len(without)
+    np.testing.assert_allclose(removed.calibration['frame_scores'], without.calibration['frame_scores'], atol=1e-5)
     np.testing.assert_allclose(removed.statistics.mean, without.statistics.mean, atol=1e-12)
     example = removed.example(len(removed) - 1, 0.0)
     assert example.source == '/drives/c'
-    assert example.thumbnail is not None
+    assert example.thumbnail
     assert 'v000002/recorded' in {part.name for part in removed.manifest.parts}, 'a part without it was written again'
     operations.verify(tmp_path / 'database')
 
@@ -97,7 +103,7 @@ def test_removing_what_is_not_there_or_everything(tmp_path, record):
     assert NominalDatabase.open(tmp_path / 'database').manifest.version == 1
     assert not (tmp_path / 'database' / 'v000002').exists()
     record(tmp_path / 'database', {'b': 4}, append=True)
-    assert operations.remove(tmp_path / 'database', ['a']).manifest.version == 3
+    assert operations.remove(tmp_path / 'database', ['a']).version == 3
 
 
 def test_a_removed_recording_can_be_recorded_again(tmp_path, record, content_of):
@@ -148,21 +154,20 @@ def test_distinct_points_are_apart_and_cover_the_rest(unit_vectors):
     assert (np.diff(found) > 0).all()
 
 
-def test_compacting_bounds_what_distances_change(tmp_path, record, unit_vectors):
-    before = record(tmp_path / 'database', {'a': 40, 'b': 30})
-    record(tmp_path / 'database', {'c': 12}, append=True)
-    before = NominalDatabase.open(tmp_path / 'database')
+def test_compacting_bounds_what_distances_change(tmp_path, record, unit_vectors, opened_as_calibrated):
+    record(tmp_path / 'database', {'a': 40, 'b': 30})
+    before = record(tmp_path / 'database', {'c': 12}, append=True)
     # queries near to nominal vectors, as runtime frames have them
     frames = np.concatenate([frame.vectors for frame in before.frames()])
     queries = frames + 0.1 * unit_vectors(len(frames), 9)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     was, _ = before.search(queries)
-    after = operations.compact(tmp_path / 'database', distance=0.4, calibrate=counted)
+    operations.compact(tmp_path / 'database', distance=0.4, recipe=AS_IT_IS)
+    after = opened_as_calibrated(tmp_path / 'database', AS_IT_IS)
     assert len(after) < 0.8 * len(before)
     now, _ = after.search(queries)
     assert (now >= was - 1e-6).all()
     assert (np.sqrt(2 * now) <= np.sqrt(2 * was) + np.sqrt(2 * 0.4) + 1e-4).all()
-    assert after.calibration['vectors'] == len(after)
     assert after.manifest.held_out_vectors == before.manifest.held_out_vectors
     assert len([part for part in after.manifest.parts if part.kind == 'recorded']) == 1
 
@@ -170,7 +175,8 @@ def test_compacting_bounds_what_distances_change(tmp_path, record, unit_vectors)
 @pytest.mark.parametrize(('size', 'candidates'), [(30, None), (30, 60), (30, 1000)])
 def test_what_is_left_after_compacting_is_as_it_was(tmp_path, record, drive, size, candidates):
     before = record(tmp_path / 'database', {'a': 20, 'b': 9})
-    after = operations.compact(tmp_path / 'database', size=size, candidates=candidates)
+    operations.compact(tmp_path / 'database', size=size, candidates=candidates, recipe=AS_IT_IS)
+    after = NominalDatabase.open(tmp_path / 'database')
     assert len(after) == size
     frames = {frame.record: frame for frame in before.frames()}
     assert [frame.record for frame in after.frames()] == list(frames)
@@ -181,7 +187,7 @@ def test_what_is_left_after_compacting_is_as_it_was(tmp_path, record, drive, siz
         np.testing.assert_array_equal(frame.boxes, was.boxes[rows])
         np.testing.assert_array_equal(frame.positions, was.positions[rows])
     for index in range(30):
-        assert after.example(index, 0.0).thumbnail is not None
+        assert after.example(index, 0.0).thumbnail
     # the space that standardization makes stays that of the drive
     np.testing.assert_array_equal(after.statistics.mean, before.statistics.mean)
     np.testing.assert_array_equal(after.statistics.scale, before.statistics.scale)
@@ -195,9 +201,11 @@ def test_compacting_with_positions_keeps_equal_vectors_at_different_places(tmp_p
     positions = np.array([[0.1, 0.1], [0.1, 0.1], [0.9, 0.1], [0.1, 0.9]], np.float32)
     for name, weight, left in (('without', 0.0, 1), ('with', 1.0, 3)):
         with DatabaseWriter.begin(tmp_path / name, description) as writer:
-            writer.add(FrameRecord('/bag', '', '/camera', 0, (4, 4)), vectors, np.zeros((4, 4)), positions)
+            writer.add(NominalAddition(
+                FrameRecord('/bag', '', '/camera', 0, (4, 4)), vectors, np.zeros((4, 4)), positions))
             writer.commit()
-        assert len(operations.compact(tmp_path / name, distance=0.1, position_weight=weight)) == left
+        recipe = Recipe(SearchSettings(standardize=False, position_weight=weight))
+        assert operations.compact(tmp_path / name, distance=0.1, recipe=recipe).vectors == left
 
 
 # -- accept
@@ -205,30 +213,32 @@ def test_compacting_with_positions_keeps_equal_vectors_at_different_places(tmp_p
 
 def addition(vectors, stamp=0, **changes):
     fields = dict(source='/drives/later', source_sha256='e' * 64, topic='/camera', stamp_ns=stamp, image_size=(48, 64))
-    picture = np.full((6, 8, 3), 90, np.uint8)
     return NominalAddition(FrameRecord(**{**fields, **changes}), vectors, np.full((len(vectors), 4), 7, np.int32),
-                           np.full((len(vectors), 2), 0.5, np.float32), picture)
+                           np.full((len(vectors), 2), 0.5, np.float32),
+                           thumbnail(np.full((6, 8, 3), 90, np.uint8), 8))
 
 
 def test_what_was_accepted_is_found(tmp_path, record, unit_vectors, content_of):
     path = tmp_path / 'database'
-    record(path, {'a': 9, 'b': 5}, calibrate=counted)
-    database = NominalDatabase.open(path, standardize=True, position_weight=0.2)
+    search = SearchSettings(standardize=True, position_weight=0.2)
+    record(path, {'a': 9, 'b': 5}, Recipe(search))
+    database = NominalDatabase.open(path, search)
     odd, place = unit_vectors(3, 77), np.full((3, 2), 0.5, np.float32)
     queries, places = unit_vectors(30, 5), np.random.default_rng(0).random((30, 2), dtype=np.float32)
     before, indices = database.search(queries, 1, places)
-    statistics = database.statistics
+    statistics, calibration = database.statistics, database.calibration
     assert database.search(odd, 1, place)[0].min() > 0.01
-    assert database.accept([addition(odd[:2], 1), addition(odd[2:], 2, topic='/other')]) == 2
-    for opened in (database, NominalDatabase.open(path, standardize=True, position_weight=0.2)):
+    successor = accept(database, [addition(odd[:2], 1), addition(odd[2:], 2, topic='/other')])
+    for opened in (successor, NominalDatabase.open(path, search)):
         assert opened.search(odd, 1, place)[0].max() < 1e-6
         example = opened.example(int(opened.search(odd, 1, place)[1][2, 0]), 0.0)
         assert (example.source, example.topic, example.stamp_ns) == ('reviewed:/drives/later', '/other', 2)
         assert example.box == (7, 7, 7, 7)
-        assert example.thumbnail is not None
+        assert example.thumbnail
         assert opened.manifest.version == 2
         assert opened.manifest.calibrated
-        assert opened.calibration['vectors'] == 66  # as it was
+        for name, array in calibration.items():  # as it was
+            np.testing.assert_array_equal(opened.calibration[name], array)
         # the space has not moved, and indices are what they were
         np.testing.assert_array_equal(opened.statistics.mean, statistics.mean)
         after, same = opened.search(queries, 1, places)
@@ -236,15 +246,16 @@ def test_what_was_accepted_is_found(tmp_path, record, unit_vectors, content_of):
         assert unchanged.any()
         assert (after <= before).all()
         np.testing.assert_array_equal(same[unchanged], indices[unchanged])
+    assert database.search(odd, 1, place)[0].min() > 0.01  # a version that is open stays as it is
     assert content_of(NominalDatabase(path, Manifest.read(path / 'v000001' / 'manifest.json')))
 
 
 def test_accepting_again_and_again_stays_small(tmp_path, record, unit_vectors):
     path = tmp_path / 'database'
     database = record(path, {'a': 9})
-    recorded = {file: file.stat().st_mtime_ns for file in (path / 'v000001').rglob('*.npy')}
+    recorded = {file: file.stat().st_mtime_ns for file in (path / 'v000001').glob('*/*')}
     for number in range(5):
-        database.accept([addition(unit_vectors(2, 100 + number), number)])
+        database = accept(database, [addition(unit_vectors(2, 100 + number), number)])
     assert [part.kind for part in database.manifest.parts] == ['recorded', 'held_out', 'reviewed']
     for number in range(5):
         distances, indices = database.search(unit_vectors(2, 100 + number))
@@ -257,7 +268,7 @@ def test_accepting_again_and_again_stays_small(tmp_path, record, unit_vectors):
     record(path, {'b': 5}, append=True)
     reopened = NominalDatabase.open(path)
     assert reopened.search(unit_vectors(2, 104))[1][:, 0].tolist() == [50, 51]
-    assert operations.remove(path, ['reviewed:*']).manifest.vectors == 42 + 24
+    assert operations.remove(path, ['reviewed:*']).vectors == 42 + 24
 
 
 def test_accepting_into_a_database_that_has_moved_on(tmp_path, record, unit_vectors, description):
@@ -265,55 +276,71 @@ def test_accepting_into_a_database_that_has_moved_on(tmp_path, record, unit_vect
     old = record(path, {'a': 9})
     record(path, {'b': 5}, append=True)
     with pytest.raises(DatabaseError, match=r'version: found 2, expected 1 \(loaded\); load it anew'):
-        old.accept([addition(unit_vectors(1, 0))])
+        accept(old, [addition(unit_vectors(1, 0))])
     new = NominalDatabase.open(path)
     with DatabaseWriter.begin(path, description, append=True), \
             pytest.raises(DatabaseError, match='found a writer at work'):
-        new.accept([addition(unit_vectors(1, 0))])
-    assert new.accept([addition(unit_vectors(1, 0))]) == 3
+        accept(new, [addition(unit_vectors(1, 0))])
+    assert accept(new, [addition(unit_vectors(1, 0))]).manifest.version == 3
 
 
 def test_accepting_beside_an_approximate_index(tmp_path, record, unit_vectors):
     path = tmp_path / 'database'
     record(path, {'a': 40})
-    operations.build_index(path, IndexSettings('IVF4,SQ8', nprobe=1))
+    operations.build_index(path, IndexSettings('IVF4,SQ8', nprobe=1), AS_IT_IS)
     database = NominalDatabase.open(path)
     for number in range(3):
         odd = unit_vectors(2, 100 + number)
-        database.accept([addition(odd, number)])
+        database = accept(database, [addition(odd, number)])
         assert database.search(odd)[0].max() < 1e-6
     assert database.manifest.index is not None
     assert database.manifest.index.file == 'v000002/index.faiss'
     operations.verify(path)
     # what rewrites vectors builds the index anew
     compacted = operations.compact(path, size=100)
-    assert compacted.manifest.index is not None
-    assert compacted.manifest.index.vectors == 106
-    assert compacted.search(unit_vectors(2, 102))[0].max() < 0.01
-    exact = operations.build_index(path, IndexSettings('Flat'))
-    assert exact.manifest.index is None
+    assert compacted.index is not None
+    assert (compacted.index.factory, compacted.index.nprobe, compacted.index.vectors) == ('IVF4,SQ8', 1, 106)
+    assert NominalDatabase.open(path).search(unit_vectors(2, 102))[0].max() < 0.01
+    assert operations.build_index(path, IndexSettings(EXACT)).index is None
 
 
-def test_searches_go_on_while_frames_are_accepted(tmp_path, record, unit_vectors):
-    database = record(tmp_path / 'database', {'a': 20})
-    queries, faults, done = unit_vectors(10, 0), [], threading.Event()
+def test_a_version_stays_as_it_is_while_frames_are_accepted(tmp_path, record, unit_vectors):
+    """The re-weighting by density searches twice: both times in the version that the thread holds."""
+    first = record(tmp_path / 'database', {'a': 20})
+    additions = [addition(unit_vectors(4, 200 + number), number) for number in range(10)]
+    queries = np.concatenate([unit_vectors(10, 0), *(one.vectors for one in additions)])  # accepting changes theirs
+    places = np.full((len(queries), 3), 0.5, np.float32)
+    compare = Comparison(neighbours=2, density_neighbours=5)
+    expected = compare(first, queries, places)
+    evidence = [first.example(int(index), 0.0) for index in expected[1]]
+    faults, searched, done = [], threading.Semaphore(0), threading.Event()
 
     def search():
         while not done.is_set():
-            distances, indices = database.search(queries, 2)
-            if not np.isfinite(distances).all():
-                faults.append(distances)
-            for index in indices[:, 0]:
-                database.example(int(index), 0.0)
+            found = compare(first, queries, places)
+            same = all(np.array_equal(*pair) for pair in zip(found, expected, strict=True))
+            if not same or [first.example(int(index), 0.0) for index in found[1]] != evidence:
+                faults.append(found)
+            searched.release()
 
     thread = threading.Thread(target=search)
     thread.start()
-    for number in range(10):
-        database.accept([addition(unit_vectors(4, 200 + number), number)])
-    done.set()
-    thread.join()
+    latest = first
+    try:
+        for one in additions:
+            latest = accept(latest, [one])
+            while searched.acquire(blocking=False):
+                pass
+            searched.acquire(timeout=60)  # one that was under way, and one that began afterwards
+            searched.acquire(timeout=60)
+    finally:
+        done.set()
+        thread.join()
     assert not faults
-    assert database.manifest.version == 11
+    assert (first.manifest.version, latest.manifest.version) == (1, 11)
+    assert expected[0][10:].min() > 0.01
+    assert latest.search(queries[10:])[0].max() < 1e-6
+    assert (latest.search(queries)[0] <= first.search(queries)[0] + 1e-6).all()
 
 
 # -- versions
@@ -321,36 +348,36 @@ def test_searches_go_on_while_frames_are_accepted(tmp_path, record, unit_vectors
 
 @pytest.mark.parametrize('change', [
     lambda path: operations.remove(path, ['b']), lambda path: operations.compact(path, size=9),
-    lambda path: operations.calibrate(path, counted), lambda path: operations.merge(path, [path.parent / 'other']),
+    lambda path: operations.calibrate(path), lambda path: operations.merge(path, [path.parent / 'other']),
     lambda path: operations.build_index(path, IndexSettings('IVF2,Flat')),
 ], ids=['remove', 'compact', 'calibrate', 'merge', 'index'])
 def test_a_corrupt_database_is_not_made_to_look_sound(tmp_path, record, change):
     path = tmp_path / 'database'
     record(path, {'a': 9, 'b': 5})
     record(tmp_path / 'other', {'c': 4})
-    file = path / 'v000001' / 'recorded' / 'vectors.npy'
+    file = path / 'v000001' / 'recorded' / 'vectors.f32'
     changed = bytearray(file.read_bytes())
     changed[600] ^= 1
     file.write_bytes(changed)
-    with pytest.raises(DatabaseError, match=r'vectors\.npy: found SHA-256'):
+    with pytest.raises(DatabaseError, match=r'vectors\.f32: found SHA-256'):
         change(path)
     assert read_manifest(path).version == 1
     record(path, {'b': 8}, append=True)  # leaves it alone, and still says so
-    with pytest.raises(DatabaseError, match=r'vectors\.npy: found SHA-256'):
+    with pytest.raises(DatabaseError, match=r'vectors\.f32: found SHA-256'):
         NominalDatabase.open(path)
 
 
 def test_going_back(tmp_path, record, unit_vectors, content_of):
     path = tmp_path / 'database'
-    first = content_of(record(path, {'a': 9}, calibrate=counted))
+    first = content_of(record(path, {'a': 9}, Recipe(SearchSettings())))
     with pytest.raises(DatabaseError, match='found no version before 1'):
         operations.revert(path)
-    NominalDatabase.open(path).accept([addition(unit_vectors(2, 0))])
+    accept(NominalDatabase.open(path), [addition(unit_vectors(2, 0))])
     manifest = operations.revert(path)
     assert manifest.version == 3
     database = NominalDatabase.open(path)
     assert content_of(database) == first
-    assert database.calibration['vectors'] == 42
+    assert len(database.calibration['frame_scores']) == 2
     assert operations.revert(path).vectors == 44  # and forth
     operations.verify(path)
 
@@ -359,13 +386,13 @@ def test_going_back_from_a_corrupt_version(tmp_path, record, content_of):
     path = tmp_path / 'database'
     first = content_of(record(path, {'a': 9}))
     record(path, {'b': 5}, append=True)
-    (path / 'v000002' / 'recorded' / 'boxes.npy').unlink()
-    with pytest.raises(DatabaseError, match=r'boxes\.npy: missing'):
+    (path / 'v000002' / 'recorded' / 'boxes.i32').unlink()
+    with pytest.raises(DatabaseError, match=r'boxes\.i32: missing'):
         operations.verify(path)
     operations.revert(path)
     assert content_of(NominalDatabase.open(path)) == first
-    (path / 'v000001' / 'recorded' / 'boxes.npy').unlink()
-    with pytest.raises(DatabaseError, match=r'boxes\.npy: missing'):
+    (path / 'v000001' / 'recorded' / 'boxes.i32').unlink()
+    with pytest.raises(DatabaseError, match=r'boxes\.i32: missing'):
         operations.revert(path)
 
 
@@ -373,11 +400,12 @@ def test_old_versions_go(tmp_path, record):
     path = tmp_path / 'database'
     record(path, {'a': 9})
     for number in range(4):
-        operations.calibrate(path, lambda database, number=number: {'number': np.array(number)})
+        operations.calibrate(path, Recipe(SearchSettings(), ScoreSettings(neighbours=1 + number)))
     names = {file.relative_to(path).as_posix() for file in path.rglob('*') if file.is_file()}
     assert names == {*read_manifest(path).files, 'manifest.json', 'lock', 'v000005/manifest.json',
                      'v000004/manifest.json', 'v000004/calibration.npz'}
-    assert NominalDatabase.open(path).calibration['number'] == 3
+    assert stored_parameters(NominalDatabase.open(path).calibration)['neighbours'] == 4
+    assert read_recipe(path).score.neighbours == 4
 
 
 def test_a_change_is_dated(tmp_path, record):

@@ -18,11 +18,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from semanom_ros.core.curation import operations
-from semanom_ros.core.curation.publishing import IndexSettings, suggested_factory
-from semanom_ros.core.database import DatabaseDescription, DatabaseWriter, FrameRecord, NominalDatabase
+from semanom_ros.core.curation.publishing import IndexSettings, Recipe, suggested_factory
+from semanom_ros.core.curation.writer import DatabaseWriter
+from semanom_ros.core.database import nominal_database
 from semanom_ros.core.database.index import NearestNeighbours, Space, faiss
-from semanom_ros.core.database.storage import Statistics
+from semanom_ros.core.database.nominal_database import NominalDatabase
+from semanom_ros.core.database.storage import FrameRecord, NominalAddition, Statistics
+from semanom_ros.core.embedding.description import EmbeddingDescription
 from semanom_ros.errors import DatabaseError
+from semanom_ros.settings import SearchSettings
+
+
+def viewed(**weights):
+    """Search settings without standardization, unless that is asked for."""
+    return SearchSettings(**{'standardize': False, **weights})
 
 
 def reference(queries, vectors, k, query_places=None, places=None, weight=0.0, standardize=False):
@@ -50,7 +59,7 @@ def all_of(database):
 def test_distances_are_those_of_the_definition(tmp_path, record, unit_vectors, k, weight, standardize):
     record(tmp_path / 'database', {'a': 20, 'b': 9})
     record(tmp_path / 'database', {'c': 8}, append=True)
-    database = NominalDatabase.open(tmp_path / 'database', position_weight=weight, standardize=standardize)
+    database = NominalDatabase.open(tmp_path / 'database', viewed(position_weight=weight, standardize=standardize))
     vectors, places = all_of(database)
     queries = np.concatenate([unit_vectors(40, 1), vectors[:3]])
     query_places = np.random.default_rng(2).random((43, 2), dtype=np.float32)
@@ -72,12 +81,12 @@ def test_distances_are_those_of_the_definition(tmp_path, record, unit_vectors, k
 @pytest.mark.parametrize('approximate', [False, True])
 @pytest.mark.parametrize('position_weight', [0.0, 0.3])
 def test_size_joins_the_distance(tmp_path, record, unit_vectors, position_weight, approximate):
-    weights = {'position_weight': position_weight, 'scale_weight': 0.05}
+    search = viewed(position_weight=position_weight, scale_weight=0.05)
     record(tmp_path / 'database', {'a': 20, 'b': 9})
     if approximate:
-        operations.build_index(tmp_path / 'database', IndexSettings('IVF2,Flat', nprobe=2, **weights))
+        operations.build_index(tmp_path / 'database', IndexSettings('IVF2,Flat', nprobe=2), Recipe(search))
     record(tmp_path / 'database', {'c': 8}, append=True)
-    database = NominalDatabase.open(tmp_path / 'database', **weights)
+    database = NominalDatabase.open(tmp_path / 'database', search)
     frames = list(database.frames())
     vectors, places = all_of(database)
     sizes = np.concatenate([
@@ -118,7 +127,7 @@ def test_any_sizes_pieces_and_exclusions(unit_vectors, data):
 def test_dimensions_that_do_not_vary_stay_finite(unit_vectors):
     vectors = unit_vectors(50, 0)
     vectors[:, 3] = 0.25
-    space = Space(statistics=Statistics.over(vectors))
+    space = Space(SearchSettings(), Statistics.over(vectors))
     odd = vectors.copy()
     odd[:, 3] = 0.3
     embedded = space.embed(odd, None).numpy()
@@ -170,9 +179,9 @@ def test_what_cannot_be_answered_is_refused(tmp_path, record, unit_vectors):
     with pytest.raises(ValueError, match='shape'):
         database.search(unit_vectors(2, 0, 8))
     with pytest.raises(ValueError, match='places'):
-        database.view(position_weight=1.0).search(unit_vectors(2, 0))
-    with pytest.raises(ValueError, match='with sizes'):
-        database.view(scale_weight=1.0).search(unit_vectors(2, 0), 1, np.zeros((2, 2), np.float32))
+        database.viewed(viewed(position_weight=1.0)).search(unit_vectors(2, 0))
+    with pytest.raises(ValueError, match='places of 2 columns, expected 3'):
+        database.viewed(viewed(scale_weight=1.0)).search(unit_vectors(2, 0), 1, np.zeros((2, 2), np.float32))
 
 
 def test_no_queries_and_queries_that_are_not_finite(tmp_path, record, unit_vectors):
@@ -217,7 +226,7 @@ def test_a_neighbourhood_ends_at_the_recording(tmp_path, record):
 def test_an_approximate_index_and_what_came_after_it(tmp_path, record, unit_vectors, factory):
     path = tmp_path / 'database'
     record(path, {'a': 40, 'b': 20})
-    operations.build_index(path, IndexSettings(factory, nprobe=4))
+    operations.build_index(path, IndexSettings(factory, nprobe=4), Recipe(viewed()))
     record(path, {'c': 8}, append=True)  # beside the index, exactly
     database = NominalDatabase.open(path)
     assert database.manifest.index is not None
@@ -233,21 +242,22 @@ def test_an_approximate_index_and_what_came_after_it(tmp_path, record, unit_vect
     np.testing.assert_allclose(excluded, reference(queries, left, 3), atol=2e-2 if factory.endswith('8') else 1e-3)
 
 
-def test_an_index_for_other_settings_is_not_used(tmp_path, record, unit_vectors, caplog):
+def test_an_index_for_other_settings_is_not_used(tmp_path, record, unit_vectors, caplog, monkeypatch):
     path = tmp_path / 'database'
     record(path, {'a': 40})
-    operations.build_index(path, IndexSettings('IVF4,SQ8', nprobe=1, position_weight=0.5))
+    operations.build_index(path, IndexSettings('IVF4,SQ8', nprobe=1), Recipe(viewed(position_weight=0.5)))
+    monkeypatch.setattr(nominal_database, 'INDEXED_FROM', 180)
     places = np.random.default_rng(0).random((20, 2), dtype=np.float32)
     queries = unit_vectors(20, 5)
     with caplog.at_level(logging.WARNING):
-        exact = NominalDatabase.open(path, position_weight=0.2)
-    assert ('found an index for position_weight 0.5, scale_weight 0, standardize False, expected 0.2, 0, False'
-            in caplog.text)
+        exact = NominalDatabase.open(path, viewed(position_weight=0.2))
+    assert ('found 180 vectors and an index for position_weight 0.5, scale_weight 0.0, standardize False, expected one '
+            'for position_weight 0.2, scale_weight 0.0, standardize False' in caplog.text)
     vectors, own = all_of(exact)
     np.testing.assert_allclose(exact.search(queries, 1, places)[0],
                                reference(queries, vectors, 1, places, own, 0.2), atol=1e-4)
     caplog.clear()
-    approximate = NominalDatabase.open(path, position_weight=0.5)
+    approximate = NominalDatabase.open(path, viewed(position_weight=0.5))
     assert not caplog.text
     found, _ = approximate.search(queries, 1, places)
     expected = reference(queries, vectors, 1, places, own, 0.5)
@@ -256,12 +266,11 @@ def test_an_index_for_other_settings_is_not_used(tmp_path, record, unit_vectors,
 
 
 def test_a_large_database_without_an_index_is_pointed_out(tmp_path, record, caplog, monkeypatch):
-    from semanom_ros.core.database import database as module
     record(tmp_path / 'database', {'a': 8})
     with caplog.at_level(logging.WARNING):
         NominalDatabase.open(tmp_path / 'database')
         assert not caplog.text
-        monkeypatch.setattr(module, 'MANY_VECTORS', 36)
+        monkeypatch.setattr(nominal_database, 'INDEXED_FROM', 36)
         NominalDatabase.open(tmp_path / 'database')
         assert 'found 36 vectors and no index' in caplog.text
 
@@ -288,14 +297,13 @@ def test_indices_that_cannot_be_built(tmp_path, record):
 @pytest.mark.parametrize('standardize', [False, True])
 def test_the_gpu_finds_the_same_distances(tmp_path, record, unit_vectors, weight, standardize):
     record(tmp_path / 'database', {'a': 40})
-    options = {'position_weight': weight, 'standardize': standardize}
-    cpu = NominalDatabase.open(tmp_path / 'database', **options)
-    gpu = NominalDatabase.open(tmp_path / 'database', device='cuda', **options)
+    search = viewed(position_weight=weight, standardize=standardize)
+    cpu = NominalDatabase.open(tmp_path / 'database', search)
+    gpu = NominalDatabase.open(tmp_path / 'database', search, device='cuda')
     queries, places = unit_vectors(50, 1), np.random.default_rng(0).random((50, 2), dtype=np.float32)
-    for search in (lambda d: d.search(queries, 3, places), lambda d: d.search_excluding(queries, 3, (3, 9), places),
-                   lambda d: d.search(torch.from_numpy(queries).cuda(), 1, torch.from_numpy(places).cuda())):
-        np.testing.assert_allclose(search(gpu)[0], search(cpu)[0], atol=1e-4)
-    gpu.close()
+    for found in (lambda d: d.search(queries, 3, places), lambda d: d.search_excluding(queries, 3, (3, 9), places),
+                  lambda d: d.search(torch.from_numpy(queries).cuda(), 1, torch.from_numpy(places).cuda())):
+        np.testing.assert_allclose(found(gpu)[0], found(cpu)[0], atol=1e-4)
 
 
 def test_faiss_takes_the_matrix_kernels_of_this_cpu():
@@ -327,14 +335,14 @@ def test_without_a_gpu_in_faiss_the_cpu_searches(tmp_path, record, unit_vectors,
     assert database.search(unit_vectors(2, 0))[0].shape == (2, 1)
 
 
-def test_embeddings_without_length_are_refused(tmp_path: Path, description: DatabaseDescription, unit_vectors):
+def test_embeddings_without_length_are_refused(tmp_path: Path, description: EmbeddingDescription, unit_vectors):
     with DatabaseWriter.begin(tmp_path / 'database', description) as writer:
         for wrong in (np.nan, 0.0, 2.0):
             vectors = unit_vectors(3, 0)
             vectors[1] *= wrong
             with pytest.raises(DatabaseError, match=r'/camera 5: found an embedding of length .*, expected 1'):
-                writer.add(FrameRecord('/bag', '0' * 64, '/camera', 5, (8, 8)), vectors, np.zeros((3, 4), np.int32),
-                           np.zeros((3, 2), np.float32))
+                writer.add(NominalAddition(FrameRecord('/bag', '0' * 64, '/camera', 5, (8, 8)), vectors,
+                                           np.zeros((3, 4), np.int32), np.zeros((3, 2), np.float32)))
         assert writer.frames == 0
 
 
@@ -343,7 +351,7 @@ class TestShippedEncoder:
 
     @pytest.fixture
     def description(self, description):
-        return dataclasses.replace(description, encoder='semanom-tiny')
+        return dataclasses.replace(description, wants_standardizing=False)
 
     def test_its_embeddings_are_compared_as_they_are(self, tmp_path, record, unit_vectors):
         path = tmp_path / 'database'
@@ -351,9 +359,11 @@ class TestShippedEncoder:
         vectors, _ = all_of(NominalDatabase.open(path))
         queries = unit_vectors(10, 1)
         expected = reference(queries, vectors, 3)
-        np.testing.assert_allclose(NominalDatabase.open(path, standardize=True).search(queries, 3)[0], expected,
-                                   atol=1e-4)
-        operations.build_index(path, IndexSettings('IVF2,Flat', 2, standardize=True))
-        indexed = NominalDatabase.open(path, standardize=True)
-        assert indexed._index is not None
+        asked = viewed(standardize=True)
+        database = NominalDatabase.open(path, asked)
+        assert not database.settings.standardize
+        np.testing.assert_allclose(database.search(queries, 3)[0], expected, atol=1e-4)
+        operations.build_index(path, IndexSettings('IVF2,Flat', 2), Recipe(asked))
+        indexed = NominalDatabase.open(path, asked)
+        assert not indexed.parts()  # all of them are in the index
         np.testing.assert_allclose(indexed.search(queries, 3)[0], expected, atol=1e-4)

@@ -6,22 +6,22 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import torch
 
 from semanom_ros.core.curation import operations
-from semanom_ros.core.database import DatabaseDescription, NominalDatabase, read_manifest
+from semanom_ros.core.curation.publishing import Recipe
+from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.database.manifest import SCHEMA_VERSION, Manifest
+from semanom_ros.core.database.nominal_database import NominalDatabase, read_manifest
 from semanom_ros.errors import DatabaseError
+from semanom_ros.settings import SearchSettings
 
 
 @pytest.fixture
 def database(tmp_path, record) -> Path:
     path = tmp_path / 'database'
-    record(path, {'a': 12, 'b': 5}, calibrate=lambda database: {'scores': np.arange(3.0)}).close()
+    record(path, {'a': 12, 'b': 5}, Recipe(SearchSettings()))
     return path
 
 
@@ -41,7 +41,7 @@ def files(path: Path) -> list[Path]:
 def test_every_file_is_in_the_manifest(database):
     listed = {*files(database), database / 'manifest.json', database / 'v000001' / 'manifest.json', database / 'lock'}
     assert {file for file in database.rglob('*') if file.is_file()} == listed
-    assert {file.name for file in files(database)} >= {'vectors.npy', 'boxes.npy', 'positions.npy', 'frames.npy',
+    assert {file.name for file in files(database)} >= {'vectors.f32', 'boxes.i32', 'positions.f32', 'frames.npy',
                                                        'thumbnails.bin', 'statistics.npz', 'calibration.npz'}
 
 
@@ -94,13 +94,12 @@ def test_without_verification_what_cannot_be_read_is_still_said(database):
 
 
 def test_no_folder_no_database_and_a_recording_that_was_not_finished(tmp_path, description, drive):
-    from semanom_ros.core.database import DatabaseWriter
     assert 'found no folder, expected a nominal database' in complaint(tmp_path / 'nowhere')
     (tmp_path / 'pictures').mkdir()
     (tmp_path / 'pictures' / 'one.png').write_bytes(b'')
     assert f'{tmp_path / "pictures" / "manifest.json"}: missing' in complaint(tmp_path / 'pictures')
     with DatabaseWriter.begin(tmp_path / 'half', description) as writer:
-        writer.add(*next(drive('a', 1)))
+        writer.add(next(drive('a', 1)))
     assert 'found an unfinished recording' in complaint(tmp_path / 'half')
     with pytest.raises(DatabaseError, match=r'pictures: found one.png in it, expected'):
         DatabaseWriter.begin(tmp_path / 'pictures', description)
@@ -158,34 +157,23 @@ def test_a_database_can_be_copied_and_read_from_a_read_only_folder(database, tmp
         entry.chmod(0o755)
 
 
-def encoder(**changes: object) -> SimpleNamespace:
-    fields = dict(name='timm:small', weights='another label', weights_sha256='a' * 64, settings={'layer': '-1'},
-                  input_size=(64, 96), grid_size=(4, 6), dimension=16, device=torch.device('cpu'), dtype=torch.float32)
-    return SimpleNamespace(**{**fields, **changes})
-
-
-@pytest.mark.parametrize(('changes', 'field', 'found', 'expected'), [
-    ({'name': 'timm:large'}, 'encoder', 'timm:small', 'timm:large'),
-    ({'weights_sha256': 'c' * 64}, 'weights_sha256', 'a' * 64, 'c' * 64),
-    ({'settings': {'layer': '3'}}, 'settings', "{'layer': '-1'}", "{'layer': '3'}"),
-    ({'input_size': (32, 96)}, 'input_size', '[64, 96]', '[32, 96]'),
-    ({'grid_size': (2, 6)}, 'grid_size', '[4, 6]', '[2, 6]'),
-    ({'dimension': 32}, 'dimension', '16', '32'),
-    ({}, 'preprocessing_sha256', 'b' * 64, 'd' * 64),
-    ({}, 'variant', 'grid', 'instance'),
+@pytest.mark.parametrize(('field', 'value', 'found', 'expected'), [
+    ('encoder', 'timm:large', 'timm:small', 'timm:large'),
+    ('weights_sha256', 'c' * 64, 'a' * 64, 'c' * 64),
+    ('settings: layer', {'layer': '3'}, '-1', '3'),
+    ('settings: features', {'layer': '-1', 'features': 'maskclip'}, 'unset', 'maskclip'),
+    ('settings: layer', {}, '-1', 'unset'),
+    ('input_size', (32, 96), '[64, 96]', '[32, 96]'),
+    ('grid_size', (2, 6), '[4, 6]', '[2, 6]'),
+    ('dimension', 32, '16', '32'),
+    ('preprocessing_sha256', 'd' * 64, 'b' * 64, 'd' * 64),
+    ('variant', 'instance', 'grid', 'instance'),
+    ('wants_standardizing', False, 'True', 'False'),
+    ('wants_calibration_by_place', False, 'True', 'False'),
 ])
-def test_another_encoder_preprocessing_or_variant_is_refused(database, changes, field, found, expected):
+def test_another_encoder_preprocessing_or_variant_is_refused(database, description, field, value, found, expected):
     opened = NominalDatabase.open(database)
-    preprocessing = 'd' * 64 if field == 'preprocessing_sha256' else 'b' * 64
-    variant = 'instance' if field == 'variant' else 'grid'
     with pytest.raises(DatabaseError) as caught:
-        opened.check_compatible(encoder(**changes), preprocessing, variant)
+        opened.check_compatible(dataclasses.replace(description, **{field.partition(':')[0]: value}))
     assert f'{database}: {field}: found {found}, expected {expected} (loaded now); ' in str(caught.value)
-    opened.check_compatible(encoder(), 'b' * 64, 'grid')
-
-
-def test_a_description_is_that_of_the_encoder():
-    made = DatabaseDescription.of(encoder(), 'b' * 64, 'instance')
-    assert made.encoder == 'timm:small'
-    assert made.variant == 'instance'
-    assert made.input_size == (64, 96)
+    opened.check_compatible(dataclasses.replace(description, weights='another label'))

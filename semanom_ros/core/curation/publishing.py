@@ -39,11 +39,11 @@ class IndexSettings:
     Attributes:
         factory: FAISS factory string of an inverted file, e.g. `IVF4096,SQfp16`; `auto`: one that suits the number of
             vectors, where an index pays; `exact`: none.
-        nprobe: inverted lists that a search visits.
+        nprobe: inverted lists that a search visits; 0: as many as before, or NPROBE.
     """
 
     factory: str = AUTO
-    nprobe: int = NPROBE
+    nprobe: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,20 @@ class Recipe:
     def as_before(cls, manifest: Manifest, stored: Mapping[str, Any]) -> Recipe:
         """What a version was made for.
 
+        An index as `auto` would have it was asked for as that: more or fewer vectors want another. A version that is
+        large enough for one and has none was to have none.
+
         Args:
             manifest: of the version.
             stored: parameters that its calibration was made for; {} where it is not calibrated.
         """
-        method = MethodSettings().changed(stored)
         index = manifest.index
-        how = IndexSettings(index.factory, index.nprobe) if index else IndexSettings()
+        if index is None:
+            how = IndexSettings(EXACT if manifest.vectors >= INDEXED_FROM else AUTO)
+        else:
+            automatic = index.factory == suggested_factory(index.vectors)
+            how = IndexSettings(AUTO if automatic else index.factory, index.nprobe)
+        method = MethodSettings().changed({**(index.search if index else {}), **stored})
         return cls(method.search, method.score, how)
 
 
@@ -168,34 +175,33 @@ def _with_index(transaction: Transaction, manifest: Manifest, recipe: Recipe, pr
 
     It serves as long as fewer than INDEXED_FROM vectors have come after those that it covers, in the space asked for.
     """
-    asked = recipe.index
+    asked, current = recipe.index, transaction.current
     if asked.factory == EXACT:
         return manifest
-    wanted = _effective(recipe.search, manifest.description)
+    nprobe = asked.nprobe or (current.index.nprobe if current is not None and current.index is not None else NPROBE)
     kept = transaction.carry_index(manifest)
     entry = kept.index
-    if entry is not None and dict(entry.search) == wanted and entry.nprobe == asked.nprobe \
+    if entry is not None and dict(entry.search) == _effective(recipe.search, manifest.description) \
             and asked.factory in (AUTO, entry.factory) and manifest.vectors - entry.vectors < INDEXED_FROM:
-        return kept
-    if asked.factory != AUTO:
-        return _build_index(transaction, manifest, recipe, asked.factory, progress)
-    if manifest.vectors < INDEXED_FROM:
+        return kept.replace(index=replace(entry, nprobe=nprobe))
+    if asked.factory == AUTO and manifest.vectors < INDEXED_FROM:
         return manifest
-    return _build_index(transaction, manifest, recipe, suggested_factory(manifest.vectors), progress)
+    factory = suggested_factory(manifest.vectors) if asked.factory == AUTO else asked.factory
+    return _build_index(transaction, manifest, recipe.search, IndexSettings(factory, nprobe), progress)
 
 
 def _effective(search: SearchSettings, description: EmbeddingDescription) -> dict[str, Any]:
     return replace(search, standardize=search.standardize and description.wants_standardizing).values()
 
 
-def _build_index(transaction: Transaction, manifest: Manifest, recipe: Recipe, factory: str, progress: Progress
-                 ) -> Manifest:
+def _build_index(transaction: Transaction, manifest: Manifest, search: SearchSettings, how: IndexSettings,
+                 progress: Progress) -> Manifest:
     """Builds an approximate index over all nominal vectors, in steps.
 
     Raises:
         DatabaseError: the factory string is none of FAISS, no inverted file, or wants more vectors.
     """
-    database = NominalDatabase(transaction.root, manifest, recipe.search)
+    database, factory = NominalDatabase(transaction.root, manifest, search), how.factory
     arrays = [np.asarray(array) for _, _, array in database.parts()]
     try:
         index = faiss.index_factory(arrays[0].shape[1], factory, faiss.METRIC_L2)
@@ -228,7 +234,7 @@ def _build_index(transaction: Transaction, manifest: Manifest, recipe: Recipe, f
     faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
     made, name = transaction.add_file(manifest, 'index.faiss', file)
     return made.replace(index=IndexEntry(
-        name, factory, recipe.index.nprobe, _effective(recipe.search, manifest.description), manifest.vectors))
+        name, factory, how.nprobe, _effective(search, manifest.description), manifest.vectors))
 
 
 def _with_calibration(transaction: Transaction, manifest: Manifest, recipe: Recipe, progress: Progress) -> Manifest:

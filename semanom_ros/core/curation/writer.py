@@ -7,6 +7,7 @@ import logging
 import shutil
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -185,7 +186,7 @@ class DatabaseWriter:
         """Publishes what was added as a new version, and ends the recording.
 
         Args:
-            recipe: what it is for; None: neither index nor calibration.
+            recipe: what it is for; None: for the same as the current version, see `publish`.
             progress: is told.
 
         Returns:
@@ -216,7 +217,8 @@ class DatabaseWriter:
 
     def close(self) -> None:
         """Stops without publishing; `begin` goes on from here."""
-        self._journal.close()
+        with suppress(OSError):  # of a full disk: what it did not take was not confirmed
+            self._journal.close()
         for part in self._parts.values():
             part.close()
         self._transaction.close()

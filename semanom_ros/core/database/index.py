@@ -105,8 +105,8 @@ class Space:
         """
         result = as_tensor(vectors)
         if self.settings.standardize:
-            self._mean, self._scale = self._mean.to(result.device), self._scale.to(result.device)
-            result = torch.nn.functional.normalize((result - self._mean) * self._scale, dim=1)
+            mean, scale = self._mean.to(result.device), self._scale.to(result.device)
+            result = torch.nn.functional.normalize((result - mean) * scale, dim=1)
         if self._weighted:
             assert places is not None
             known = as_tensor(places).to(result.device)

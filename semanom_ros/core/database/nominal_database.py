@@ -229,14 +229,12 @@ class NominalDatabase:
         return index
 
     def _warn_of_slow_search(self) -> None:
-        exact = sum(map(len, self._embedded.values()))
-        if self.device.type == 'cuda' or exact < INDEXED_FROM:
+        if self.device.type == 'cuda' or self._index is not None or self.manifest.vectors < INDEXED_FROM:
             return
         entry = self.manifest.index
         why = 'no index' if entry is None else f'an index for {_listed(entry.search)}'
-        if entry is None or self._index is None:
-            logger.warning('%s: found %d vectors and %s, expected one for %s: searching them all takes longer; run '
-                           'semanom db index', self.path, exact, why, _listed(self.settings.values()))
+        logger.warning('%s: found %d vectors and %s, expected one for %s: searching them all takes longer; run '
+                       'semanom db index', self.path, self.manifest.vectors, why, _listed(self.settings.values()))
 
     @property
     def statistics(self) -> Statistics:
@@ -391,7 +389,7 @@ class NominalDatabase:
             index: of the vector, as found by `search`.
             distance: to the query; passed on.
         """
-        frame = int(np.searchsorted(self._firsts, index, side='right')) - 1
+        frame = int(self.frame_indices(index))
         part, local = self._frames.locate(frame)
         record = part.record(local, held_out=False)
         row = part.frames[local]
@@ -406,4 +404,4 @@ PLAIN = SearchSettings(standardize=False)
 
 
 def _listed(settings: Mapping[str, object]) -> str:
-    return ', '.join(f'{name} {value}' for name, value in settings.items())
+    return ', '.join(f'{name} {value}' for name, value in sorted(settings.items()))

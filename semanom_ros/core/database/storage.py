@@ -23,6 +23,7 @@ import json
 import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -485,9 +486,10 @@ class PartWriter:
         return entries | {name: write_hashed(self.folder / name, content) for name, content in rest.items()}
 
     def close(self) -> None:
-        """Closes the files."""
+        """Closes the files; what a full disk did not take of a frame is not of the part."""
         for file in self._files:
-            file.close()
+            with suppress(OSError):
+                file.close()
 
 
 def pieces_of(frame: NominalFrame, picture: bytes) -> list[bytes]:

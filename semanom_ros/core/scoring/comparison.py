@@ -39,7 +39,7 @@ class Comparison:
         Args:
             database: nominal database.
             queries: (N, D) float32 of unit length.
-            places: (N, 3) where they are in the image and how large, see `database.places`.
+            places: (N, 3) where they are in the image and how large, see `places`.
             excluded: (first, end) of the frames that are passed over.
 
         Returns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 
@@ -20,7 +21,7 @@ class Segmenter(ABC):
 
     name: str
     max_segments: int
-    needs_masks: bool = False
+    needs_masks: ClassVar[bool] = False
 
     @abstractmethod
     def segment(self, frame: Frame, patches: torch.Tensor) -> Segments:

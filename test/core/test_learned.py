@@ -1,0 +1,124 @@
+"""What `semanom learn` has made is a file of its own, and outlives every other change of the database."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from semanom_ros.core.curation import operations
+from semanom_ros.core.curation.operations import accept
+from semanom_ros.core.curation.publishing import IndexSettings, Learned, Recipe, read_recipe
+from semanom_ros.core.curation.recorder import NominalRecorder
+from semanom_ros.core.curation.writer import DatabaseWriter
+from semanom_ros.core.database.nominal_database import NominalDatabase, read_manifest
+from semanom_ros.core.database.storage import NominalAddition
+from semanom_ros.core.frames import Frame
+from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel
+from semanom_ros.core.scoring.calibration import calibrate
+from semanom_ros.errors import DatabaseError
+
+
+@pytest.fixture
+def settings(world):
+    return world.settings(neighbours=2)
+
+
+@pytest.fixture
+def model(world, settings):
+    return world.model(world.database(settings, recorded=8, held_out=6))
+
+
+@pytest.fixture
+def path(world, model, settings):
+    """A database that has learned."""
+    path = world.folder / 'database'
+    operations.calibrate(path, Recipe.of(settings), Learned(model, 7, 3))
+    return path
+
+
+def append(world, path, settings):
+    embedder = world.embedder(settings)
+    with DatabaseWriter.begin(path, embedder.description, append=True) as writer:
+        frames = [Frame(world.street(100 + i), i * 10**9, source='later', topic='/camera') for i in range(4)]
+        for _ in NominalRecorder(embedder, writer).record(frames, 'e' * 64, lambda stamp: stamp >= 3 * 10**9):
+            pass
+        writer.commit(Recipe.of(settings))
+
+
+def accept_one(world, path, settings):
+    database = NominalDatabase.open(path, settings.search)
+    frame = database.frames()[0]
+    accept(database, [NominalAddition(*frame)])
+
+
+def compact(world, path, settings):
+    operations.compact(path, size=500)
+
+
+def remove(world, path, settings):
+    append(world, path, settings)
+    operations.remove(path, ['later'])
+
+
+def merge_more(world, path, settings):
+    world.database(settings, 'other', recorded=3, held_out=1, picture=lambda i: world.street(300 + i))
+    other = world.folder / 'other'
+    assert operations.merge(path, [other]).version == 2, 'its frames are those of the same drive: nothing new'
+    append(world, other, settings)
+    operations.merge(path, [other])
+
+
+@pytest.mark.parametrize('change', [
+    append, accept_one, compact, remove, merge_more, lambda world, path, settings: operations.calibrate(path),
+    lambda world, path, settings: operations.build_index(path, IndexSettings('IVF4,Flat')),
+], ids=['append', 'accept', 'compact', 'remove', 'merge', 'calibrate', 'index'])
+def test_what_was_learned_outlives_a_change(world, path, model, settings, change):
+    before = read_manifest(path)
+    assert (before.learned.file, before.learned.composites, before.learned.seed) == ('v000002/learned.npz', 7, 3)
+    change(world, path, settings)
+    manifest = operations.verify(path)
+    assert manifest.version > before.version
+    assert manifest.learned == before.learned
+    assert manifest.files[manifest.learned.file] == before.files[before.learned.file]
+    database = NominalDatabase.open(path, settings.search)
+    expected = model.arrays()
+    assert database.learned.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(database.learned[name], array)
+    if change is not accept_one:  # that leaves the calibration as it was
+        scores = calibrate(database, settings.search, settings.score, PlausibilityModel.of(database))['frame_scores']
+        np.testing.assert_array_equal(database.calibration['frame_scores'], scores)
+
+
+def test_a_database_merged_into_being_takes_over_what_the_first_has_learned(world, path, settings):
+    merged = world.folder / 'merged'
+    world.database(settings, 'other', recorded=3, held_out=1)
+    append(world, world.folder / 'other', settings)
+    operations.merge(merged, [path, world.folder / 'other'])
+    learned = operations.verify(merged).learned
+    assert (learned.file, learned.composites, learned.seed) == ('v000001/learned.npz', 7, 3)
+    assert (merged / learned.file).read_bytes() == (path / 'v000002' / 'learned.npz').read_bytes()
+    assert read_recipe(merged) == read_recipe(path)
+
+
+def test_it_is_apart_from_the_calibration(world, path, model, settings):
+    with np.load(path / read_manifest(path).calibration) as stored:
+        assert not set(stored) & set(model.arrays())
+        assert set(stored) == {'settings', 'frame_scores', 'frame_stamps', 'frame_streams', 'region_mean',
+                               'region_deviation'}
+    # what a version was made for is known without it
+    assert read_recipe(path).score.neighbours == 2
+    (path / read_manifest(path).learned.file).unlink()
+    assert read_recipe(path).score.neighbours == 2
+    with pytest.raises(DatabaseError, match=r'learned\.npz: missing'):
+        operations.calibrate(path)
+
+
+def test_learning_anew_replaces_it(world, path, model, settings):
+    manifest = operations.calibrate(path, learned=Learned(model, 9, 4))
+    assert (manifest.learned.file, manifest.learned.composites) == ('v000003/learned.npz', 9)
+    operations.calibrate(path)
+    operations.calibrate(path)
+    assert not (path / 'v000002').exists()
+    assert read_manifest(path).learned == manifest.learned
+    operations.verify(path)
