@@ -13,10 +13,10 @@ from rclpy.serialization import serialize_message
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from semanom_ros.core.pipeline import Pipeline
+from semanom_ros.core.pipeline import CameraState, Judge
 from semanom_ros.msg import AnomalyArray, AnomalyScore
-from semanom_ros.recordings.images import image_to_compressed, image_to_message
 from semanom_ros.ros import diagnostics
+from semanom_ros.ros.messages import image_to_compressed, image_to_message
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -28,18 +28,18 @@ def stamps(scores: list[AnomalyScore]) -> list[int]:
 
 @contextmanager
 def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], bool]]:
-    """A pipeline that stands still within the block; yields a test of whether it has begun to work on a frame.
+    """A judge that stands still within the block; yields a test of whether it has begun to work on a frame.
 
-    The real pipeline, made as slow as it must be for the test.
+    The real one, made as slow as it must be for the test.
     """
-    gate, begun, real = threading.Event(), threading.Event(), Pipeline.process
+    gate, begun, real = threading.Event(), threading.Event(), Judge.process
 
-    def process(self: Pipeline, frame: Any) -> Any:
+    def process(self: Judge, frame: Any, state: CameraState) -> Any:
         begun.set()
         assert gate.wait(60)
-        return real(self, frame)
+        return real(self, frame, state)
 
-    monkeypatch.setattr(Pipeline, 'process', process)
+    monkeypatch.setattr(Judge, 'process', process)
     try:
         yield begun.is_set
     finally:
@@ -72,7 +72,7 @@ def test_a_camera_three_times_too_fast_gets_its_latest_frame_scored(
 
 
 def test_two_cameras_take_turns(active: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    one = active(camera_names=['front', 'rear'])
+    one = active(camera_names=['front', 'rear'], filter_temporal=False)  # verdicts on single frames
     heard = {name: one.listen(AnomalyScore, f'{name}/score') for name in ('front', 'rear')}
     with held_up(monkeypatch) as begun:
         one.send(one.street(0), one.second, camera='front')
@@ -96,7 +96,7 @@ def test_two_cameras_take_turns(active: Callable[..., Any], monkeypatch: pytest.
 
 @pytest.mark.parametrize('format', ['jpeg', 'png'])
 def test_compressed_images(active: Callable[..., Any], format: str) -> None:
-    one = active(image_transport='compressed')
+    one = active(image_transport='compressed', filter_temporal=False)  # verdicts on single frames
     scores = one.listen(AnomalyScore, 'camera/score')
     publisher = one.publisher(CompressedImage, 'camera/image/compressed')
     for number, image in enumerate((one.street(3), one.street_with_box(3))):
@@ -159,7 +159,7 @@ def test_bad_images_are_logged_once_in_a_while(active: Callable[..., Any], capfd
 
 
 def test_the_resolution_may_change_in_mid_stream(active: Callable[..., Any]) -> None:
-    one = active(filter_temporal=True, filter_persistence=0.15, filter_min_area=0.004)
+    one = active()
     arrays, masks = one.listen(AnomalyArray, 'camera/anomalies'), one.listen(Image, 'camera/mask')
     tenths = iter(range(1, 100))
 
@@ -174,13 +174,13 @@ def test_the_resolution_may_change_in_mid_stream(active: Callable[..., Any]) -> 
         assert (masks[0].height, masks[0].width) == size
         return len(arrays[0].anomalies)
 
-    assert [look((96, 128)) for _ in range(3)] == [0, 0, 1]
-    assert [look((192, 256)) for _ in range(3)] == [0, 0, 1], 'pixels elsewhere in the world: it must persist anew'
+    assert [look((96, 128)) for _ in range(4)] == [0, 0, 0, 1]
+    assert [look((192, 256)) for _ in range(4)] == [0, 0, 0, 1], 'pixels elsewhere in the world: it must persist anew'
     assert look((64, 200)) == 0
 
 
 def test_a_recording_that_starts_again_forgets_what_was_tracked(active: Callable[..., Any]) -> None:
-    one = active(filter_temporal=True, filter_persistence=0.25)
+    one = active()
     arrays = one.listen(AnomalyArray, 'camera/anomalies')
     tenth = one.second // 10
 
@@ -197,13 +197,13 @@ def test_a_recording_that_starts_again_forgets_what_was_tracked(active: Callable
     assert first[0] == 0
     assert first[-1] == 1, 'persists'
     assert arrays[0].anomalies[0].track_id > 0
-    assert arrays[0].anomalies[0].age.nanosec >= 250_000_000
+    assert arrays[0].anomalies[0].age.nanosec >= 300_000_000
     assert play(10) == first, 'the second round is as the first'
     assert one.monitor().count('restarted') == 1
 
 
 def test_without_camera_info_there_are_no_bearings_and_a_warning(active: Callable[..., Any]) -> None:
-    one = active()
+    one = active(filter_temporal=False)  # single frames are sent
     arrays = one.listen(AnomalyArray, 'camera/anomalies')
 
     def bearing(number: int) -> bool:
@@ -230,7 +230,7 @@ def test_without_camera_info_there_are_no_bearings_and_a_warning(active: Callabl
 
 
 def test_camera_info_that_came_before_activate_is_remembered(bench: Callable[..., Any], recorded: Any) -> None:
-    one = bench(database=str(recorded))
+    one = bench(database=str(recorded), filter_temporal=False)  # a single frame is sent
     assert one.configure()
     one.send_info(one.camera_info())
     assert one.activate()
@@ -277,11 +277,11 @@ def test_a_camera_that_sends_nothing_is_an_error(active: Callable[..., Any]) -> 
 
 
 def test_a_frame_that_fails_does_not_end_the_node(active: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Provoked by a pipeline that raises, as a GPU does that runs out of memory."""
+    """Provoked by a judge that raises, as a GPU does that runs out of memory."""
     one = active()
     scores = one.listen(AnomalyScore, 'camera/score')
     with monkeypatch.context() as patch:
-        patch.setattr(Pipeline, 'process', lambda *_: 1 / 0)
+        patch.setattr(Judge, 'process', lambda *_: 1 / 0)
         one.send(one.street(0), one.second)
         one.spin_until(lambda: one.monitor().count(diagnostics.FAILED) == 1)
         assert 'division by zero' in one.status('camera', lambda s: s.level == ERROR).message

@@ -13,65 +13,56 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
-from semanom_ros.core.curation.recorder import NominalRecorder, describe
-from semanom_ros.core.database import DatabaseWriter, NominalDatabase, read_manifest
+from semanom_ros.core.curation.recorder import NominalRecorder
+from semanom_ros.core.curation.writer import DatabaseWriter
+from semanom_ros.core.database.nominal_database import NominalDatabase, read_manifest
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
-from semanom_ros.msg import AnomalyScore, DatabaseInfo
-from semanom_ros.parameters import METHOD, resolve
+from semanom_ros.msg import DatabaseInfo
+from semanom_ros.settings import MethodSettings
 
 RELOAD, ACCEPT = '/semanom_detector/reload_database', '/semanom_detector/accept_as_nominal'
 
 
 @pytest.fixture
-def own(tmp_path: Path, recorded: Path) -> Path:
-    """A database that the test may change."""
-    return Path(shutil.copytree(recorded, tmp_path / 'own'))
+def own(tmp_path: Path, learned: Path) -> Path:
+    """A database that the test may change; it knows what belongs where."""
+    return Path(shutil.copytree(learned, tmp_path / 'own'))
 
 
-def verdicts(one: Any) -> Callable[[Any], bool]:
+def verdicts(one: Any) -> Callable[..., bool]:
     """Whether a picture is anomalous, as the detector says."""
-    scores = one.listen(AnomalyScore, 'camera/score')
-    sent = [0]
-
-    def verdict(image: Any) -> bool:
-        scores.clear()
-        sent[0] += 1
-        one.send(image, sent[0] * one.second)
-        return one.spin_until(lambda: scores)[0].anomalous
-
-    return verdict
+    return lambda image, camera='camera': one.verdict(image, camera).anomalous
 
 
-def append(path: Path, method: dict[str, Any], images: list[Any]) -> None:
-    embedder = Embedder.load(resolve(method, METHOD))
-    with DatabaseWriter.begin(path, describe(embedder), append=True) as writer:
+def append(path: Path, encoder: dict[str, Any], images: list[Any]) -> None:
+    embedder = Embedder.load(MethodSettings.of(encoder))
+    with DatabaseWriter.begin(path, embedder.description, append=True) as writer:
         frames = [Frame(image, number, 'camera', 'second_drive', '/camera/image')
                   for number, image in enumerate(images)]
         for _ in NominalRecorder(embedder, writer).record(frames, 'b' * 64, lambda _: False):
             pass
-        old = NominalDatabase.open(path)
-        writer.commit(lambda _: old.calibration).close()
+        writer.commit(None)
 
 
 def test_reload_takes_up_a_new_version(
-        active: Callable[..., Any], own: Path, method: dict[str, Any]) -> None:
+        active: Callable[..., Any], own: Path, encoder: dict[str, Any]) -> None:
     one = active(database=str(own))
     verdict = verdicts(one)
     info = one.listen(DatabaseInfo, 'database_info', latched=True)
     box = one.street_with_box(70)
     assert verdict(box)
-    append(own, method, [box])
+    append(own, encoder, [box])
     assert verdict(box), 'the old version is in use until it is asked for the new one'
     answer = one.call(Trigger, RELOAD, Trigger.Request())
     assert answer.success, answer.message
-    assert 'version 2' in answer.message
-    one.spin_until(lambda: info and info[-1].version == 2)
-    assert info[-1].sources == ['nominal_drive', 'second_drive']
+    assert 'version 3' in answer.message
+    one.spin_until(lambda: info and info[-1].version == 3)
+    assert [Path(source).name for source in info[-1].sources] == ['nominal_drive', 'second_drive']
     assert not verdict(box)
 
 
-def test_a_failed_reload_keeps_what_is_loaded(active: Callable[..., Any], own: Path, recorded: Path) -> None:
+def test_a_failed_reload_keeps_what_is_loaded(active: Callable[..., Any], own: Path, learned: Path) -> None:
     one = active(database=str(own))
     verdict = verdicts(one)
     (own / 'manifest.json').write_text('{}')
@@ -82,8 +73,8 @@ def test_a_failed_reload_keeps_what_is_loaded(active: Callable[..., Any], own: P
     assert verdict(one.street_with_box(70))
     assert not verdict(one.street(70))
     status = one.status('detector', lambda s: s.level == DiagnosticStatus.WARN)
-    assert 'version 1 stays in use' in status.message
-    shutil.copy(recorded / 'manifest.json', own / 'manifest.json')
+    assert 'version 2 stays in use' in status.message
+    shutil.copy(learned / 'manifest.json', own / 'manifest.json')
     assert one.call(Trigger, RELOAD, Trigger.Request()).success
     assert one.status('detector', lambda s: s.level == DiagnosticStatus.OK)
 
@@ -131,13 +122,13 @@ def test_what_was_accepted_raises_no_alarm_any_more(active: Callable[..., Any], 
     assert verdict(red)
     answer = one.call(Trigger, ACCEPT, Trigger.Request())
     assert answer.success, answer.message
-    one.spin_until(lambda: info and info[-1].version == 2)
+    one.spin_until(lambda: info and info[-1].version == 3)
     assert 'reviewed:live:/semanom_detector/input/camera/image' in info[-1].sources
     assert not verdict(red)
     assert not verdict(one.street_with_box(71)), 'nor does the like'
     assert verdict(blue), 'something else still does'
-    assert read_manifest(own).version == 2
-    assert (own / 'v000001' / 'manifest.json').exists(), 'the version before is kept'
+    assert read_manifest(own).version == 3
+    assert (own / 'v000002' / 'manifest.json').exists(), 'the version before is kept'
     assert one.call(Trigger, ACCEPT, Trigger.Request()).success, 'now the blue one'
     assert not verdict(blue)
     assert not verdict(red)
@@ -158,21 +149,15 @@ def test_accept_survives_a_restart(active: Callable[..., Any], own: Path) -> Non
 
 def test_accept_takes_the_flagged_of_every_camera(active: Callable[..., Any], own: Path) -> None:
     one = active(database=str(own), camera_names=['front', 'rear'])
-    scores = {name: one.listen(AnomalyScore, f'{name}/score') for name in ('front', 'rear')}
+    verdict = verdicts(one)
     red = one.street_with_box(70)
     blue = red[..., ::-1].copy()
-
-    def verdict(camera: str, image: Any) -> bool:
-        scores[camera].clear()
-        one.send(image, one.second, camera=camera)
-        return one.spin_until(lambda: scores[camera])[0].anomalous
-
-    assert verdict('front', red)
-    assert verdict('rear', blue)
+    assert verdict(red, 'front')
+    assert verdict(blue, 'rear')
     assert one.call(Trigger, ACCEPT, Trigger.Request()).success
-    assert read_manifest(own).version == 2
-    assert not verdict('front', blue)
-    assert not verdict('rear', red)
+    assert read_manifest(own).version == 3
+    assert not verdict(blue, 'front')
+    assert not verdict(red, 'rear')
 
 
 def test_services_say_what_is_missing(bench: Callable[..., Any], recorded: Path) -> None:
@@ -189,11 +174,11 @@ def test_services_say_what_is_missing(bench: Callable[..., Any], recorded: Path)
 
 
 def test_accept_fails_cleanly_where_somebody_else_writes(
-        active: Callable[..., Any], own: Path, method: dict[str, Any]) -> None:
+        active: Callable[..., Any], own: Path, encoder: dict[str, Any]) -> None:
     one = active(database=str(own))
     verdict = verdicts(one)
     assert verdict(one.street_with_box(70))
-    with DatabaseWriter.begin(own, describe(Embedder.load(resolve(method, METHOD))), append=True):
+    with DatabaseWriter.begin(own, Embedder.load(MethodSettings.of(encoder)).description, append=True):
         answer = one.call(Trigger, ACCEPT, Trigger.Request())
     assert not answer.success
     assert 'writer' in answer.message
