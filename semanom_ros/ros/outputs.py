@@ -27,7 +27,6 @@ from semanom_ros.ros.messages import header, image_to_compressed, image_to_messa
 from semanom_ros.ros.qos import OUTPUT, OUTPUT_IMAGE
 from semanom_ros.settings import DetectorSettings
 
-
 MAP_STEPS = 256
 """Of the alarm level, in published anomaly maps."""
 

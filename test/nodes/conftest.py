@@ -49,7 +49,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     torch.nn.init.normal_(layer.weight, 0, 1 / PATCH)
     torch.nn.init.normal_(layer.bias)
     path = tmp_path_factory.mktemp('encoder') / 'tiny.ts'
-    torch.jit.trace(torch.nn.Sequential(layer, torch.nn.Tanh()).eval(), torch.zeros(1, 3, HEIGHT, WIDTH)).save(str(path))
+    network = torch.nn.Sequential(layer, torch.nn.Tanh()).eval()
+    torch.jit.trace(network, torch.zeros(1, 3, HEIGHT, WIDTH)).save(str(path))
     return {'encoder': f'torchscript:{path}', 'input_size': [HEIGHT, WIDTH]}  # a file does not tell its size
 
 
@@ -78,14 +79,36 @@ def street_with_box(number: int, box: tuple[int, int, int, int] = (48, 40, 24, 1
     return image
 
 
+def record_streets(path: Path, numbers: range) -> Path:
+    """A recording of streets on /camera/image, one a second."""
+    with BagWriter(path) as writer:
+        for second, number in enumerate(numbers, 1):
+            writer.write_image('/camera/image', street(number), 'rgb8', second * SECOND, 'optical')
+    return path
+
+
+class Streets:
+    """Pictures and recordings of streets, for tests of the recorder."""
+
+    picture = staticmethod(street)
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def bag(self, name: str, first: int = 0, frames: int = 40) -> Path:
+        """A recording of so many streets, from a number on."""
+        return record_streets(self.folder / name, range(first, first + frames))
+
+
+@pytest.fixture
+def streets(tmp_path: Path) -> Streets:
+    return Streets(tmp_path)
+
+
 @pytest.fixture(scope='session')
 def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recording of streets, one a second."""
-    path = tmp_path_factory.mktemp('bags') / 'nominal_drive'
-    with BagWriter(path) as writer:
-        for second in range(DRIVE_S):
-            writer.write_image('/camera/image', street(1000 + second), 'rgb8', (second + 1) * SECOND, 'optical')
-    return path
+    """A nominal recording."""
+    return record_streets(tmp_path_factory.mktemp('bags') / 'nominal_drive', range(1000, 1000 + DRIVE_S))
 
 
 @pytest.fixture(scope='session')

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from semanom_ros.core.embedding.encoders import open_clip as open_clip_encoders
-from semanom_ros.core.embedding.encoders.network import Request
+from semanom_ros.core.embedding.registry import load_encoder
+from semanom_ros.settings import EncoderSettings
 from semanom_ros.simulation.catalogue import CATALOGUE
 from semanom_ros.simulation.drive import Drive
 from tools import scenes as compose
@@ -29,19 +29,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_writes_a_folder_that_the_encoders_load(trained: Path):
     folder = trained / 'model'
     assert sum(f.stat().st_size for f in folder.iterdir()) < 10e6
-    encoder = open_clip_encoders.load(
-        Request(
-            name='semanom-tiny',
-            model='semanom-tiny',
-            weights=f'local-dir:{folder}',
-            input_size=(0, 0),
-            device=torch.device('cpu'),
-            precision='fp32',
-            layer=-1,
-            features='tokens',
-            folder=str(folder),
-        )
-    )
+    encoder = load_encoder(EncoderSettings(weights=f'local-dir:{folder}', device='cpu', precision='fp32'))
     assert encoder.grid_size == (22, 40)
     assert encoder.input_size == (352, 640)
     patches = encoder.encode(torch.rand(1, 3, 352, 640))
