@@ -128,6 +128,21 @@ def learned(tmp_path_factory: pytest.TempPathFactory, encoder: dict[str, Any], d
     return path
 
 
+@pytest.fixture(scope='session')
+def instances() -> dict[str, Any]:
+    """Parameters of the variant `instance`; with few segments, or each would be one of the few patches."""
+    return {'variant': 'instance', 'max_segments': 24}
+
+
+@pytest.fixture(scope='session')
+def segmented(tmp_path_factory: pytest.TempPathFactory, encoder: dict[str, Any], instances: dict[str, Any],
+              drive: Path) -> Path:
+    """A nominal database of segments, that no test changes."""
+    path = tmp_path_factory.mktemp('segmented') / 'nominal'
+    record_bags([drive], path, Settings.of({**encoder, **instances, 'held_out_share': 0.5}), SILENT)
+    return path
+
+
 def camera_info(**changes: Any) -> CameraInfo:
     """The CameraInfo of the test camera: principal point in the middle, no distortion."""
     info = CameraInfo(height=HEIGHT, width=WIDTH, distortion_model='plumb_bob', d=[0.0] * 5)
@@ -236,7 +251,7 @@ class Bench:
         return messages
 
     def _await_match(self, topic: str) -> None:
-        publishers = [publisher for publisher in self.detector.publishers if publisher.topic == topic]
+        publishers = [publisher for publisher in self.detector.publishers if publisher.topic_name == topic]
         self.spin_until(lambda: all(publisher.get_subscription_count() for publisher in publishers), what=topic)
 
     def publisher(self, kind: Any, topic: str) -> Any:

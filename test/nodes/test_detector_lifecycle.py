@@ -252,11 +252,12 @@ def test_every_parameter_describes_itself(bench: Callable[..., Any]) -> None:
     one = bench(false_alarm_rate=0.1)  # given, so declared anew
     request = DescribeParameters.Request(names=['false_alarm_rate', 'image_transport', 'overlay_max_width'])
     rate, transport, width = one.call(
-        DescribeParameters, '/semanom_detector/describe_parameters', request).descriptors  # type: tuple[ParameterDescriptor, ...]
+        DescribeParameters, '/semanom_detector/describe_parameters', request).descriptors
     assert 'nominal frames' in rate.description
     assert rate.type == ParameterType.PARAMETER_DOUBLE
     assert (rate.floating_point_range[0].from_value, rate.floating_point_range[0].to_value) == (0.0001, 0.5)
-    assert 'raw, compressed' in transport.additional_constraints
+    assert transport.additional_constraints == 'one of raw, compressed; read at configure'
+    assert rate.additional_constraints == '', 'may change while the detector is active'
     assert width.integer_range[0].to_value == 16384
     assert parameter_value_to_python(one.detector.get_parameter('false_alarm_rate').get_parameter_value()) == 0.1
 

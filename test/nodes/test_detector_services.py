@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.parameter import Parameter
@@ -15,10 +17,14 @@ from std_srvs.srv import Trigger
 
 from semanom_ros.core.curation.recorder import NominalRecorder
 from semanom_ros.core.curation.writer import DatabaseWriter
+from semanom_ros.core.database.manifest import REVIEWED
 from semanom_ros.core.database.nominal_database import NominalDatabase, read_manifest
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
+from semanom_ros.core.pipeline import Judge
+from semanom_ros.core.results import FrameResult
 from semanom_ros.msg import DatabaseInfo
+from semanom_ros.nodes import detector
 from semanom_ros.settings import MethodSettings
 
 RELOAD, ACCEPT = '/semanom_detector/reload_database', '/semanom_detector/accept_as_nominal'
@@ -185,3 +191,86 @@ def test_accept_fails_cleanly_where_somebody_else_writes(
     assert verdict(one.street_with_box(70))
     assert one.call(Trigger, ACCEPT, Trigger.Request()).success, 'it can be tried again'
     assert not verdict(one.street_with_box(70))
+
+
+@pytest.mark.parametrize(('owner', 'step'), [(detector, 'evidence_for'), (Judge, 'accepting')])
+def test_frames_are_scored_while_evidence_is_accepted(
+        active: Callable[..., Any], own: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str) -> None:
+    """The real step, made as slow as it must be for the test: nothing that a frame needs is held meanwhile."""
+    one = active(database=str(own))
+    verdict = verdicts(one)
+    gate, begun, real = threading.Event(), threading.Event(), getattr(owner, step)
+
+    def slow(*arguments: Any) -> Any:
+        begun.set()
+        assert gate.wait(60)
+        return real(*arguments)
+
+    red = one.street_with_box(70)
+    blue = red[..., ::-1].copy()
+    assert verdict(red)
+    monkeypatch.setattr(owner, step, slow)
+    client = one.node.create_client(Trigger, ACCEPT)
+    one.spin_until(client.service_is_ready)
+    answer = client.call_async(Trigger.Request())
+    try:
+        one.spin_until(begun.is_set)
+        assert not verdict(one.street(1))
+        assert verdict(blue), 'flagged after what is being accepted'
+        assert one.status('detector')
+        assert one.detector.set_parameters([Parameter('filter_min_area', value=0.001)])[0].successful
+        assert not answer.done()
+    finally:
+        gate.set()
+    one.spin_until(answer.done)
+    assert answer.result().success, answer.result().message
+    assert not verdict(red)
+    assert verdict(blue), 'is not accepted with the red one'
+    assert one.call(Trigger, ACCEPT, Trigger.Request()).success
+    assert not verdict(blue)
+
+
+@pytest.mark.parametrize(('name', 'every_n'), [('learned', 1), ('segmented', 1), ('segmented', 3)])
+def test_what_is_accepted_is_what_was_judged(
+        active: Callable[..., Any], instances: dict[str, Any], request: pytest.FixtureRequest, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch, name: str, every_n: int) -> None:
+    """No second pass through encoder and segmenter: in that, masks that follow the picture would be others."""
+    own = Path(shutil.copytree(request.getfixturevalue(name), tmp_path / 'own'))
+    given = {**instances, 'segmenter_every_n': every_n} if name == 'segmented' else {}
+    passes, results = [0], []
+    embed, process = Embedder.embed, Judge.process
+
+    def counted(self: Embedder, *arguments: Any) -> Any:
+        passes[0] += 1
+        return embed(self, *arguments)
+
+    def noted(self: Judge, *arguments: Any) -> FrameResult:
+        results.append(process(self, *arguments))
+        return results[-1]
+
+    monkeypatch.setattr(Embedder, 'embed', counted)
+    monkeypatch.setattr(Judge, 'process', noted)
+    one = active(database=str(own), **given)
+    message = one.verdict(one.street_with_box(70))
+    assert message.anomalous
+    encoder = one.detector._judge.embedder.encoder
+    monkeypatch.setattr(type(encoder), 'encode', lambda *_: pytest.fail('the encoder was called'))
+    before = passes[0]
+    answer = one.call(Trigger, ACCEPT, Trigger.Request())
+    assert answer.success, answer.message
+    assert passes[0] == before
+
+    judged = results[-1]
+    assert message.score == np.float32(judged.score)
+    part, entry, _ = NominalDatabase.open(own).parts()[-1]
+    assert (entry.kind, len(part.frames)) == (REVIEWED, 1)
+    accepted = part.frame(0, False)
+    vectors, boxes = judged.queries.vectors.cpu().numpy(), judged.queries.boxes
+    known = {vectors[number].tobytes() + boxes[number].tobytes(): number for number in range(len(vectors))}
+    numbers = np.array([known[vector.tobytes() + box.tobytes()]
+                        for vector, box in zip(accepted.vectors, accepted.boxes, strict=True)])
+    assert (judged.scores.scores[numbers] > judged.pixel_threshold).all()
+    assert re.match(rf'{len(numbers)} embeddings accepted', answer.message)
+    if name == 'segmented':
+        assert (numbers < len(judged.scores.segments.scores)).any(), 'segments among them'
+    assert accepted.record.stamp_ns == judged.stamp_ns
