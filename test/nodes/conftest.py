@@ -21,14 +21,15 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import CameraInfo, Image
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from semanom_ros.cli import main
 from semanom_ros.core.progress import SILENT
 from semanom_ros.msg import AnomalyScore
 from semanom_ros.nodes import detector
 from semanom_ros.nodes.detector import Detector
-from semanom_ros.recordings.bags import BagWriter
+from semanom_ros.recordings.bags import BagReader, BagWriter
 from semanom_ros.recordings.nominal_recording import record_bags
 from semanom_ros.ros.messages import image_to_message
 from semanom_ros.settings import Settings
@@ -79,25 +80,47 @@ def street_with_box(number: int, box: tuple[int, int, int, int] = (48, 40, 24, 1
     return image
 
 
-def record_streets(path: Path, numbers: range) -> Path:
-    """A recording of streets on /camera/image, one a second."""
+def record_streets(path: Path, numbers: range, masks: bool = False, compress: bool = False) -> Path:
+    """A recording of streets on /camera/image, one a second, with masks of the sky and the cars if asked for."""
     with BagWriter(path) as writer:
         for second, number in enumerate(numbers, 1):
-            writer.write_image('/camera/image', street(number), 'rgb8', second * SECOND, 'optical')
+            image, topic = street(number), '/camera/image/compressed' if compress else '/camera/image'
+            writer.write_image(topic, image, 'rgb8', second * SECOND, 'optical', compress)
+            if masks:
+                writer.write_image('/camera/segments', masks_of(image), 'mono8', second * SECOND, 'optical')
     return path
 
 
+def masks_of(image: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 instances of a street: 1 the sky, 2 and 3 the cars."""
+    grey = image.astype(int)
+    masks = np.zeros(image.shape[:2], np.uint8)
+    masks[:HEIGHT // 3] = 1
+    masks[(grey[..., 2] > grey[..., 0] + 60) & (masks == 0)] = 2
+    masks[(grey.min(axis=2) > 180) & (masks == 0)] = 3
+    return masks
+
+
 class Streets:
-    """Pictures and recordings of streets, for tests of the recorder."""
+    """Pictures and recordings of streets, for tests of what comes in."""
 
     picture = staticmethod(street)
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def bag(self, name: str, first: int = 0, frames: int = 40) -> Path:
+    def bag(self, name: str, first: int = 0, frames: int = 40, masks: bool = False, compress: bool = False) -> Path:
         """A recording of so many streets, from a number on."""
-        return record_streets(self.folder / name, range(first, first + frames))
+        return record_streets(self.folder / name, range(first, first + frames), masks, compress)
+
+    @staticmethod
+    def messages(bag: Path) -> list[tuple[CompressedImage, Image]]:
+        """The images of a compressed recording with masks, each with its masks."""
+        with BagReader(bag) as reader:
+            images, masks = (
+                [deserialize_message(bytes(cdr), kind) for _, _, _, cdr in reader.raw([topic])]
+                for topic, kind in (('/camera/image/compressed', CompressedImage), ('/camera/segments', Image)))
+        return list(zip(images, masks, strict=True))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,12 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from semanom_ros.core.pipeline import CameraState, Judge
+from semanom_ros.core.progress import SILENT
 from semanom_ros.msg import AnomalyArray, AnomalyScore
+from semanom_ros.recordings.nominal_recording import record_bags
 from semanom_ros.ros import diagnostics
 from semanom_ros.ros.messages import image_to_compressed, image_to_message
+from semanom_ros.settings import Settings
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -106,6 +110,34 @@ def test_compressed_images(active: Callable[..., Any], format: str) -> None:
     assert [(score.header.stamp.sec, score.header.frame_id) for score in scores] == [(1, 'lens'), (2, 'lens')]
     publisher.publish(CompressedImage(format='jpeg', data=b'\xff\xd8 no picture'))
     assert one.status('camera', lambda s: 'compressed image: found 13 bytes' in s.message)
+
+
+def test_masks_beside_compressed_images(
+        active: Callable[..., Any], encoder: dict[str, Any], streets: Any, tmp_path: Path) -> None:
+    """The segment that was recorded is found again: the detector embeds what the recorder did."""
+    given = {'variant': 'instance', 'segmenter': 'topic'}
+    bag, database = streets.bag('masked', frames=3, masks=True, compress=True), tmp_path / 'database'
+    record_bags([bag], database, Settings.of({
+        **encoder, **given, 'image_topics': ['/camera/image'],
+        'segments_topics': ['/camera/segments'], 'held_out_share': 0.0}), SILENT)
+    one = active(database=str(database), image_transport='compressed', **given)
+    scores = one.listen(AnomalyScore, 'camera/score')
+    images = one.publisher(CompressedImage, 'camera/image/compressed')
+    masks = one.publisher(Image, 'camera/segments')
+    sent = streets.messages(bag)
+    for count, (image, mask) in enumerate(sent, 1):
+        for publisher, message in ((masks, mask), (images, image)) if count % 2 else ((images, image), (masks, mask)):
+            publisher.publish(message)  # in either order
+        one.spin_until(lambda count=count: len(scores) == count)
+    assert [score.raw_score for score in scores] == pytest.approx([0.0] * len(sent), abs=1e-5)
+    assert one.status('camera', lambda s: 'no masks' not in s.message)
+    late = CompressedImage(header=sent[0][0].header, format=sent[0][0].format, data=sent[0][0].data)
+    late.header.stamp.sec += 100
+    images.publish(late)
+    one.spin_until(lambda: len(scores) == len(sent) + 1, what='after segments_wait it is compared patch by patch')
+    assert scores[-1].raw_score > 1e-3, 'patches, not segments, were recorded only where no segment was'
+    assert 'no masks on /semanom_detector/input/camera/segments' in one.status(
+        'camera', lambda s: s.level == WARN and 'no masks' in s.message).message
 
 
 BAD = {

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import rclpy
 import yaml
@@ -24,8 +25,11 @@ from std_srvs.srv import Trigger
 
 from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.embedding.embedder import Embedder
+from semanom_ros.core.progress import SILENT
 from semanom_ros.nodes.nominal_recorder import NominalRecorderNode
+from semanom_ros.recordings.nominal_recording import record_bags
 from semanom_ros.ros.messages import image_to_compressed, image_to_message
+from semanom_ros.settings import Settings
 
 SECOND = 10**9
 PATIENCE_S = 60.0
@@ -142,6 +146,32 @@ def test_compressed_images_are_thinned_by_rate(stage: Stage, tmp_path: Path, str
     stage.stop()
     assert stage.finish() == 0
     assert [r.stamp_ns for r in recorded(tmp_path / 'database')] == [SECOND + n * SECOND // 2 for n in range(9)]
+
+
+def test_masks_beside_compressed_images(stage: Stage, tmp_path: Path, streets: Any, encoder: dict[str, Any]) -> None:
+    """Live cameras give the database that a recording of them gives."""
+    given = {**encoder, 'variant': 'instance', 'segmenter': 'topic', 'held_out_share': 0.0}
+    bag = streets.bag('masked', frames=3, masks=True, compress=True)
+    record_bags([bag], tmp_path / 'offline', Settings.of({
+        **given, 'image_topics': ['/camera/image'], 'segments_topics': ['/camera/segments']}), SILENT)
+    # it waits for masks that come after their image, as long as a slow machine may take
+    stage.start(given, database=str(tmp_path / 'live'), image_transport='compressed', segments_wait=10.0)
+    masks = stage.vehicle.create_publisher(Image, '/nominal_recorder/input/camera/segments', 10)
+    stage.until(lambda: masks.get_subscription_count() > 0)
+    sent = streets.messages(bag)
+    for _, mask in sent:
+        masks.publish(mask)
+    stage.publish('/nominal_recorder/input/camera/image/compressed', (image for image, _ in sent))
+    stage.stop()
+    assert stage.finish() == 0
+    assert stage.node.counts['without masks'] == 0
+    live, offline = (NominalDatabase.open(tmp_path / name) for name in ('live', 'offline'))
+    assert live.manifest.description == offline.manifest.description
+    for ours, theirs in zip(live.frames(), offline.frames(), strict=True):
+        assert ours.record.stamp_ns == theirs.record.stamp_ns
+        assert len(ours.vectors) < 12 * 16, 'a segment stands for several patches'
+        np.testing.assert_array_equal(ours.vectors, theirs.vectors)
+        np.testing.assert_array_equal(ours.boxes, theirs.boxes)
 
 
 def test_bad_images_are_counted_and_the_rest_is_recorded(stage: Stage, tmp_path: Path, streets: Any,

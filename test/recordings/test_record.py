@@ -25,7 +25,8 @@ from semanom_ros.core.frames import Frame
 from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel, Projection, Trees, features
 from semanom_ros.core.progress import SILENT
 from semanom_ros.errors import BagError
-from semanom_ros.recordings.bags import BagReader
+from semanom_ros.recordings import bags as bags_module
+from semanom_ros.recordings.bags import BagReader, BagWriter
 from semanom_ros.recordings.nominal_recording import BagRecording, record_bags
 from semanom_ros.settings import Settings
 
@@ -151,6 +152,58 @@ def test_append_adds_what_is_new(tmp_path: Path, drives: Any, settings: Settings
     assert nothing.manifest is not None
     assert nothing.manifest.version == 2
     assert (nothing.summary.frames, nothing.summary.known) == (0, 80)
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_each_recording_is_opened_once_and_read_once(
+        tmp_path: Path, drives: Any, settings: Settings, embedder: Embedder, monkeypatch: pytest.MonkeyPatch,
+        storage: str) -> None:
+    bags = [drives('one', frames=4, storage=storage), drives('two', frames=4, first=100, storage=storage)]
+    opened, passes, read = [], [], []
+    init, messages, part = BagReader.__init__, BagReader.messages, bags_module._Whole.messages
+
+    def opening(self: BagReader, path: Path) -> None:
+        opened.append(path)
+        init(self, path)
+
+    def passing(self: BagReader, topics: Any = ()) -> Any:
+        passes.append(self.path)
+        return messages(self, topics)
+
+    def reading(self: Any, topics: Any) -> Any:
+        for row in part(self, topics):
+            read.append((self.name, row[2]))
+            yield row
+
+    monkeypatch.setattr(BagReader, '__init__', opening)
+    monkeypatch.setattr(BagReader, 'messages', passing)
+    monkeypatch.setattr(bags_module._Whole, 'messages', reading)
+    record_bags(bags, tmp_path / 'database', settings, SILENT, embedder)
+    assert opened == bags
+    assert passes == bags
+    assert read == [(bag.name, (number + 1) * SECOND) for bag, numbers in zip(
+        bags, (range(4), range(100, 104)), strict=True) for number in numbers]
+
+
+@pytest.mark.skipif(not Path('/proc/self/io').exists(), reason='needs /proc/self/io')
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_the_bytes_of_a_recording_are_read_once(tmp_path: Path, settings: Settings, embedder: Embedder,
+                                                storage: str) -> None:
+    noise = np.random.default_rng(0)
+    with BagWriter(tmp_path / 'drive', storage) as writer:
+        for number in range(20):
+            image = noise.integers(0, 256, (480, 640, 3), dtype=np.uint8)
+            writer.write_image('/camera/image', image, 'bgr8', number + 1, 'optical')
+    size = sum(file.stat().st_size for file in (tmp_path / 'drive').iterdir())
+    assert size > 15e6
+
+    def bytes_read() -> int:
+        lines = Path('/proc/self/io').read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith('rchar'))
+
+    before = bytes_read()
+    record_bags([tmp_path / 'drive'], tmp_path / 'database', settings, SILENT, embedder)
+    assert bytes_read() - before < 1.3 * size  # and 2 MiB to know it by, and the small database
 
 
 def test_many_embeddings_get_an_index_for_the_cpu(tmp_path: Path, drives: Any, settings: Settings,
