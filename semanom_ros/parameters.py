@@ -27,7 +27,8 @@ class Affects(Enum):
     """What another value of a parameter makes different."""
 
     EMBEDDING = 'embedding'
-    """What is compared: the database must have been recorded with the same."""
+    """What is compared: the database should have been recorded with the same, and is refused where its embeddings would
+    not fit (`EmbeddingDescription`)."""
 
     SEARCH = 'search'
     """How a database is viewed: the space in which neighbours are sought, so its index too."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.plausibility.learning import learn_plausibility
+from semanom_ros.errors import BagError
 from semanom_ros.recordings.bags import BagReader
 
 
@@ -48,9 +50,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _frames(bags: list[Path], topics: list[str]) -> Iterator[Frame]:
+    """The frames of recordings; of a damaged one those before the damage, as a database was made of them."""
     for bag in bags:
         with BagReader(bag) as reader:
-            yield from reader.images([reader.image_topic(topic) for topic in topics])
+            frames = reader.images([reader.image_topic(topic) for topic in topics])  # raises where a topic will not do
+            try:
+                yield from frames
+            except BagError as error:
+                logging.warning('%s; what came before is learned from', error)
 
 
 def _count(text: str) -> int:

@@ -48,7 +48,7 @@ def record_bags(bags: Sequence[Path], database: Path, settings: Settings, progre
 
     Killed at any moment, or stopped, it leaves what it did so far beside the database; called
     again with the same recordings it goes on there. A damaged recording is used as far as it
-    can be read. Each recording is opened once and read once.
+    can be read. Each recording is opened once and read once; and again for its masks, where they are needed.
 
     Args:
         bags: recordings, as BagReader takes them.

@@ -12,10 +12,12 @@ import torch
 
 from semanom_ros.cli import main
 from semanom_ros.evaluation.live_run import run_live
-from semanom_ros.evaluation.result_bag import ANOMALIES, PREFIX
-from semanom_ros.parameters import DETECTOR, METHOD, NODE, read_yaml, resolve, table
+from semanom_ros.evaluation.result_bag import PREFIX
+from semanom_ros.parameter_files import read_yaml
 from semanom_ros.recordings.bags import BagReader, BagWriter, typestore
 from semanom_ros.recordings.images import stamp_ns
+from semanom_ros.ros.outputs import ANOMALIES
+from semanom_ros.settings import Settings
 
 CAMERA = '/carla/ego_vehicle/rgb_front/image'
 INFO = '/carla/ego_vehicle/rgb_front/camera_info'
@@ -108,16 +110,15 @@ def test_the_instance_camera_is_segmenter_and_ground_truth(carla: dict[str, Path
 
 def test_the_detector_says_live_what_the_evaluator_says(carla: dict[str, Path]) -> None:
     evaluate(carla, 'offline')
-    settings = {**resolve({}, METHOD, NODE, DETECTOR), **{
-        name: value for name, value in read_yaml(CONFIG).items() if name in {p.name for p in table(METHOD, NODE)}}}
-    settings |= {'encoder': f'torchscript:{carla["encoder"]}', 'input_size': [HEIGHT, WIDTH], 'false_alarm_rate': 0.05}
+    settings = Settings.of(read_yaml(CONFIG)).changed({
+        'encoder': f'torchscript:{carla["encoder"]}', 'input_size': [HEIGHT, WIDTH], 'false_alarm_rate': 0.05})
     live = carla['folder'] / 'live'
     run = run_live(carla['anomalous'], CAMERA, carla['database'], settings, live)
     assert run.processed > 0
     with open(carla['folder'] / 'offline' / 'scores.csv') as file:
         offline = {int(row['stamp_ns']): float(row['score']) for row in csv.DictReader(file) if row['filter'] == '0'}
     with BagReader(live) as reader:
-        messages = [message for _, _, message in reader.messages([PREFIX + ANOMALIES])]
+        messages = [message for _, _, message in reader.messages([PREFIX + ANOMALIES.name])]
     assert len(messages) == run.processed
     for message in messages:
         assert message.header.frame_id == FRAME

@@ -31,7 +31,7 @@ from sensor_msgs.msg import Image
 from semanom_ros import cli
 from semanom_ros.msg import AnomalyScore
 from semanom_ros.recordings.bags import BagWriter
-from semanom_ros.recordings.images import image_to_message
+from semanom_ros.ros.messages import image_to_message
 
 pytest.importorskip('launch_ros', reason='launch_ros is not installed: source a ROS 2 installation')
 

@@ -1,7 +1,8 @@
-"""A real lifecycle detector over DDS, with a small encoder and a small nominal database."""
+"""Real nodes over DDS at their shipped defaults, with a small real encoder and databases of a small street."""
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from array import array
@@ -20,82 +21,149 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import CameraInfo, Image
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from semanom_ros.core.curation.recorder import NominalRecorder, describe
-from semanom_ros.core.database import DatabaseWriter
-from semanom_ros.core.embedding.embedder import Embedder
-from semanom_ros.core.frames import Frame
-from semanom_ros.core.scoring.calibration import calibrate
+from semanom_ros.cli import main
+from semanom_ros.core.progress import SILENT
+from semanom_ros.msg import AnomalyScore
 from semanom_ros.nodes import detector
 from semanom_ros.nodes.detector import Detector
-from semanom_ros.parameters import METHOD, resolve
-from semanom_ros.recordings.images import image_to_message
+from semanom_ros.recordings.bags import BagReader, BagWriter
+from semanom_ros.recordings.nominal_recording import record_bags
+from semanom_ros.ros.messages import image_to_message
+from semanom_ros.settings import Settings
 
 HEIGHT, WIDTH, PATCH = 96, 128, 8
 FOCAL = 100.0
 SECOND = 1_000_000_000
 TIMEOUT_S = 30.0  # for what takes milliseconds; machines that run tests may be busy
-
-
-class Colours(torch.nn.Module):
-    """The mean colour of each patch: the least encoder that tells a red box from a grey road."""
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) in 0..1 to (B, 4, H / 8, W / 8)."""
-        means = torch.nn.functional.avg_pool2d(images, 8) - 0.5
-        return torch.cat([means, torch.full_like(means[:, :1], 0.5)], dim=1)
+DRIVE_S = 260  # of which half is held out: enough for the false alarm rate that is shipped
+COMPOSITES = 40  # few, for a street where little happens
 
 
 @pytest.fixture(scope='session')
-def encoder_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A TorchScript file with the encoder."""
-    path = tmp_path_factory.mktemp('encoder') / 'colours.ts'
-    torch.jit.script(Colours()).save(str(path))
-    return path
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Parameters that name a TorchScript file: one layer of random weights on patches of 8 x 8."""
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(3, 32, PATCH, PATCH)
+    torch.nn.init.normal_(layer.weight, 0, 1 / PATCH)
+    torch.nn.init.normal_(layer.bias)
+    path = tmp_path_factory.mktemp('encoder') / 'tiny.ts'
+    network = torch.nn.Sequential(layer, torch.nn.Tanh()).eval()
+    torch.jit.trace(network, torch.zeros(1, 3, HEIGHT, WIDTH)).save(str(path))
+    return {'encoder': f'torchscript:{path}', 'input_size': [HEIGHT, WIDTH]}  # a file does not tell its size
 
 
 def street(number: int, size: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray:
-    """A nominal picture: grey, darker downwards, its patches a little coloured, differently for each number."""
+    """A nominal picture: a road between meadows below the sky, a car at either side, each time a little elsewhere."""
     rng = np.random.default_rng(number)
-    patches = rng.normal(0, 6, (size[0] // PATCH, size[1] // PATCH, 3)).repeat(PATCH, axis=0).repeat(PATCH, axis=1)
-    grey = np.linspace(200, 90, size[0])[:, None, None] + patches
-    return np.clip(grey, 0, 255).astype(np.uint8)
+    height, width = size
+    picture = np.full((height, width, 3), (110, 110, 115), np.float32)
+    picture[:, :width // 8] = picture[:, -width // 8:] = (70, 120, 60)
+    picture[:height // 3] = (150, 190, 230)
+    high, wide = height // 6, width // 6
+    for left, colour in ((width // 8 + int(rng.integers(9)), (40, 60, 150)),
+                         (width - width // 8 - wide - int(rng.integers(9)), (225, 225, 230))):
+        top = height * 2 // 3 + int(rng.integers(9))
+        picture[top:top + high, left:left + wide] = colour
+    noise = rng.normal(0, 6, (height // PATCH, width // PATCH, 3)).repeat(PATCH, axis=0).repeat(PATCH, axis=1)
+    return np.clip(picture + noise, 0, 255).astype(np.uint8)
 
 
-def street_with_box(number: int, box: tuple[int, int, int, int] = (48, 40, 24, 16)) -> np.ndarray:
-    """The same with a red box (x, y, width, height) on it."""
-    image = street(number)
+def street_with_box(number: int, box: tuple[int, int, int, int] = (48, 40, 24, 16),
+                    size: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray:
+    """The same with a red box (x, y, width, height) on the road."""
+    image = street(number, size)
     x, y, w, h = box
     image[y:y + h, x:x + w] = (230, 20, 30)
     return image
 
 
+def record_streets(path: Path, numbers: range, masks: bool = False, compress: bool = False) -> Path:
+    """A recording of streets on /camera/image, one a second, with masks of the sky and the cars if asked for."""
+    with BagWriter(path) as writer:
+        for second, number in enumerate(numbers, 1):
+            image, topic = street(number), '/camera/image/compressed' if compress else '/camera/image'
+            writer.write_image(topic, image, 'rgb8', second * SECOND, 'optical', compress)
+            if masks:
+                writer.write_image('/camera/segments', masks_of(image), 'mono8', second * SECOND, 'optical')
+    return path
+
+
+def masks_of(image: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 instances of a street: 1 the sky, 2 and 3 the cars."""
+    grey = image.astype(int)
+    masks = np.zeros(image.shape[:2], np.uint8)
+    masks[:HEIGHT // 3] = 1
+    masks[(grey[..., 2] > grey[..., 0] + 60) & (masks == 0)] = 2
+    masks[(grey.min(axis=2) > 180) & (masks == 0)] = 3
+    return masks
+
+
+class Streets:
+    """Pictures and recordings of streets, for tests of what comes in."""
+
+    picture = staticmethod(street)
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def bag(self, name: str, first: int = 0, frames: int = 40, masks: bool = False, compress: bool = False) -> Path:
+        """A recording of so many streets, from a number on."""
+        return record_streets(self.folder / name, range(first, first + frames), masks, compress)
+
+    @staticmethod
+    def messages(bag: Path) -> list[tuple[CompressedImage, Image]]:
+        """The images of a compressed recording with masks, each with its masks."""
+        with BagReader(bag) as reader:
+            images, masks = (
+                [deserialize_message(bytes(cdr), kind) for _, _, _, cdr in reader.raw([topic])]
+                for topic, kind in (('/camera/image/compressed', CompressedImage), ('/camera/segments', Image)))
+        return list(zip(images, masks, strict=True))
+
+
+@pytest.fixture
+def streets(tmp_path: Path) -> Streets:
+    return Streets(tmp_path)
+
+
 @pytest.fixture(scope='session')
-def method(encoder_file: Path) -> dict[str, Any]:
-    """Parameters of the method: no temporal filter, so that every frame stands for itself."""
-    return {'encoder': f'torchscript:{encoder_file}', 'input_size': [HEIGHT, WIDTH], 'device': 'cpu',
-            'precision': 'fp32', 'false_alarm_rate': 0.1, 'filter_temporal': False, 'filter_min_area': 0.015,
-            'calibrate_by_region': False, 'standardize': False, 'plausibility': False}
+def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A nominal recording."""
+    return record_streets(tmp_path_factory.mktemp('bags') / 'nominal_drive', range(1000, 1000 + DRIVE_S))
 
 
-def record(path: Path, method: dict[str, Any], numbers: range = range(40)) -> Path:
-    """Makes a nominal database of streets; every second one is held out."""
-    parameters = resolve(method, METHOD)
-    embedder = Embedder.load(parameters)
-    frames = (Frame(street(number), number * SECOND, 'camera', 'nominal_drive', '/camera/image') for number in numbers)
-    with DatabaseWriter.begin(path, describe(embedder)) as writer:
-        recorder = NominalRecorder(embedder, writer)
-        for _ in recorder.record(frames, 'a' * 64, lambda stamp: stamp // SECOND % 2 == 1):
-            pass
-        writer.commit(lambda database: calibrate(database, parameters)).close()
+@pytest.fixture(scope='session')
+def recorded(tmp_path_factory: pytest.TempPathFactory, encoder: dict[str, Any], drive: Path) -> Path:
+    """A nominal database as `semanom record` leaves it, that no test changes."""
+    path = tmp_path_factory.mktemp('recorded') / 'nominal'
+    record_bags([drive], path, Settings.of({**encoder, 'held_out_share': 0.5}), SILENT)
     return path
 
 
 @pytest.fixture(scope='session')
-def recorded(tmp_path_factory: pytest.TempPathFactory, method: dict[str, Any]) -> Path:
-    """A nominal database that no test changes."""
-    return record(tmp_path_factory.mktemp('database') / 'nominal', method)
+def learned(tmp_path_factory: pytest.TempPathFactory, encoder: dict[str, Any], drive: Path, recorded: Path) -> Path:
+    """The same after `semanom learn`: it knows what belongs where. No test changes it."""
+    path = Path(shutil.copytree(recorded, tmp_path_factory.mktemp('learned') / 'nominal'))
+    given = [part for name, value in encoder.items() for part in ('--set', f'{name}={value}')]
+    assert main(['learn', str(drive), '--database', str(path), '--composites', str(COMPOSITES), *given]) == 0
+    return path
+
+
+@pytest.fixture(scope='session')
+def instances() -> dict[str, Any]:
+    """Parameters of the variant `instance`; with few segments, or each would be one of the few patches."""
+    return {'variant': 'instance', 'max_segments': 24}
+
+
+@pytest.fixture(scope='session')
+def segmented(tmp_path_factory: pytest.TempPathFactory, encoder: dict[str, Any], instances: dict[str, Any],
+              drive: Path) -> Path:
+    """A nominal database of segments, that no test changes."""
+    path = tmp_path_factory.mktemp('segmented') / 'nominal'
+    record_bags([drive], path, Settings.of({**encoder, **instances, 'held_out_share': 0.5}), SILENT)
+    return path
 
 
 def camera_info(**changes: Any) -> CameraInfo:
@@ -115,7 +183,6 @@ class Bench:
     street = staticmethod(street)
     street_with_box = staticmethod(street_with_box)
     camera_info = staticmethod(camera_info)
-    record = staticmethod(record)
 
     def __init__(self, **parameters: Any) -> None:
         self.context = rclpy.Context()
@@ -135,6 +202,8 @@ class Bench:
         self._own.add_node(self.node)
         self._publishers: dict[str, Any] = {}
         self.diagnostics: list[DiagnosticArray] = self.listen(DiagnosticArray, '/diagnostics')
+        self._scores: dict[str, list[AnomalyScore]] = {}
+        self._now = 1000 * SECOND
 
     def _spin(self) -> None:
         with suppress(ExternalShutdownException):
@@ -201,9 +270,12 @@ class Bench:
         if not topic.startswith('/'):
             topic = f'/semanom_detector/{topic}'
         self.node.create_subscription(kind, topic, messages.append, qos)
-        publishers = [publisher for publisher in self.detector.publishers if publisher.topic == topic]
-        self.spin_until(lambda: all(publisher.get_subscription_count() for publisher in publishers), what=topic)
+        self._await_match(topic)
         return messages
+
+    def _await_match(self, topic: str) -> None:
+        publishers = [publisher for publisher in self.detector.publishers if publisher.topic_name == topic]
+        self.spin_until(lambda: all(publisher.get_subscription_count() for publisher in publishers), what=topic)
 
     def publisher(self, kind: Any, topic: str) -> Any:
         """A publisher that the active detector listens to."""
@@ -216,6 +288,21 @@ class Bench:
     def send(self, image: np.ndarray, stamp_ns: int, camera: str = 'camera', frame_id: str = 'camera_optical',
              encoding: str = 'rgb8') -> None:
         self.publisher(Image, f'{camera}/image').publish(image_to_message(image, encoding, stamp_ns, frame_id))
+
+    def verdict(self, image: np.ndarray, camera: str = 'camera') -> AnomalyScore:
+        """The last score of half a second of a picture at 10 Hz: what is in it persists then."""
+        topic = f'/semanom_detector/{camera}/score'
+        if camera not in self._scores:
+            self._scores[camera] = self.listen(AnomalyScore, topic)
+        self._await_match(topic)  # the topic of before is gone after cleanup
+        scores = self._scores[camera]
+        self._now += 10 * SECOND
+        for _ in range(5):
+            scores.clear()
+            self._now += SECOND // 10
+            self.send(image, self._now, camera)
+            self.spin_until(scores.__len__, what=topic)
+        return scores[0]
 
     def send_raw(self, camera: str = 'camera', **fields: Any) -> None:
         """An Image message with whatever fields."""
@@ -248,14 +335,17 @@ class Bench:
 
 
 @pytest.fixture
-def bench(ros_domain_id: int, method: dict[str, Any],
+def bench(ros_domain_id: int, encoder: dict[str, Any],
           monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
-    """Starts detectors; each is shut down at the end. Diagnostics come five times a second, to be waited for less."""
+    """Starts detectors with the shipped defaults, but for the encoder; each is shut down at the end.
+
+    Diagnostics come five times a second, to be waited for less.
+    """
     monkeypatch.setattr(detector, 'DIAGNOSTICS_PERIOD_S', 0.2)
     started: list[Bench] = []
 
     def start(**parameters: Any) -> Bench:
-        started.append(Bench(**{**method, **parameters}))
+        started.append(Bench(**{**encoder, **parameters}))
         return started[-1]
 
     yield start
@@ -264,11 +354,11 @@ def bench(ros_domain_id: int, method: dict[str, Any],
 
 
 @pytest.fixture
-def active(bench: Callable[..., Bench], recorded: Path) -> Callable[..., Bench]:
-    """Starts detectors that are active at once."""
+def active(bench: Callable[..., Bench], learned: Path) -> Callable[..., Bench]:
+    """Starts detectors that are active at once, with a database that knows what belongs where."""
 
     def start(**parameters: Any) -> Bench:
-        one = bench(**{'database': str(recorded), **parameters})
+        one = bench(**{'database': str(learned), **parameters})
         assert one.configure(), one.detector._fault
         assert one.activate()
         return one

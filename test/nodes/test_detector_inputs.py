@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,13 @@ from rclpy.serialization import serialize_message
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from semanom_ros.core.pipeline import Pipeline
+from semanom_ros.core.pipeline import CameraState, Judge
+from semanom_ros.core.progress import SILENT
 from semanom_ros.msg import AnomalyArray, AnomalyScore
-from semanom_ros.recordings.images import image_to_compressed, image_to_message
+from semanom_ros.recordings.nominal_recording import record_bags
 from semanom_ros.ros import diagnostics
+from semanom_ros.ros.messages import image_to_compressed, image_to_message
+from semanom_ros.settings import Settings
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -28,18 +32,18 @@ def stamps(scores: list[AnomalyScore]) -> list[int]:
 
 @contextmanager
 def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], bool]]:
-    """A pipeline that stands still within the block; yields a test of whether it has begun to work on a frame.
+    """A judge that stands still within the block; yields a test of whether it has begun to work on a frame.
 
-    The real pipeline, made as slow as it must be for the test.
+    The real one, made as slow as it must be for the test.
     """
-    gate, begun, real = threading.Event(), threading.Event(), Pipeline.process
+    gate, begun, real = threading.Event(), threading.Event(), Judge.process
 
-    def process(self: Pipeline, frame: Any) -> Any:
+    def process(self: Judge, frame: Any, state: CameraState) -> Any:
         begun.set()
         assert gate.wait(60)
-        return real(self, frame)
+        return real(self, frame, state)
 
-    monkeypatch.setattr(Pipeline, 'process', process)
+    monkeypatch.setattr(Judge, 'process', process)
     try:
         yield begun.is_set
     finally:
@@ -72,7 +76,7 @@ def test_a_camera_three_times_too_fast_gets_its_latest_frame_scored(
 
 
 def test_two_cameras_take_turns(active: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    one = active(camera_names=['front', 'rear'])
+    one = active(camera_names=['front', 'rear'], filter_temporal=False)  # verdicts on single frames
     heard = {name: one.listen(AnomalyScore, f'{name}/score') for name in ('front', 'rear')}
     with held_up(monkeypatch) as begun:
         one.send(one.street(0), one.second, camera='front')
@@ -96,7 +100,7 @@ def test_two_cameras_take_turns(active: Callable[..., Any], monkeypatch: pytest.
 
 @pytest.mark.parametrize('format', ['jpeg', 'png'])
 def test_compressed_images(active: Callable[..., Any], format: str) -> None:
-    one = active(image_transport='compressed')
+    one = active(image_transport='compressed', filter_temporal=False)  # verdicts on single frames
     scores = one.listen(AnomalyScore, 'camera/score')
     publisher = one.publisher(CompressedImage, 'camera/image/compressed')
     for number, image in enumerate((one.street(3), one.street_with_box(3))):
@@ -106,6 +110,34 @@ def test_compressed_images(active: Callable[..., Any], format: str) -> None:
     assert [(score.header.stamp.sec, score.header.frame_id) for score in scores] == [(1, 'lens'), (2, 'lens')]
     publisher.publish(CompressedImage(format='jpeg', data=b'\xff\xd8 no picture'))
     assert one.status('camera', lambda s: 'compressed image: found 13 bytes' in s.message)
+
+
+def test_masks_beside_compressed_images(
+        active: Callable[..., Any], encoder: dict[str, Any], streets: Any, tmp_path: Path) -> None:
+    """The segment that was recorded is found again: the detector embeds what the recorder did."""
+    given = {'variant': 'instance', 'segmenter': 'topic'}
+    bag, database = streets.bag('masked', frames=3, masks=True, compress=True), tmp_path / 'database'
+    record_bags([bag], database, Settings.of({
+        **encoder, **given, 'image_topics': ['/camera/image'],
+        'segments_topics': ['/camera/segments'], 'held_out_share': 0.0}), SILENT)
+    one = active(database=str(database), image_transport='compressed', **given)
+    scores = one.listen(AnomalyScore, 'camera/score')
+    images = one.publisher(CompressedImage, 'camera/image/compressed')
+    masks = one.publisher(Image, 'camera/segments')
+    sent = streets.messages(bag)
+    for count, (image, mask) in enumerate(sent, 1):
+        for publisher, message in ((masks, mask), (images, image)) if count % 2 else ((images, image), (masks, mask)):
+            publisher.publish(message)  # in either order
+        one.spin_until(lambda count=count: len(scores) == count)
+    assert [score.raw_score for score in scores] == pytest.approx([0.0] * len(sent), abs=1e-5)
+    assert one.status('camera', lambda s: 'no masks' not in s.message)
+    late = CompressedImage(header=sent[0][0].header, format=sent[0][0].format, data=sent[0][0].data)
+    late.header.stamp.sec += 100
+    images.publish(late)
+    one.spin_until(lambda: len(scores) == len(sent) + 1, what='after segments_wait it is compared patch by patch')
+    assert scores[-1].raw_score > 1e-3, 'patches, not segments, were recorded only where no segment was'
+    assert 'no masks on /semanom_detector/input/camera/segments' in one.status(
+        'camera', lambda s: s.level == WARN and 'no masks' in s.message).message
 
 
 BAD = {
@@ -159,7 +191,7 @@ def test_bad_images_are_logged_once_in_a_while(active: Callable[..., Any], capfd
 
 
 def test_the_resolution_may_change_in_mid_stream(active: Callable[..., Any]) -> None:
-    one = active(filter_temporal=True, filter_persistence=0.15, filter_min_area=0.004)
+    one = active()
     arrays, masks = one.listen(AnomalyArray, 'camera/anomalies'), one.listen(Image, 'camera/mask')
     tenths = iter(range(1, 100))
 
@@ -174,13 +206,13 @@ def test_the_resolution_may_change_in_mid_stream(active: Callable[..., Any]) -> 
         assert (masks[0].height, masks[0].width) == size
         return len(arrays[0].anomalies)
 
-    assert [look((96, 128)) for _ in range(3)] == [0, 0, 1]
-    assert [look((192, 256)) for _ in range(3)] == [0, 0, 1], 'pixels elsewhere in the world: it must persist anew'
+    assert [look((96, 128)) for _ in range(4)] == [0, 0, 0, 1]
+    assert [look((192, 256)) for _ in range(4)] == [0, 0, 0, 1], 'pixels elsewhere in the world: it must persist anew'
     assert look((64, 200)) == 0
 
 
 def test_a_recording_that_starts_again_forgets_what_was_tracked(active: Callable[..., Any]) -> None:
-    one = active(filter_temporal=True, filter_persistence=0.25)
+    one = active()
     arrays = one.listen(AnomalyArray, 'camera/anomalies')
     tenth = one.second // 10
 
@@ -197,13 +229,13 @@ def test_a_recording_that_starts_again_forgets_what_was_tracked(active: Callable
     assert first[0] == 0
     assert first[-1] == 1, 'persists'
     assert arrays[0].anomalies[0].track_id > 0
-    assert arrays[0].anomalies[0].age.nanosec >= 250_000_000
+    assert arrays[0].anomalies[0].age.nanosec >= 300_000_000
     assert play(10) == first, 'the second round is as the first'
     assert one.monitor().count('restarted') == 1
 
 
 def test_without_camera_info_there_are_no_bearings_and_a_warning(active: Callable[..., Any]) -> None:
-    one = active()
+    one = active(filter_temporal=False)  # single frames are sent
     arrays = one.listen(AnomalyArray, 'camera/anomalies')
 
     def bearing(number: int) -> bool:
@@ -230,7 +262,7 @@ def test_without_camera_info_there_are_no_bearings_and_a_warning(active: Callabl
 
 
 def test_camera_info_that_came_before_activate_is_remembered(bench: Callable[..., Any], recorded: Any) -> None:
-    one = bench(database=str(recorded))
+    one = bench(database=str(recorded), filter_temporal=False)  # a single frame is sent
     assert one.configure()
     one.send_info(one.camera_info())
     assert one.activate()
@@ -277,11 +309,11 @@ def test_a_camera_that_sends_nothing_is_an_error(active: Callable[..., Any]) -> 
 
 
 def test_a_frame_that_fails_does_not_end_the_node(active: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Provoked by a pipeline that raises, as a GPU does that runs out of memory."""
+    """Provoked by a judge that raises, as a GPU does that runs out of memory."""
     one = active()
     scores = one.listen(AnomalyScore, 'camera/score')
     with monkeypatch.context() as patch:
-        patch.setattr(Pipeline, 'process', lambda *_: 1 / 0)
+        patch.setattr(Judge, 'process', lambda *_: 1 / 0)
         one.send(one.street(0), one.second)
         one.spin_until(lambda: one.monitor().count(diagnostics.FAILED) == 1)
         assert 'division by zero' in one.status('camera', lambda s: s.level == ERROR).message

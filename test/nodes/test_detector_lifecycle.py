@@ -21,7 +21,7 @@ from rcl_interfaces.msg import Log, Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.parameter import parameter_value_to_python
 
-from semanom_ros.core.pipeline import Pipeline
+from semanom_ros.core.pipeline import Judge
 from semanom_ros.errors import ParameterError
 from semanom_ros.msg import AnomalyScore, DatabaseInfo
 from semanom_ros.nodes.detector import main
@@ -76,7 +76,7 @@ def test_shutdown_works_from_every_state(
         assert getattr(one, step)()
     assert one.change(transition)
     assert one.state == 'finalized'
-    assert one.detector._pipeline is None
+    assert one.detector._judge is None
     assert not one.detector._threads
 
 
@@ -85,9 +85,9 @@ def test_cleanup_frees_the_model_and_the_database(active: Callable[..., Any]) ->
     scores = one.listen(AnomalyScore, 'camera/score')
     one.send(one.street_with_box(100), one.second)
     one.spin_until(lambda: scores)
-    pipeline = one.detector._pipeline
-    held = [weakref.ref(thing) for thing in (pipeline, pipeline.embedder, pipeline.embedder.encoder, pipeline.database)]
-    del pipeline
+    judge = one.detector._judge
+    held = [weakref.ref(thing) for thing in (judge, judge.embedder, judge.embedder.encoder, judge.database)]
+    del judge
     assert one.deactivate()
     assert one.cleanup()
     assert [reference() for reference in held] == [None] * 4
@@ -104,7 +104,7 @@ def test_cleanup_frees_the_gpu(bench: Callable[..., Any], recorded: Path) -> Non
 
 
 def flip_a_bit(database: Path) -> Path:
-    file = max(database.rglob('vectors.npy'), key=lambda path: path.stat().st_size)
+    file = max(database.rglob('vectors.f32'), key=lambda path: path.stat().st_size)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
@@ -112,7 +112,7 @@ def flip_a_bit(database: Path) -> Path:
 
 
 def lose_a_file(database: Path) -> Path:
-    file = next(database.rglob('positions.npy'))
+    file = next(database.rglob('positions.f32'))
     file.unlink()
     return file
 
@@ -138,7 +138,7 @@ def test_a_corrupt_database_fails_configure_until_it_is_mended(
     one = bench(database=str(database))
     assert not one.configure()
     assert one.state == 'unconfigured'
-    assert one.detector._pipeline is None
+    assert one.detector._judge is None
     status = one.status('detector', lambda s: s.level == ERROR)
     assert str(culprit) in status.message
     assert '\n' not in status.message
@@ -156,8 +156,8 @@ def test_a_corrupt_database_fails_configure_until_it_is_mended(
     ('device', 'cuda:99', 'cuda:99'),
 ])
 def test_a_bad_parameter_fails_configure_until_it_is_set_right(
-        bench: Callable[..., Any], recorded: Path, method: dict[str, Any], name: str, bad: str, words: str) -> None:
-    good = {'database': str(recorded), **method}
+        bench: Callable[..., Any], recorded: Path, encoder: dict[str, Any], name: str, bad: str, words: str) -> None:
+    good = {'database': str(recorded), 'device': 'auto', **encoder}
     one = bench(**{**good, name: bad})
     logged = one.listen(Log, '/rosout')
     events = one.listen(TransitionEvent, 'transition_event')
@@ -174,7 +174,7 @@ def test_a_bad_parameter_fails_configure_until_it_is_set_right(
 
 
 def test_a_database_of_another_encoder_is_refused(
-        bench: Callable[..., Any], recorded: Path, tmp_path: Path, encoder_file: Path) -> None:
+        bench: Callable[..., Any], recorded: Path, tmp_path: Path, encoder: dict[str, Any]) -> None:
     class Other(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             means = torch.nn.functional.avg_pool2d(images, 8) + 0.1
@@ -187,7 +187,7 @@ def test_a_database_of_another_encoder_is_refused(
     message = one.status('detector', lambda s: s.level == ERROR).message
     assert str(recorded) in message
     assert 'other.ts' in message
-    assert set_text(one, 'encoder', f'torchscript:{encoder_file}').successful
+    assert set_text(one, 'encoder', encoder['encoder']).successful
     assert one.configure()
 
 
@@ -196,7 +196,7 @@ def test_an_unexpected_failure_leaves_the_node_configurable(
     """Provoked by replacing the loader: no real input is known to do it."""
     one = bench(database=str(recorded))
     with monkeypatch.context() as patch:
-        patch.setattr(Pipeline, 'load', lambda *_: 1 / 0)
+        patch.setattr(Judge, 'load', lambda *_: 1 / 0)
         assert not one.configure()
         assert one.state == 'unconfigured'
         assert 'division by zero' in one.status('detector', lambda s: s.level == ERROR).message
@@ -218,26 +218,23 @@ def test_a_bad_value_at_the_start_is_one_clear_error(bench: Callable[..., Any]) 
 
 def test_live_parameters_change_results_at_once(active: Callable[..., Any]) -> None:
     one = active()
-    scores = one.listen(AnomalyScore, 'camera/score')
 
-    def verdict(number: int) -> bool:
-        scores.clear()
-        one.send(one.street_with_box(100), number * one.second)
-        return one.spin_until(lambda: scores)[0].anomalous
+    def verdict() -> bool:
+        return one.verdict(one.street_with_box(100)).anomalous
 
-    assert verdict(1)
+    assert verdict()
     # an integer for a float is what `ros2 param set` sends for a round number
     assert set_parameter(one, 'filter_min_area', type=ParameterType.PARAMETER_INTEGER, integer_value=1).successful
-    assert not verdict(2)
+    assert not verdict()
     assert set_parameter(one, 'filter_min_area', type=ParameterType.PARAMETER_DOUBLE, double_value=0.001).successful
-    assert verdict(3)
+    assert verdict()
     refused = set_parameter(one, 'filter_min_area', type=ParameterType.PARAMETER_DOUBLE, double_value=7.0)
     assert not refused.successful
     assert 'filter_min_area' in refused.reason
-    assert verdict(4)
+    assert verdict()
 
 
-def test_what_is_read_at_configure_cannot_change_before_cleanup(active: Callable[..., Any], recorded: Path) -> None:
+def test_what_is_read_at_configure_cannot_change_before_cleanup(active: Callable[..., Any], learned: Path) -> None:
     one = active()
     refused = set_text(one, 'database', '/elsewhere')
     assert not refused.successful
@@ -247,19 +244,20 @@ def test_what_is_read_at_configure_cannot_change_before_cleanup(active: Callable
     assert one.cleanup()
     assert set_text(one, 'database', '/elsewhere').successful
     assert not one.configure()
-    assert set_text(one, 'database', str(recorded)).successful
+    assert set_text(one, 'database', str(learned)).successful
     assert one.configure()
 
 
 def test_every_parameter_describes_itself(bench: Callable[..., Any]) -> None:
-    one = bench()
+    one = bench(false_alarm_rate=0.1)  # given, so declared anew
     request = DescribeParameters.Request(names=['false_alarm_rate', 'image_transport', 'overlay_max_width'])
     rate, transport, width = one.call(
-        DescribeParameters, '/semanom_detector/describe_parameters', request).descriptors  # type: tuple[ParameterDescriptor, ...]
+        DescribeParameters, '/semanom_detector/describe_parameters', request).descriptors
     assert 'nominal frames' in rate.description
     assert rate.type == ParameterType.PARAMETER_DOUBLE
     assert (rate.floating_point_range[0].from_value, rate.floating_point_range[0].to_value) == (0.0001, 0.5)
-    assert 'raw, compressed' in transport.additional_constraints
+    assert transport.additional_constraints == 'one of raw, compressed; read at configure'
+    assert rate.additional_constraints == '', 'may change while the detector is active'
     assert width.integer_range[0].to_value == 16384
     assert parameter_value_to_python(one.detector.get_parameter('false_alarm_rate').get_parameter_value()) == 0.1
 
@@ -271,26 +269,26 @@ def test_a_misspelt_parameter_is_pointed_out(bench: Callable[..., Any], monkeypa
     assert [text for text in said if 'false_alarm_rat' in text and 'not known' in text]
 
 
-def test_the_database_is_announced_to_late_comers(active: Callable[..., Any], recorded: Path) -> None:
+def test_the_database_is_announced_to_late_comers(active: Callable[..., Any], learned: Path, drive: Path) -> None:
     one = active()
     info = one.listen(DatabaseInfo, 'database_info', latched=True)
     one.spin_until(lambda: info)
-    assert info[0].path == str(recorded)
-    assert (info[0].version, info[0].dimension, info[0].variant) == (1, 4, 'grid')
-    assert info[0].vectors == 20 * 12 * 16
-    assert info[0].sources == ['nominal_drive']
+    assert info[0].path == str(learned)
+    assert (info[0].version, info[0].dimension, info[0].variant) == (2, 32, 'grid')
+    assert info[0].vectors == 130 * 12 * 16
+    assert info[0].sources == [str(drive)]
     assert info[0].calibrated
     assert info[0].loaded.sec > 0
 
 
 @pytest.mark.parametrize(('active', 'number'), [(True, signal.SIGINT), (False, signal.SIGTERM)])
 def test_a_signal_ends_the_process_with_status_0(
-        bench: Callable[..., Any], recorded: Path, method: dict[str, Any], active: bool,
+        bench: Callable[..., Any], recorded: Path, encoder: dict[str, Any], active: bool,
         number: signal.Signals) -> None:
     observer = bench()
     process = subprocess.Popen(
         [sys.executable, '-m', 'semanom_ros.nodes.detector', '--ros-args', '-r', '__node:=other', '-p',
-         f'database:={recorded}', '-p', f'encoder:={method["encoder"]}', '-p', f'input_size:={method["input_size"]}'],
+         f'database:={recorded}', '-p', f'encoder:={encoder["encoder"]}', '-p', f'input_size:={encoder["input_size"]}'],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE) if active else ():

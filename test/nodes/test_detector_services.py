@@ -2,76 +2,73 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
-from semanom_ros.core.curation.recorder import NominalRecorder, describe
-from semanom_ros.core.database import DatabaseWriter, NominalDatabase, read_manifest
+from semanom_ros.core.curation.recorder import NominalRecorder
+from semanom_ros.core.curation.writer import DatabaseWriter
+from semanom_ros.core.database.manifest import REVIEWED
+from semanom_ros.core.database.nominal_database import NominalDatabase, read_manifest
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
-from semanom_ros.msg import AnomalyScore, DatabaseInfo
-from semanom_ros.parameters import METHOD, resolve
+from semanom_ros.core.pipeline import Judge
+from semanom_ros.core.results import FrameResult
+from semanom_ros.msg import DatabaseInfo
+from semanom_ros.nodes import detector
+from semanom_ros.settings import MethodSettings
 
 RELOAD, ACCEPT = '/semanom_detector/reload_database', '/semanom_detector/accept_as_nominal'
 
 
 @pytest.fixture
-def own(tmp_path: Path, recorded: Path) -> Path:
-    """A database that the test may change."""
-    return Path(shutil.copytree(recorded, tmp_path / 'own'))
+def own(tmp_path: Path, learned: Path) -> Path:
+    """A database that the test may change; it knows what belongs where."""
+    return Path(shutil.copytree(learned, tmp_path / 'own'))
 
 
-def verdicts(one: Any) -> Callable[[Any], bool]:
+def verdicts(one: Any) -> Callable[..., bool]:
     """Whether a picture is anomalous, as the detector says."""
-    scores = one.listen(AnomalyScore, 'camera/score')
-    sent = [0]
-
-    def verdict(image: Any) -> bool:
-        scores.clear()
-        sent[0] += 1
-        one.send(image, sent[0] * one.second)
-        return one.spin_until(lambda: scores)[0].anomalous
-
-    return verdict
+    return lambda image, camera='camera': one.verdict(image, camera).anomalous
 
 
-def append(path: Path, method: dict[str, Any], images: list[Any]) -> None:
-    embedder = Embedder.load(resolve(method, METHOD))
-    with DatabaseWriter.begin(path, describe(embedder), append=True) as writer:
+def append(path: Path, encoder: dict[str, Any], images: list[Any]) -> None:
+    embedder = Embedder.load(MethodSettings.of(encoder))
+    with DatabaseWriter.begin(path, embedder.description, append=True) as writer:
         frames = [Frame(image, number, 'camera', 'second_drive', '/camera/image')
                   for number, image in enumerate(images)]
         for _ in NominalRecorder(embedder, writer).record(frames, 'b' * 64, lambda _: False):
             pass
-        old = NominalDatabase.open(path)
-        writer.commit(lambda _: old.calibration).close()
+        writer.commit(None)
 
 
 def test_reload_takes_up_a_new_version(
-        active: Callable[..., Any], own: Path, method: dict[str, Any]) -> None:
+        active: Callable[..., Any], own: Path, encoder: dict[str, Any]) -> None:
     one = active(database=str(own))
     verdict = verdicts(one)
     info = one.listen(DatabaseInfo, 'database_info', latched=True)
     box = one.street_with_box(70)
     assert verdict(box)
-    append(own, method, [box])
+    append(own, encoder, [box])
     assert verdict(box), 'the old version is in use until it is asked for the new one'
     answer = one.call(Trigger, RELOAD, Trigger.Request())
     assert answer.success, answer.message
-    assert 'version 2' in answer.message
-    one.spin_until(lambda: info and info[-1].version == 2)
-    assert info[-1].sources == ['nominal_drive', 'second_drive']
+    assert 'version 3' in answer.message
+    one.spin_until(lambda: info and info[-1].version == 3)
+    assert [Path(source).name for source in info[-1].sources] == ['nominal_drive', 'second_drive']
     assert not verdict(box)
 
 
-def test_a_failed_reload_keeps_what_is_loaded(active: Callable[..., Any], own: Path, recorded: Path) -> None:
+def test_a_failed_reload_keeps_what_is_loaded(active: Callable[..., Any], own: Path, learned: Path) -> None:
     one = active(database=str(own))
     verdict = verdicts(one)
     (own / 'manifest.json').write_text('{}')
@@ -82,8 +79,8 @@ def test_a_failed_reload_keeps_what_is_loaded(active: Callable[..., Any], own: P
     assert verdict(one.street_with_box(70))
     assert not verdict(one.street(70))
     status = one.status('detector', lambda s: s.level == DiagnosticStatus.WARN)
-    assert 'version 1 stays in use' in status.message
-    shutil.copy(recorded / 'manifest.json', own / 'manifest.json')
+    assert 'version 2 stays in use' in status.message
+    shutil.copy(learned / 'manifest.json', own / 'manifest.json')
     assert one.call(Trigger, RELOAD, Trigger.Request()).success
     assert one.status('detector', lambda s: s.level == DiagnosticStatus.OK)
 
@@ -131,13 +128,13 @@ def test_what_was_accepted_raises_no_alarm_any_more(active: Callable[..., Any], 
     assert verdict(red)
     answer = one.call(Trigger, ACCEPT, Trigger.Request())
     assert answer.success, answer.message
-    one.spin_until(lambda: info and info[-1].version == 2)
+    one.spin_until(lambda: info and info[-1].version == 3)
     assert 'reviewed:live:/semanom_detector/input/camera/image' in info[-1].sources
     assert not verdict(red)
     assert not verdict(one.street_with_box(71)), 'nor does the like'
     assert verdict(blue), 'something else still does'
-    assert read_manifest(own).version == 2
-    assert (own / 'v000001' / 'manifest.json').exists(), 'the version before is kept'
+    assert read_manifest(own).version == 3
+    assert (own / 'v000002' / 'manifest.json').exists(), 'the version before is kept'
     assert one.call(Trigger, ACCEPT, Trigger.Request()).success, 'now the blue one'
     assert not verdict(blue)
     assert not verdict(red)
@@ -158,21 +155,15 @@ def test_accept_survives_a_restart(active: Callable[..., Any], own: Path) -> Non
 
 def test_accept_takes_the_flagged_of_every_camera(active: Callable[..., Any], own: Path) -> None:
     one = active(database=str(own), camera_names=['front', 'rear'])
-    scores = {name: one.listen(AnomalyScore, f'{name}/score') for name in ('front', 'rear')}
+    verdict = verdicts(one)
     red = one.street_with_box(70)
     blue = red[..., ::-1].copy()
-
-    def verdict(camera: str, image: Any) -> bool:
-        scores[camera].clear()
-        one.send(image, one.second, camera=camera)
-        return one.spin_until(lambda: scores[camera])[0].anomalous
-
-    assert verdict('front', red)
-    assert verdict('rear', blue)
+    assert verdict(red, 'front')
+    assert verdict(blue, 'rear')
     assert one.call(Trigger, ACCEPT, Trigger.Request()).success
-    assert read_manifest(own).version == 2
-    assert not verdict('front', blue)
-    assert not verdict('rear', red)
+    assert read_manifest(own).version == 3
+    assert not verdict(blue, 'front')
+    assert not verdict(red, 'rear')
 
 
 def test_services_say_what_is_missing(bench: Callable[..., Any], recorded: Path) -> None:
@@ -189,14 +180,97 @@ def test_services_say_what_is_missing(bench: Callable[..., Any], recorded: Path)
 
 
 def test_accept_fails_cleanly_where_somebody_else_writes(
-        active: Callable[..., Any], own: Path, method: dict[str, Any]) -> None:
+        active: Callable[..., Any], own: Path, encoder: dict[str, Any]) -> None:
     one = active(database=str(own))
     verdict = verdicts(one)
     assert verdict(one.street_with_box(70))
-    with DatabaseWriter.begin(own, describe(Embedder.load(resolve(method, METHOD))), append=True):
+    with DatabaseWriter.begin(own, Embedder.load(MethodSettings.of(encoder)).description, append=True):
         answer = one.call(Trigger, ACCEPT, Trigger.Request())
     assert not answer.success
     assert 'writer' in answer.message
     assert verdict(one.street_with_box(70))
     assert one.call(Trigger, ACCEPT, Trigger.Request()).success, 'it can be tried again'
     assert not verdict(one.street_with_box(70))
+
+
+@pytest.mark.parametrize(('owner', 'step'), [(detector, 'evidence_for'), (Judge, 'accepting')])
+def test_frames_are_scored_while_evidence_is_accepted(
+        active: Callable[..., Any], own: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str) -> None:
+    """The real step, made as slow as it must be for the test: nothing that a frame needs is held meanwhile."""
+    one = active(database=str(own))
+    verdict = verdicts(one)
+    gate, begun, real = threading.Event(), threading.Event(), getattr(owner, step)
+
+    def slow(*arguments: Any) -> Any:
+        begun.set()
+        assert gate.wait(60)
+        return real(*arguments)
+
+    red = one.street_with_box(70)
+    blue = red[..., ::-1].copy()
+    assert verdict(red)
+    monkeypatch.setattr(owner, step, slow)
+    client = one.node.create_client(Trigger, ACCEPT)
+    one.spin_until(client.service_is_ready)
+    answer = client.call_async(Trigger.Request())
+    try:
+        one.spin_until(begun.is_set)
+        assert not verdict(one.street(1))
+        assert verdict(blue), 'flagged after what is being accepted'
+        assert one.status('detector')
+        assert one.detector.set_parameters([Parameter('filter_min_area', value=0.001)])[0].successful
+        assert not answer.done()
+    finally:
+        gate.set()
+    one.spin_until(answer.done)
+    assert answer.result().success, answer.result().message
+    assert not verdict(red)
+    assert verdict(blue), 'is not accepted with the red one'
+    assert one.call(Trigger, ACCEPT, Trigger.Request()).success
+    assert not verdict(blue)
+
+
+@pytest.mark.parametrize(('name', 'every_n'), [('learned', 1), ('segmented', 1), ('segmented', 3)])
+def test_what_is_accepted_is_what_was_judged(
+        active: Callable[..., Any], instances: dict[str, Any], request: pytest.FixtureRequest, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch, name: str, every_n: int) -> None:
+    """No second pass through encoder and segmenter: in that, masks that follow the picture would be others."""
+    own = Path(shutil.copytree(request.getfixturevalue(name), tmp_path / 'own'))
+    given = {**instances, 'segmenter_every_n': every_n} if name == 'segmented' else {}
+    passes, results = [0], []
+    embed, process = Embedder.embed, Judge.process
+
+    def counted(self: Embedder, *arguments: Any) -> Any:
+        passes[0] += 1
+        return embed(self, *arguments)
+
+    def noted(self: Judge, *arguments: Any) -> FrameResult:
+        results.append(process(self, *arguments))
+        return results[-1]
+
+    monkeypatch.setattr(Embedder, 'embed', counted)
+    monkeypatch.setattr(Judge, 'process', noted)
+    one = active(database=str(own), **given)
+    message = one.verdict(one.street_with_box(70))
+    assert message.anomalous
+    encoder = one.detector._judge.embedder.encoder
+    monkeypatch.setattr(type(encoder), 'encode', lambda *_: 1 / 0)
+    before = passes[0]
+    answer = one.call(Trigger, ACCEPT, Trigger.Request())
+    assert answer.success, answer.message
+    assert passes[0] == before
+
+    judged = results[-1]
+    assert message.score == np.float32(judged.score)
+    part, entry, _ = NominalDatabase.open(own).parts()[-1]
+    assert (entry.kind, len(part.frames)) == (REVIEWED, 1)
+    accepted = part.frame(0, False)
+    vectors, boxes = judged.queries.vectors.cpu().numpy(), judged.queries.boxes
+    known = {vectors[number].tobytes() + boxes[number].tobytes(): number for number in range(len(vectors))}
+    numbers = np.array([known[vector.tobytes() + box.tobytes()]
+                        for vector, box in zip(accepted.vectors, accepted.boxes, strict=True)])
+    assert (judged.scores.scores[numbers] > judged.pixel_threshold).all()
+    assert re.match(rf'{len(numbers)} embeddings accepted', answer.message)
+    if name == 'segmented':
+        assert (numbers < len(judged.scores.segments.scores)).any(), 'segments among them'
+    assert accepted.record.stamp_ns == judged.stamp_ns

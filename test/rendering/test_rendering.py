@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
-from semanom_ros.core.frames import Anomaly, FrameResult, NominalExample
+from semanom_ros.core.database.nominal_database import NominalExample
+from semanom_ros.core.localization.regions_of_map import Region
+from semanom_ros.core.results import Anomaly, FrameResult, ScoreMap
 from semanom_ros.rendering.overlay import Rect, heat_colour, place_labels, render_overlay
 
 SIZES = [(360, 480), (720, 1280), (1080, 1920)]
@@ -19,25 +22,34 @@ def street(size: tuple[int, int]) -> np.ndarray:
     return np.random.default_rng(1).integers(60, 200, (*size, 3), np.uint8)
 
 
+def jpeg(colour: tuple[int, int, int] = (0, 0, 0), size: tuple[int, int] = (120, 160)) -> bytes:
+    """A picture of one colour (RGB), as a database keeps it."""
+    return cv2.imencode('.jpg', np.full((*size, 3), colour[::-1], np.uint8))[1].tobytes()
+
+
+def shown(overlay: np.ndarray, thumbnail: bytes) -> np.ndarray:
+    """(H, W) bool: where an overlay has the colour of a thumbnail of one colour."""
+    return (overlay == cv2.imdecode(np.frombuffer(thumbnail, np.uint8), cv2.IMREAD_COLOR_RGB)[0, 0]).all(axis=2)
+
+
 def result_with(boxes: list[tuple[int, int, int, int]], size: tuple[int, int], *, score: float = 2.0,
-                thumbnail: np.ndarray | None = None, label: str = '') -> FrameResult:
-    """A result whose anomalies are exactly these boxes (x, y, width, height)."""
+                thumbnail: bytes | None = None, label: str = '', scores: np.ndarray | None = None) -> FrameResult:
+    """A result whose anomalies are exactly these boxes (x, y, width, height); another map of scores if given."""
     pixel_map = np.full(size, 0.3, np.float32)
-    mask = np.zeros(size, bool)
-    anomalies = []
+    anomalies, regions = [], []
     for number, (x, y, w, h) in enumerate(boxes):
         pixel_map[y:y + h, x:x + w] = score
-        mask[y:y + h, x:x + w] = True
         nearest = None
         if thumbnail is not None:
             nearest = NominalExample('drive', '/camera', 1, (0, 0, 8, 8), 0.4, thumbnail)
-        contour = np.array([(x, y), (x + w - 1, y), (x + w - 1, y + h - 1), (x, y + h - 1)], np.int32)
-        anomalies.append(Anomaly(number + 1, score, 0.5, 0.01, (x, y, w, h), contour, w * h, nearest=nearest,
-                                 label=label))
+        region = Region((x, y, w, h), np.ones((h, w), bool), w * h, (x, y))
+        regions.append(region)
+        anomalies.append(Anomaly(number + 1, score, 0.5, 0.01, region.box, region.contour(), region.area,
+                                 nearest=nearest, label=label))
     return FrameResult(
         stamp_ns=5_250_000_000, camera='front', image_size=size, score=score if boxes else 0.4, raw_score=0.3,
-        p_value=0.01, threshold=1.0, anomalous=bool(boxes), patch_map=pixel_map[::16, ::16], pixel_threshold=1.0,
-        anomalies=tuple(anomalies), region_mask=mask if boxes else None, pixel_map=pixel_map)
+        p_value=0.01, threshold=1.0, anomalous=bool(boxes), pixel_threshold=1.0, anomalies=tuple(anomalies),
+        scores=ScoreMap.of_pixels(pixel_map if scores is None else scores), regions=tuple(regions))
 
 
 def banner_height(overlay: np.ndarray, image: np.ndarray) -> int:
@@ -78,12 +90,13 @@ def test_an_anomaly_is_coloured_and_outlined_where_it_is(size: tuple[int, int]) 
 def test_what_is_below_the_threshold_is_transparent() -> None:
     size = (360, 480)
     image = street(size)
-    result = result_with([], size)
-    result.pixel_map[200:300, 100:200] = 0.99
-    overlay = render_overlay(image, result)
+    scores = np.full(size, 0.3, np.float32)
+    scores[200:300, 100:200] = 0.99
+    overlay = render_overlay(image, result_with([], size, scores=scores))
     assert (overlay[150:] == image[150:]).all()
-    result.pixel_map[200:300, 100:200] = 1.5
-    assert (render_overlay(image, result)[210:290, 110:190] != image[210:290, 110:190]).any(axis=2).mean() > 0.9
+    scores[200:300, 100:200] = 1.5
+    overlay = render_overlay(image, result_with([], size, scores=scores))
+    assert (overlay[210:290, 110:190] != image[210:290, 110:190]).any(axis=2).mean() > 0.9
 
 
 def test_a_patch_map_is_enlarged_to_the_picture() -> None:
@@ -91,8 +104,7 @@ def test_a_patch_map_is_enlarged_to_the_picture() -> None:
     image = street(size)
     patches = np.zeros((18, 24), np.float32)
     patches[10, 12] = 3.0
-    result = result_with([], size)
-    overlay = render_overlay(image, FrameResult(**{**vars(result), 'pixel_map': None, 'patch_map': patches}))
+    overlay = render_overlay(image, result_with([], size, scores=patches))
     rows, columns = np.nonzero((overlay[150:] != image[150:]).any(axis=2))
     assert abs(rows.mean() + 150 - 210) < 2
     assert abs(columns.mean() - 250) < 2
@@ -113,7 +125,7 @@ def test_the_score_moves_the_gauge() -> None:
     widths = []
     for score in (0.2, 0.8, 1.5):
         result = result_with([], size)
-        overlay = render_overlay(image, FrameResult(**{**vars(result), 'score': score}))
+        overlay = render_overlay(image, replace(result, score=score))
         row = overlay[:28, 200:340].astype(int)
         widths.append(int(((row[..., 1] > row[..., 0] + 50).any(axis=0)).sum()))
     assert widths[0] < widths[1] < widths[2]
@@ -135,19 +147,19 @@ def test_a_wide_picture_is_scaled_down_and_a_small_one_is_not_scaled_up() -> Non
 def test_the_evidence_is_shown_away_from_the_anomaly_and_can_be_switched_off() -> None:
     size = (360, 480)
     image = np.zeros((*size, 3), np.uint8)
-    thumbnail = np.full((120, 160, 3), (10, 250, 20), np.uint8)
+    thumbnail = jpeg((10, 250, 20))
     for box, corner in (((380, 260, 90, 90), 'left'), ((10, 260, 90, 90), 'right')):
         overlay = render_overlay(image, result_with([box], size, thumbnail=thumbnail))
-        green = (overlay == (10, 250, 20)).all(axis=2)
+        green = shown(overlay, thumbnail)
         assert green.sum() > 0.02 * green.size
         assert (np.nonzero(green)[1].mean() < 240) == (corner == 'left')
         without = render_overlay(image, result_with([box], size, thumbnail=thumbnail), evidence=False)
-        assert not (without == (10, 250, 20)).all(axis=2).any()
+        assert not shown(without, thumbnail).any()
 
 
 @pytest.mark.parametrize('size', [(1, 1), (7, 5), (24, 400), (400, 24), (3, 2000)])
 def test_pictures_too_small_for_text_are_drawn_all_the_same(size: tuple[int, int]) -> None:
-    thumbnail = np.zeros((10, 10, 3), np.uint8)
+    thumbnail = jpeg(size=(10, 10))
     overlay = render_overlay(street(size), result_with([(0, 0, size[1], size[0])], size, thumbnail=thumbnail))
     assert overlay.shape == (*size, 3)
 
@@ -155,13 +167,13 @@ def test_pictures_too_small_for_text_are_drawn_all_the_same(size: tuple[int, int
 def test_the_evidence_says_where_in_the_nominal_picture() -> None:
     size = (360, 480)
     image = np.zeros((*size, 3), np.uint8)
-    thumbnail = np.full((120, 160, 3), (10, 250, 20), np.uint8)
+    thumbnail = jpeg((10, 250, 20))
     result = result_with([(10, 60, 90, 90)], size)
     example = NominalExample('drive', '/camera', 1, (640, 480, 320, 240), 0.4, thumbnail, (960, 1280))
     (anomaly,) = result.anomalies
-    marked = FrameResult(**{**vars(result), 'anomalies': (Anomaly(**{**vars(anomaly), 'nearest': example}),)})
+    marked = replace(result, anomalies=(replace(anomaly, nearest=example),))
     overlay = render_overlay(image, marked)
-    rows, columns = np.nonzero((overlay == (10, 250, 20)).all(axis=2))
+    rows, columns = np.nonzero(shown(overlay, thumbnail))
     left, top, width, height = columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1
     inset = overlay[top:top + height, left:left + width]
     white_rows, white_columns = np.nonzero((inset == 255).all(axis=2))

@@ -8,8 +8,7 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, RegionOfInterest
 
 from semanom_ros.errors import CameraError, ImageError
-from semanom_ros.recordings.images import image_to_compressed, image_to_message
-from semanom_ros.ros.messages import camera_model, picture_of, stamp_of
+from semanom_ros.ros.messages import camera_model, image_to_compressed, image_to_message, picture_of, stamp_of
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
 STAMP = 1_764_000_000_123_456_789

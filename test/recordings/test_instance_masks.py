@@ -1,21 +1,17 @@
-"""Masks in messages, whatever numbers them, and masks that wait for their image."""
+"""Masks in messages, whatever numbers them."""
 
 from __future__ import annotations
 
-import threading
 from array import array
 from typing import Any
 
 import numpy as np
 import pytest
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import CompressedImage, Image
 
 from semanom_ros.errors import ImageError
-from semanom_ros.recordings.images import header, image_to_message
 from semanom_ros.recordings.instance_masks import segments_from_message
-from semanom_ros.ros.masks_subscription import SegmentsSubscription
+from semanom_ros.ros.messages import header, image_to_message
 
 SIZE = 4, 6
 NUMBERS = np.array([[0, 0, 7, 7, 7, 7], [0, 0, 7, 7, 7, 7], [300, 300, 0, 0, 0, 9], [300, 300, 0, 0, 0, 0]])
@@ -72,66 +68,3 @@ def test_what_holds_no_masks_is_refused_in_one_line(bad: Any, expected: str) -> 
     with pytest.raises(ImageError, match=expected) as caught:
         segments_from_message(bad, SIZE)
     assert '\n' not in str(caught.value)
-
-
-class Camera:
-    """A subscription to masks, and a node that sends some."""
-
-    def __init__(self, wait_s: float) -> None:
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context)
-        self.node = rclpy.create_node('detector', context=self.context)
-        self.masks = SegmentsSubscription(self.node, 'front', wait_s)
-        self.masks.open()
-        self.publisher = self.node.create_publisher(Image, '/detector/input/front/segments', 10)
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.executor.add_node(self.node)
-        self.thread = threading.Thread(target=self.executor.spin)
-        self.thread.start()
-
-    def send(self, stamp_ns: int, numbers: np.ndarray = NUMBERS) -> None:
-        sent = message(numbers, 'mono16')
-        sent.header = header(stamp_ns, 'camera')
-        self.publisher.publish(sent)
-
-    def close(self) -> None:
-        self.masks.close()
-        self.executor.shutdown()
-        self.thread.join(30)
-        self.node.destroy_node()
-        rclpy.shutdown(context=self.context)
-
-
-@pytest.fixture
-def camera(ros_domain_id: int, request: pytest.FixtureRequest):
-    made = Camera(getattr(request, 'param', 30.0))
-    yield made
-    made.close()
-
-
-def test_an_image_gets_the_masks_of_its_stamp(camera: Camera) -> None:
-    for stamp in (100, 200, 300):
-        camera.send(stamp, np.where(NUMBERS == 7, stamp, 0))
-    segments, fault = camera.masks.take(300, SIZE)
-    assert (fault, len(segments.scores)) == ('', 1)
-    segments, fault = camera.masks.take(200, SIZE)  # out of turn
-    assert fault == ''
-    camera.send(400)
-    assert 'expected those of the image' in camera.masks.take(400, (8, 8))[1]
-
-
-@pytest.mark.parametrize('camera', [0.05], indirect=True)
-def test_an_image_without_masks_waits_no_longer_than_asked(camera: Camera) -> None:
-    segments, fault = camera.masks.take(100, SIZE)
-    assert segments is None
-    assert '/detector/input/front/segments' in fault
-    assert '\n' not in fault
-
-
-def test_who_waits_is_released_when_the_camera_is_closed(camera: Camera) -> None:
-    answers: list[Any] = []
-    waiting = threading.Thread(target=lambda: answers.append(camera.masks.take(100, SIZE)))
-    waiting.start()
-    camera.masks.close()
-    waiting.join(25)
-    assert answers[0][0] is None

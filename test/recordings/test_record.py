@@ -17,28 +17,23 @@ import pytest
 import yaml
 
 from semanom_ros.cli import main
-from semanom_ros.core.curation import operations
-from semanom_ros.core.database import NominalDatabase
+from semanom_ros.core.curation import operations, publishing
+from semanom_ros.core.curation.publishing import Learned, Recipe
+from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel, Projection, Trees, features
-from semanom_ros.core.scoring.calibration import calibrate
+from semanom_ros.core.progress import SILENT
 from semanom_ros.errors import BagError
-from semanom_ros.parameters import METHOD, NODE, RECORDER, resolve
-from semanom_ros.recordings import nominal_recording as bag_recording
-from semanom_ros.recordings.bags import BagReader
+from semanom_ros.recordings import bags as bags_module
+from semanom_ros.recordings.bags import BagReader, BagWriter
 from semanom_ros.recordings.nominal_recording import BagRecording, record_bags
+from semanom_ros.settings import Settings
 
 SECOND = 10**9
 
 
-class Silent:
-    def begin(self, what: str, total: int, unit: str) -> None: ...
-    def advance(self, amount: int) -> None: ...
-    def end(self) -> None: ...
-
-
-class Counted(Silent):
+class Counted:
     """Remembers (stage, total, done)."""
 
     def __init__(self) -> None:
@@ -50,9 +45,11 @@ class Counted(Silent):
     def advance(self, amount: int) -> None:
         self.stages[-1][2] += amount
 
+    def end(self) -> None: ...
 
-def record(bags: list[Path], database: Path, parameters: dict[str, Any], **changes: Any) -> BagRecording:
-    return record_bags(bags, database, {**parameters, **changes}, Silent())
+
+def record(bags: list[Path], database: Path, settings: Settings, **changes: Any) -> BagRecording:
+    return record_bags(bags, database, settings.changed(changes), SILENT)
 
 
 def content(path: Path) -> dict[tuple[str, int, bool], np.ndarray]:
@@ -76,15 +73,15 @@ def assert_equal(one: Path, other: Path) -> None:
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
 @pytest.mark.parametrize('compress', [False, True])
 def test_the_database_holds_what_the_detector_will_compute(
-        tmp_path: Path, drives: Any, parameters: dict[str, Any], embedder: Embedder, storage: str,
+        tmp_path: Path, drives: Any, settings: Settings, embedder: Embedder, storage: str,
         compress: bool) -> None:
     bag = drives('drive', storage=storage, compress=compress)
-    recording = record([bag], tmp_path / 'database', parameters)
+    recording = record([bag], tmp_path / 'database', settings)
     database = NominalDatabase.open(tmp_path / 'database')
     stored = {frame.record.stamp_ns: frame for frame in [*database.frames(), *database.held_out()]}
     with BagReader(bag) as reader:
         read = list(reader.images())
-        digest = reader.sha256()
+        digest = reader.fingerprint()
     assert len(stored) == len(read) == 40
     for frame in read:
         queries = embedder.queries(embedder.embed([frame])[0])
@@ -102,25 +99,25 @@ def test_the_database_holds_what_the_detector_will_compute(
     assert len(database.calibration['frame_scores']) == 8
 
 
-def test_evidence_is_the_picture_that_was_recorded(tmp_path: Path, drives: Any, parameters: dict[str, Any],
+def test_evidence_is_the_picture_that_was_recorded(tmp_path: Path, drives: Any, settings: Settings,
                                                    embedder: Embedder) -> None:
-    record([drives('drive')], tmp_path / 'database', parameters, thumbnail_size=32)
+    record([drives('drive')], tmp_path / 'database', settings, thumbnail_size=32)
     database = NominalDatabase.open(tmp_path / 'database')
     queries = embedder.queries(embedder.embed([Frame(drives.picture(3), 0)])[0])
     distances, indices = database.search(queries.vectors, 1)
     assert distances.max() < 1e-5
     example = database.example(int(indices[5, 0]), float(distances[5, 0]))
     assert (example.stamp_ns, example.topic, example.box) == (4 * SECOND, '/camera0/image_raw', (16, 16, 16, 16))
-    assert example.thumbnail is not None
+    picture = cv2.imdecode(np.frombuffer(example.thumbnail, np.uint8), cv2.IMREAD_COLOR_RGB)
     small = cv2.resize(drives.picture(3), (32, 24), interpolation=cv2.INTER_AREA)
-    assert np.abs(example.thumbnail.astype(int) - small).mean() < 6  # JPEG; another frame would differ by 60
+    assert np.abs(picture.astype(int) - small).mean() < 6  # JPEG; another frame would differ by 60
 
 
-def test_several_recordings_and_topics(tmp_path: Path, drives: Any, parameters: dict[str, Any]) -> None:
+def test_several_recordings_and_topics(tmp_path: Path, drives: Any, settings: Settings) -> None:
     bags = [drives('one', cameras=3), drives('two', cameras=3, first=100, storage='sqlite3')]
     progress = Counted()
     topics = ['/camera0/image_raw', '/camera2/image_raw']
-    record_bags(bags, tmp_path / 'database', {**parameters, 'image_topics': topics, 'every_n': 2}, progress)
+    record_bags(bags, tmp_path / 'database', settings.changed({'image_topics': topics, 'every_n': 2}), progress)
     found = content(tmp_path / 'database')
     assert {(topic, stamp) for topic, stamp, _ in found} == {
         (topic, (n + 1) * SECOND) for topic in topics for n in [*range(0, 40, 2), *range(100, 140, 2)]}
@@ -128,82 +125,134 @@ def test_several_recordings_and_topics(tmp_path: Path, drives: Any, parameters: 
     assert first == second
     assert {stamp > 50 * SECOND for stamp in first} == {True, False}
     assert all(total == done for _, total, done in progress.stages)
-    assert [what for what, _, _ in progress.stages][:4] == ['hash one', 'record one', 'hash two', 'record two']
+    assert [what for what, _, _ in progress.stages][:2] == ['record one', 'record two']
     assert 'calibrate' in [what for what, _, _ in progress.stages]
 
 
-def test_what_is_known_is_not_embedded_again(tmp_path: Path, drives: Any, parameters: dict[str, Any],
+def test_what_is_known_is_not_embedded_again(tmp_path: Path, drives: Any, settings: Settings,
                                              monkeypatch: pytest.MonkeyPatch) -> None:
     bag = drives('drive')
-    record([bag], tmp_path / 'database', parameters, every_n=2)
+    record([bag], tmp_path / 'database', settings, every_n=2)
     embed, embedded = Embedder.embed, []
-    monkeypatch.setattr(Embedder, 'embed', lambda self, frames: embedded.extend(frames) or embed(self, frames))
-    record([bag], tmp_path / 'database', parameters, append=True)
+    monkeypatch.setattr(
+        Embedder, 'embed', lambda self, frames, *more: embedded.extend(frames) or embed(self, frames, *more))
+    record([bag], tmp_path / 'database', settings, append=True)
     assert [frame.stamp_ns // SECOND for frame in embedded] == list(range(2, 41, 2))
 
 
-def test_append_adds_what_is_new(tmp_path: Path, drives: Any, parameters: dict[str, Any]) -> None:
+def test_append_adds_what_is_new(tmp_path: Path, drives: Any, settings: Settings) -> None:
     one, two = drives('one'), drives('two', first=100)
-    record([one], tmp_path / 'database', parameters, every_n=4)
-    again = record([one, two], tmp_path / 'database', parameters, append=True)
-    assert again.database is not None
-    assert again.database.manifest.version == 2
+    record([one], tmp_path / 'database', settings, every_n=4)
+    again = record([one, two], tmp_path / 'database', settings, append=True)
+    assert again.manifest is not None
+    assert again.manifest.version == 2
     assert (again.summary.frames, again.summary.known) == (70, 10)
     assert len(content(tmp_path / 'database')) == 80
-    nothing = record([one, two], tmp_path / 'database', parameters, append=True)
-    assert nothing.database is not None
-    assert nothing.database.manifest.version == 2
+    nothing = record([one, two], tmp_path / 'database', settings, append=True)
+    assert nothing.manifest is not None
+    assert nothing.manifest.version == 2
     assert (nothing.summary.frames, nothing.summary.known) == (0, 80)
 
 
-def test_many_embeddings_get_an_index_for_the_cpu(tmp_path: Path, drives: Any, parameters: dict[str, Any],
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_each_recording_is_opened_once_and_read_once(
+        tmp_path: Path, drives: Any, settings: Settings, embedder: Embedder, monkeypatch: pytest.MonkeyPatch,
+        storage: str) -> None:
+    bags = [drives('one', frames=4, storage=storage), drives('two', frames=4, first=100, storage=storage)]
+    opened, passes, read = [], [], []
+    init, messages, part = BagReader.__init__, BagReader.messages, bags_module._Whole.messages
+
+    def opening(self: BagReader, path: Path) -> None:
+        opened.append(path)
+        init(self, path)
+
+    def passing(self: BagReader, topics: Any = ()) -> Any:
+        passes.append(self.path)
+        return messages(self, topics)
+
+    def reading(self: Any, topics: Any) -> Any:
+        for row in part(self, topics):
+            read.append((self.name, row[2]))
+            yield row
+
+    monkeypatch.setattr(BagReader, '__init__', opening)
+    monkeypatch.setattr(BagReader, 'messages', passing)
+    monkeypatch.setattr(bags_module._Whole, 'messages', reading)
+    record_bags(bags, tmp_path / 'database', settings, SILENT, embedder)
+    assert opened == bags
+    assert passes == bags
+    assert read == [(bag.name, (number + 1) * SECOND) for bag, numbers in zip(
+        bags, (range(4), range(100, 104)), strict=True) for number in numbers]
+
+
+@pytest.mark.skipif(not Path('/proc/self/io').exists(), reason='needs /proc/self/io')
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_the_bytes_of_a_recording_are_read_once(tmp_path: Path, settings: Settings, embedder: Embedder,
+                                                storage: str) -> None:
+    noise = np.random.default_rng(0)
+    with BagWriter(tmp_path / 'drive', storage) as writer:
+        for number in range(20):
+            image = noise.integers(0, 256, (480, 640, 3), dtype=np.uint8)
+            writer.write_image('/camera/image', image, 'bgr8', number + 1, 'optical')
+    size = sum(file.stat().st_size for file in (tmp_path / 'drive').iterdir())
+    assert size > 15e6
+
+    def bytes_read() -> int:
+        lines = Path('/proc/self/io').read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith('rchar'))
+
+    before = bytes_read()
+    record_bags([tmp_path / 'drive'], tmp_path / 'database', settings, SILENT, embedder)
+    assert bytes_read() - before < 1.3 * size  # and 2 MiB to know it by, and the small database
+
+
+def test_many_embeddings_get_an_index_for_the_cpu(tmp_path: Path, drives: Any, settings: Settings,
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bag_recording, 'INDEXED_FROM', 300)
+    monkeypatch.setattr(publishing, 'INDEXED_FROM', 300)
     bag, more, many = drives('drive'), drives('more', frames=20, first=100), drives('many', frames=60, first=200)
 
     def index_of(recording: BagRecording) -> tuple[int, int] | None:
-        assert recording.database is not None
-        manifest = recording.database.manifest
+        manifest = recording.manifest
+        assert manifest is not None
         return None if manifest.index is None else (manifest.index.vectors, manifest.vectors)
 
-    exact = record([bag], tmp_path / 'exact', parameters, index='exact')
+    exact = record([bag], tmp_path / 'exact', settings, index='exact')
     assert index_of(exact) is None
-    indexed = record([bag], tmp_path / 'database', parameters)
+    indexed = record([bag], tmp_path / 'database', settings)
     assert index_of(indexed) == (384, 384)
     scores = [NominalDatabase.open(tmp_path / name).calibration['frame_scores'] for name in ('exact', 'database')]
     np.testing.assert_allclose(*scores, rtol=0.1)
-    assert index_of(record([more], tmp_path / 'database', parameters, append=True)) == (384, 384 + 192)  # few: exactly
-    assert index_of(record([many], tmp_path / 'database', parameters, append=True)) == (1152, 1152)  # built anew
+    assert index_of(record([more], tmp_path / 'database', settings, append=True)) == (384, 384 + 192)  # few: exactly
+    assert index_of(record([many], tmp_path / 'database', settings, append=True)) == (1152, 1152)  # built anew
 
 
-def test_appending_keeps_what_the_database_has_learned(tmp_path: Path, drives: Any,
-                                                       parameters: dict[str, Any]) -> None:
-    recording = record([drives('drive')], tmp_path / 'database', parameters)
-    assert recording.database is not None
-    projection = Projection.of(np.concatenate([frame.vectors for frame in recording.database.frames()]))
+def test_appending_keeps_what_the_database_has_learned(tmp_path: Path, drives: Any, settings: Settings) -> None:
+    record([drives('drive')], tmp_path / 'database', settings)
+    database = NominalDatabase.open(tmp_path / 'database')
+    projection = Projection.of(np.concatenate([frame.vectors for frame in database.frames()]))
     known = features(np.ones((3, 4), np.float32), projection(np.ones((3, 4, 16), np.float32)))
     samples = np.random.default_rng(0).normal(size=(200, known.shape[1])).astype(np.float32)
     model = PlausibilityModel(projection, Trees.fit(samples, samples[:, 0] > 0), ())
-    operations.calibrate(tmp_path / 'database', lambda candidate: calibrate(candidate, parameters, model))
-    record([drives('more', first=100)], tmp_path / 'database', parameters, append=True)
-    kept = NominalDatabase.open(tmp_path / 'database').calibration
+    operations.calibrate(tmp_path / 'database', Recipe.of(settings.method), Learned(model, 200, 0))
+    record([drives('more', first=100)], tmp_path / 'database', settings, append=True)
+    kept = NominalDatabase.open(tmp_path / 'database').learned
     for name, array in model.arrays().items():
         np.testing.assert_array_equal(kept[name], array)
 
 
-def test_a_copy_of_a_recording_is_the_same_recording(tmp_path: Path, drives: Any, parameters: dict[str, Any]) -> None:
+def test_a_copy_of_a_recording_is_the_same_recording(tmp_path: Path, drives: Any, settings: Settings) -> None:
     bag = drives('drive')
-    record([bag], tmp_path / 'database', parameters)
+    record([bag], tmp_path / 'database', settings)
     moved = bag.rename(tmp_path / 'moved')
-    assert record([moved], tmp_path / 'database', parameters, append=True).summary.known == 40
+    assert record([moved], tmp_path / 'database', settings, append=True).summary.known == 40
 
 
 def test_what_a_damaged_recording_still_holds_is_recorded(tmp_path: Path, drives: Any,
-                                                          parameters: dict[str, Any]) -> None:
+                                                          settings: Settings) -> None:
     bag, whole = drives('cut', frames=400), drives('whole', first=1000)
     file = bag / 'cut.mcap'
     os.truncate(file, file.stat().st_size - 500_000)
-    recording = record([bag, whole], tmp_path / 'database', parameters)
+    recording = record([bag, whole], tmp_path / 'database', settings)
     assert len(recording.damaged) == 1
     assert 'cut.mcap breaks off after' in recording.damaged[0]
     stamps = [stamp for _, stamp, _ in content(tmp_path / 'database')]
@@ -212,12 +261,12 @@ def test_what_a_damaged_recording_still_holds_is_recorded(tmp_path: Path, drives
 
 
 def test_a_recording_that_will_not_do_is_refused_before_the_encoder_is_loaded(
-        tmp_path: Path, drives: Any, parameters: dict[str, Any]) -> None:
-    parameters |= {'encoder': 'torchscript:/does/not/exist'}
+        tmp_path: Path, drives: Any, settings: Settings) -> None:
+    settings = settings.changed({'encoder': 'torchscript:/does/not/exist'})
     with pytest.raises(BagError, match='no topic /front'):
-        record([drives('one')], tmp_path / 'database', parameters, image_topics=['/front'])
+        record([drives('one')], tmp_path / 'database', settings, image_topics=['/front'])
     with pytest.raises(BagError, match='no such recording'):
-        record([drives('two'), tmp_path / 'three'], tmp_path / 'database', parameters)
+        record([drives('two'), tmp_path / 'three'], tmp_path / 'database', settings)
     assert not (tmp_path / 'database').exists()
 
 
@@ -225,9 +274,9 @@ def test_a_recording_that_will_not_do_is_refused_before_the_encoder_is_loaded(
 
 
 @pytest.fixture
-def config(tmp_path: Path, settings: dict[str, Any]) -> Path:
+def config(tmp_path: Path, given: dict[str, Any]) -> Path:
     path = tmp_path / 'recorder.yaml'
-    path.write_text(yaml.safe_dump({'semanom_detector': {'ros__parameters': settings}}))
+    path.write_text(yaml.safe_dump({'semanom_detector': {'ros__parameters': given}}))
     return path
 
 
@@ -277,7 +326,7 @@ def test_bad_use_gets_one_line(tmp_path: Path, drives: Any, config: Path, monkey
 
 KILL_AT = '''
 import os, signal, sys
-from semanom_ros.core.database import DatabaseWriter
+from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.cli import main
 
 step, number = sys.argv.pop(1), int(sys.argv.pop(1))
@@ -309,7 +358,7 @@ def interrupted(config: Path) -> Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.mark.parametrize(('step', 'number'), [('add', 25), ('commit', -1)])
-def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, drives: Any, config: Path, parameters: dict[str, Any],
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, drives: Any, config: Path, settings: Settings,
                                                  interrupted: Any, capsys: pytest.CaptureFixture[str],
                                                  step: str, number: int) -> None:
     bag = drives('drive')
@@ -318,33 +367,31 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, drives: Any, co
     assert not (tmp_path / 'resumed' / 'manifest.json').exists()
     assert main(['record', str(bag), '--database', str(tmp_path / 'resumed'), '--config', str(config)]) == 0
     assert f'{25 if step == "add" else 40} frames were recorded already' in capsys.readouterr().out
-    record([bag], tmp_path / 'uninterrupted', parameters)
+    record([bag], tmp_path / 'uninterrupted', settings)
     assert_equal(tmp_path / 'resumed', tmp_path / 'uninterrupted')
     manifests = [json.loads((tmp_path / name / 'manifest.json').read_text()) for name in ('resumed', 'uninterrupted')]
     assert manifests[0]['sources'] == manifests[1]['sources']
 
 
-def test_ctrl_c_leaves_a_recording_that_goes_on(tmp_path: Path, drives: Any, parameters: dict[str, Any],
+def test_ctrl_c_leaves_a_recording_that_goes_on(tmp_path: Path, drives: Any, settings: Settings,
                                                 interrupted: Any) -> None:
     bag = drives('drive')
     stopped = interrupted(bag, tmp_path / 'database', 'add', 10, 'SIGINT')
     assert stopped.returncode == 130
     assert stopped.stderr.splitlines()[-1] == 'semanom record: interrupted'
     assert 'Traceback' not in stopped.stderr
-    assert record([bag], tmp_path / 'database', parameters).summary.known in (10, 11)
+    assert record([bag], tmp_path / 'database', settings).summary.known in (10, 11)
 
 
 def test_a_real_drive(tmp_path: Path, driving_data: Path) -> None:
     encoder = driving_data / 'models' / 'deeplab_edgetpu_cityscapes_features.pt'
-    settings = {'encoder': f'torchscript:{encoder}', 'input_size': [180, 240], 'every_n': 55}
-    parameters = resolve(settings, METHOD, NODE, RECORDER)
-    embedder = Embedder.load(parameters)
+    settings = Settings.of({'encoder': f'torchscript:{encoder}', 'input_size': [180, 240], 'every_n': 55})
+    embedder = Embedder.load(settings.method)
     for name in ('camvid_nominal', 'camvid_nominal_raw'):
-        recording = record_bags([driving_data / 'bags' / name], tmp_path / name, parameters, Silent(), embedder)
+        recording = record_bags([driving_data / 'bags' / name], tmp_path / name, settings, SILENT, embedder)
         assert recording.damaged == []
         database = NominalDatabase.open(tmp_path / name)
         distances, _ = database.search(next(iter(database.frames())).vectors, 1)
         assert distances.max() < 1e-5
         example = database.example(0, 0.0)
-        assert example.thumbnail is not None
-        assert example.thumbnail.shape == (120, 160, 3)
+        assert cv2.imdecode(np.frombuffer(example.thumbnail, np.uint8), cv2.IMREAD_COLOR).shape == (120, 160, 3)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import rclpy
 import yaml
@@ -22,10 +23,13 @@ from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
-from semanom_ros.core.database import NominalDatabase
+from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.embedding.embedder import Embedder
+from semanom_ros.core.progress import SILENT
 from semanom_ros.nodes.nominal_recorder import NominalRecorderNode
-from semanom_ros.recordings.images import image_to_compressed, image_to_message
+from semanom_ros.recordings.nominal_recording import record_bags
+from semanom_ros.ros.messages import image_to_compressed, image_to_message
+from semanom_ros.settings import Settings
 
 SECOND = 10**9
 PATIENCE_S = 60.0
@@ -44,9 +48,9 @@ class Stage:
         self.values: dict[str, str] = {}
         self.vehicle.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
 
-    def start(self, settings: dict[str, Any], **more: Any) -> None:
-        given = [Parameter(name, value=value) for name, value in {**settings, **more}.items()]
-        self.node = NominalRecorderNode(context=self.context, parameter_overrides=given)
+    def start(self, given: dict[str, Any], **more: Any) -> None:
+        overrides = [Parameter(name, value=value) for name, value in {**given, **more}.items()]
+        self.node = NominalRecorderNode(context=self.context, parameter_overrides=overrides)
         self.executor.add_node(self.node)
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
@@ -107,9 +111,9 @@ def stage(ros_domain_id: int) -> Iterator[Stage]:
     context.try_shutdown()
 
 
-def images(drives: Any, count: int, hertz: float = 1.0) -> Iterator[Image]:
+def images(streets: Any, count: int, hertz: float = 1.0) -> Iterator[Image]:
     for number in range(count):
-        yield image_to_message(drives.picture(number), 'rgb8', round((1 + number / hertz) * SECOND), 'optical')
+        yield image_to_message(streets.picture(number), 'rgb8', round((1 + number / hertz) * SECOND), 'optical')
 
 
 def recorded(path: Path) -> list[Any]:
@@ -117,11 +121,11 @@ def recorded(path: Path) -> list[Any]:
     return sorted((f.record for f in [*database.frames(), *database.held_out()]), key=lambda r: (r.topic, r.stamp_ns))
 
 
-def test_live_cameras_are_recorded_until_stopped(stage: Stage, tmp_path: Path, drives: Any,
-                                                 settings: dict[str, Any]) -> None:
-    stage.start(settings, database=str(tmp_path / 'database'), camera_names=['front', 'rear'], queue_size=100)
-    stage.publish('/nominal_recorder/input/front/image', images(drives, 40))
-    stage.publish('/nominal_recorder/input/rear/image', images(drives, 10))
+def test_live_cameras_are_recorded_until_stopped(stage: Stage, tmp_path: Path, streets: Any,
+                                                 encoder: dict[str, Any]) -> None:
+    stage.start(encoder, database=str(tmp_path / 'database'), camera_names=['front', 'rear'], queue_size=100)
+    stage.publish('/nominal_recorder/input/front/image', images(streets, 40))
+    stage.publish('/nominal_recorder/input/rear/image', images(streets, 10))
     stage.stop()
     assert stage.finish() == 0
     records = recorded(tmp_path / 'database')
@@ -133,21 +137,47 @@ def test_live_cameras_are_recorded_until_stopped(stage: Stage, tmp_path: Path, d
     assert NominalDatabase.open(tmp_path / 'database').manifest.calibrated
 
 
-def test_compressed_images_are_thinned_by_rate(stage: Stage, tmp_path: Path, drives: Any,
-                                               settings: dict[str, Any]) -> None:
-    stage.start(settings, database=str(tmp_path / 'database'), image_transport='compressed', rate=2.0,
+def test_compressed_images_are_thinned_by_rate(stage: Stage, tmp_path: Path, streets: Any,
+                                               encoder: dict[str, Any]) -> None:
+    stage.start(encoder, database=str(tmp_path / 'database'), image_transport='compressed', rate=2.0,
                 held_out_share=0.0)
     stage.publish('/nominal_recorder/input/camera/image/compressed', (
-        image_to_compressed(drives.picture(n), SECOND + n * SECOND // 10, 'optical') for n in range(41)))
+        image_to_compressed(streets.picture(n), SECOND + n * SECOND // 10, 'optical') for n in range(41)))
     stage.stop()
     assert stage.finish() == 0
     assert [r.stamp_ns for r in recorded(tmp_path / 'database')] == [SECOND + n * SECOND // 2 for n in range(9)]
 
 
-def test_bad_images_are_counted_and_the_rest_is_recorded(stage: Stage, tmp_path: Path, drives: Any,
-                                                         settings: dict[str, Any]) -> None:
-    stage.start(settings, database=str(tmp_path / 'database'), held_out_share=0.0)
-    good, bad = list(images(drives, 3)), next(images(drives, 1))
+def test_masks_beside_compressed_images(stage: Stage, tmp_path: Path, streets: Any, encoder: dict[str, Any]) -> None:
+    """Live cameras give the database that a recording of them gives."""
+    given = {**encoder, 'variant': 'instance', 'segmenter': 'topic', 'held_out_share': 0.0}
+    bag = streets.bag('masked', frames=3, masks=True, compress=True)
+    record_bags([bag], tmp_path / 'offline', Settings.of({
+        **given, 'image_topics': ['/camera/image'], 'segments_topics': ['/camera/segments']}), SILENT)
+    # it waits for masks that come after their image, as long as a slow machine may take
+    stage.start(given, database=str(tmp_path / 'live'), image_transport='compressed', segments_wait=10.0)
+    masks = stage.vehicle.create_publisher(Image, '/nominal_recorder/input/camera/segments', 10)
+    stage.until(lambda: masks.get_subscription_count() > 0)
+    sent = streets.messages(bag)
+    for _, mask in sent:
+        masks.publish(mask)
+    stage.publish('/nominal_recorder/input/camera/image/compressed', (image for image, _ in sent))
+    stage.stop()
+    assert stage.finish() == 0
+    assert stage.node.counts['without masks'] == 0
+    live, offline = (NominalDatabase.open(tmp_path / name) for name in ('live', 'offline'))
+    assert live.manifest.description == offline.manifest.description
+    for ours, theirs in zip(live.frames(), offline.frames(), strict=True):
+        assert ours.record.stamp_ns == theirs.record.stamp_ns
+        assert len(ours.vectors) < 12 * 16, 'a segment stands for several patches'
+        np.testing.assert_array_equal(ours.vectors, theirs.vectors)
+        np.testing.assert_array_equal(ours.boxes, theirs.boxes)
+
+
+def test_bad_images_are_counted_and_the_rest_is_recorded(stage: Stage, tmp_path: Path, streets: Any,
+                                                         encoder: dict[str, Any]) -> None:
+    stage.start(encoder, database=str(tmp_path / 'database'), held_out_share=0.0)
+    good, bad = list(images(streets, 3)), next(images(streets, 1))
     bad.step = 1
     bad.header.stamp.sec = 100
     stage.publish('/nominal_recorder/input/camera/image', iter([good[0], bad, Image(), *good[1:]]))
@@ -157,14 +187,14 @@ def test_bad_images_are_counted_and_the_rest_is_recorded(stage: Stage, tmp_path:
     assert [r.stamp_ns // SECOND for r in recorded(tmp_path / 'database')] == [1, 2, 3]
 
 
-def test_frames_that_do_not_fit_the_queue_are_counted(stage: Stage, tmp_path: Path, drives: Any,
-                                                      settings: dict[str, Any],
+def test_frames_that_do_not_fit_the_queue_are_counted(stage: Stage, tmp_path: Path, streets: Any,
+                                                      encoder: dict[str, Any],
                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     busy = threading.Event()
     embed = Embedder.embed
-    monkeypatch.setattr(Embedder, 'embed', lambda self, frames: busy.wait(PATIENCE_S) and embed(self, frames))
-    stage.start(settings, database=str(tmp_path / 'database'), queue_size=2, held_out_share=0.0)
-    stage.publish('/nominal_recorder/input/camera/image', images(drives, 12))
+    monkeypatch.setattr(Embedder, 'embed', lambda self, *given: busy.wait(PATIENCE_S) and embed(self, *given))
+    stage.start(encoder, database=str(tmp_path / 'database'), queue_size=2, held_out_share=0.0)
+    stage.publish('/nominal_recorder/input/camera/image', images(streets, 12))
     stage.until(lambda: any('frames dropped' in message for message in stage.said))
     busy.set()
     stage.stop()
@@ -174,19 +204,19 @@ def test_frames_that_do_not_fit_the_queue_are_counted(stage: Stage, tmp_path: Pa
     assert stored + dropped == 12
 
 
-def test_recording_ends_by_itself(stage: Stage, tmp_path: Path, drives: Any, settings: dict[str, Any]) -> None:
-    stage.start(settings, database=str(tmp_path / 'database'), duration=0.5, held_out_share=0.0)
-    stage.publish('/nominal_recorder/input/camera/image', images(drives, 1))
+def test_recording_ends_by_itself(stage: Stage, tmp_path: Path, streets: Any, encoder: dict[str, Any]) -> None:
+    stage.start(encoder, database=str(tmp_path / 'database'), duration=0.5, held_out_share=0.0)
+    stage.publish('/nominal_recorder/input/camera/image', images(streets, 1))
     assert stage.finish() == 0
     assert len(recorded(tmp_path / 'database')) == 1
 
 
-def test_live_recordings_are_appended_even_with_the_same_stamps(stage: Stage, tmp_path: Path, drives: Any,
-                                                                settings: dict[str, Any]) -> None:
-    settings |= {'database': str(tmp_path / 'database'), 'held_out_share': 0.0}
+def test_live_recordings_are_appended_even_with_the_same_stamps(stage: Stage, tmp_path: Path, streets: Any,
+                                                                encoder: dict[str, Any]) -> None:
+    given = {**encoder, 'database': str(tmp_path / 'database'), 'held_out_share': 0.0}
     for append in (False, True):
-        stage.start(settings, append=append)
-        stage.publish('/nominal_recorder/input/camera/image', images(drives, 2))
+        stage.start(given, append=append)
+        stage.publish('/nominal_recorder/input/camera/image', images(streets, 2))
         stage.stop()
         assert stage.finish() == 0
         stage.executor.remove_node(stage.node)
@@ -194,24 +224,24 @@ def test_live_recordings_are_appended_even_with_the_same_stamps(stage: Stage, tm
     assert [r.stamp_ns // SECOND for r in recorded(tmp_path / 'database')] == [1, 1, 2, 2]
 
 
-def test_no_image_is_an_error(stage: Stage, tmp_path: Path, settings: dict[str, Any]) -> None:
-    stage.start(settings, database=str(tmp_path / 'database'))
+def test_no_image_is_an_error(stage: Stage, tmp_path: Path, encoder: dict[str, Any]) -> None:
+    stage.start(encoder, database=str(tmp_path / 'database'))
     stage.stop()
     assert stage.finish() == 2
     stage.until(lambda: any('/nominal_recorder/input/camera/image: found no image' in said for said in stage.said))
 
 
-def test_wrong_encoder_is_an_error_in_the_diagnostics(stage: Stage, tmp_path: Path, settings: dict[str, Any]) -> None:
-    stage.start({**settings, 'encoder': 'torchscript:/missing.ts'}, database=str(tmp_path / 'database'))
+def test_wrong_encoder_is_an_error_in_the_diagnostics(stage: Stage, tmp_path: Path, encoder: dict[str, Any]) -> None:
+    stage.start({**encoder, 'encoder': 'torchscript:/missing.ts'}, database=str(tmp_path / 'database'))
     assert stage.finish() == 2
     stage.until(lambda: any('/missing.ts' in said for said in stage.said))
 
 
-def test_a_corrupt_compressed_image_costs_one_frame(stage: Stage, tmp_path: Path, drives: Any,
-                                                                settings: dict[str, Any]) -> None:
-    stage.start(settings, database=str(tmp_path / 'database'), image_transport='compressed', held_out_share=0.0)
+def test_a_corrupt_compressed_image_costs_one_frame(stage: Stage, tmp_path: Path, streets: Any,
+                                                                encoder: dict[str, Any]) -> None:
+    stage.start(encoder, database=str(tmp_path / 'database'), image_transport='compressed', held_out_share=0.0)
     junk = CompressedImage(format='jpeg', data=[1, 2, 3])
-    good = image_to_compressed(drives.picture(1), SECOND, 'optical', 'png')
+    good = image_to_compressed(streets.picture(1), SECOND, 'optical', 'png')
     stage.publish('/nominal_recorder/input/camera/image/compressed', iter([junk, good]))
     stage.stop()
     assert stage.finish() == 0
@@ -222,10 +252,10 @@ def test_a_corrupt_compressed_image_costs_one_frame(stage: Stage, tmp_path: Path
 
 
 @pytest.fixture
-def parameter_file(tmp_path: Path, settings: dict[str, Any]) -> Callable[..., Path]:
+def parameter_file(tmp_path: Path, encoder: dict[str, Any]) -> Callable[..., Path]:
     def write(**more: Any) -> Path:
         path = tmp_path / 'recorder.yaml'
-        path.write_text(yaml.safe_dump({'nominal_recorder': {'ros__parameters': {**settings, **more}}}))
+        path.write_text(yaml.safe_dump({'nominal_recorder': {'ros__parameters': {**encoder, **more}}}))
         return path
     return write
 
@@ -235,10 +265,10 @@ def command(parameter_file: Path) -> list[str]:
     return [sys.executable, '-m', module, '--ros-args', '--params-file', str(parameter_file)]
 
 
-def test_recordings_are_read_and_the_process_ends(ros_domain_id: int, tmp_path: Path, drives: Any,
+def test_recordings_are_read_and_the_process_ends(ros_domain_id: int, tmp_path: Path, streets: Any,
                                                   parameter_file: Callable[..., Path]) -> None:
-    file = parameter_file(bags=[str(drives('one')), str(drives('two', first=50))], database=str(tmp_path / 'database'),
-                          every_n=10)
+    bags = [str(streets.bag('one')), str(streets.bag('two', first=50))]
+    file = parameter_file(bags=bags, database=str(tmp_path / 'database'), every_n=10)
     done = subprocess.run(command(file), check=False, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     assert '8 frames added' in done.stderr
@@ -258,13 +288,13 @@ def test_a_bad_parameter_ends_the_process_with_one_line(ros_domain_id: int,
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_brings_a_live_recording_into_the_database(stage: Stage, tmp_path: Path, drives: Any,
+def test_ctrl_c_brings_a_live_recording_into_the_database(stage: Stage, tmp_path: Path, streets: Any,
                                                           parameter_file: Callable[..., Path], number: int) -> None:
     file = parameter_file(database=str(tmp_path / 'database'), held_out_share=0.0)
     publisher = stage.vehicle.create_publisher(Image, '/nominal_recorder/input/camera/image', qos_profile_sensor_data)
     process = subprocess.Popen(command(file), stderr=subprocess.PIPE, text=True)
     try:
-        for message in images(drives, 3):
+        for message in images(streets, 3):
             expected = str(message.header.stamp.sec)
 
             def arrived(message: Image = message, expected: str = expected) -> bool:

@@ -6,14 +6,19 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import torch
 
-from semanom_ros.core.curation.recorder import HeldOut, NominalRecorder, Thinning, describe, thumbnail
-from semanom_ros.core.database import DatabaseWriter
+from semanom_ros.core.curation.recorder import HeldOut, NominalRecorder, Thinning
+from semanom_ros.core.curation.writer import DatabaseWriter
+from semanom_ros.core.database.nominal_database import NominalDatabase
+from semanom_ros.core.database.storage import thumbnail
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
 from semanom_ros.errors import BagError
+from semanom_ros.settings import MethodSettings
 
 SECOND = 10**9
 
@@ -88,15 +93,29 @@ def test_nothing_is_held_out_without_a_share_or_a_duration() -> None:
 
 def test_thumbnail() -> None:
     image = np.full((90, 160, 3), 7, np.uint8)
-    assert thumbnail(image, 0) is None
+    assert thumbnail(image, 0) == b''
     for size, shape in ((40, (22, 40, 3)), (500, (90, 160, 3)), (1, (1, 1, 3))):
-        small = thumbnail(image, size)
-        assert small is not None
+        small = decoded(thumbnail(image, size))
         assert small.shape == shape
         assert (small == 7).all()
-    tall = thumbnail(image.transpose(1, 0, 2), 40)
-    assert tall is not None
-    assert tall.shape == (40, 22, 3)
+    assert decoded(thumbnail(np.ascontiguousarray(image.transpose(1, 0, 2)), 40)).shape == (40, 22, 3)
+    red = decoded(thumbnail(np.full((9, 16, 3), (200, 10, 20), np.uint8), 16))
+    assert np.abs(red.astype(int) - (200, 10, 20)).max() < 5
+
+
+def decoded(jpeg: bytes) -> np.ndarray:
+    """(h, w, 3) uint8 RGB."""
+    return cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
+
+
+@pytest.fixture
+def embedder(tmp_path: Path) -> Embedder:
+    """A TorchScript network of random weights with 16-d features on patches of 16 pixels."""
+    torch.manual_seed(3)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 16, 16), torch.nn.Tanh(), torch.nn.Conv2d(16, 16, 1)).eval()
+    torch.jit.trace(network, torch.zeros(1, 3, 48, 64)).save(str(tmp_path / 'tiny.ts'))
+    given = {'encoder': f'torchscript:{tmp_path / "tiny.ts"}', 'input_size': [48, 64], 'device': 'cpu'}
+    return Embedder.load(MethodSettings.of(given))
 
 
 def frames(count: int) -> Iterator[Frame]:
@@ -115,7 +134,7 @@ def test_frames_are_read_ahead_but_few_at_a_time(tmp_path: Path, embedder: Embed
             yield frame
 
     threads = set(threading.enumerate())
-    with DatabaseWriter.begin(tmp_path / 'database', describe(embedder)) as writer:
+    with DatabaseWriter.begin(tmp_path / 'database', embedder.description) as writer:
         recorder = NominalRecorder(embedder, writer)
         recorded = 0
         for added in recorder.record(counted(), 'hash', lambda stamp: False):
@@ -127,7 +146,7 @@ def test_frames_are_read_ahead_but_few_at_a_time(tmp_path: Path, embedder: Embed
 
 def test_an_abandoned_recording_leaves_no_thread(tmp_path: Path, embedder: Embedder) -> None:
     threads = set(threading.enumerate())
-    with DatabaseWriter.begin(tmp_path / 'database', describe(embedder)) as writer:
+    with DatabaseWriter.begin(tmp_path / 'database', embedder.description) as writer:
         steps = NominalRecorder(embedder, writer).record(frames(50), 'hash', lambda stamp: False)
         assert isinstance(steps, Iterator)
         next(steps)
@@ -141,7 +160,7 @@ def test_what_came_before_an_error_is_recorded(tmp_path: Path, embedder: Embedde
         yield from frames(6)
         raise BagError('breaks off')
 
-    with DatabaseWriter.begin(tmp_path / 'database', describe(embedder)) as writer:
+    with DatabaseWriter.begin(tmp_path / 'database', embedder.description) as writer:
         recorder = NominalRecorder(embedder, writer)
         recorder._batch = batch  # as on a GPU
         with pytest.raises(BagError, match='breaks off'):
@@ -153,11 +172,12 @@ def test_what_came_before_an_error_is_recorded(tmp_path: Path, embedder: Embedde
 def test_batches_give_the_embeddings_of_single_frames(tmp_path: Path, embedder: Embedder) -> None:
     databases = []
     for batch in (1, 4):
-        with DatabaseWriter.begin(tmp_path / f'{batch}', describe(embedder)) as writer:
+        with DatabaseWriter.begin(tmp_path / f'{batch}', embedder.description) as writer:
             recorder = NominalRecorder(embedder, writer)
             recorder._batch = batch
             list(recorder.record(frames(6), 'hash', lambda stamp: False))
-            databases.append(writer.commit())
+            writer.commit(None)
+            databases.append(NominalDatabase.open(tmp_path / f'{batch}'))
     for one, other in zip(*(database.frames() for database in databases), strict=True):
         assert one.record == other.record
         np.testing.assert_allclose(one.vectors, other.vectors, atol=1e-6)

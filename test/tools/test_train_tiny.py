@@ -29,9 +29,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_writes_a_folder_that_the_encoders_load(trained: Path):
     folder = trained / 'model'
     assert sum(f.stat().st_size for f in folder.iterdir()) < 10e6
-    encoder = load_encoder(
-        EncoderSettings('semanom-tiny', weights=f'local-dir:{folder}', device='cpu', precision='fp32')
-    )
+    encoder = load_encoder(EncoderSettings(weights=f'local-dir:{folder}', device='cpu', precision='fp32'))
     assert not encoder.wants_standardizing
     assert not encoder.wants_calibration_by_place
     assert encoder.grid_size == (22, 40)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from semanom_ros.core.embedding.embedder import Embedder
-from semanom_ros.parameters import METHOD, NODE, RECORDER, resolve
 from semanom_ros.recordings.bags import BagWriter
+from semanom_ros.settings import Settings
 
 SECOND = 10**9
 
@@ -58,16 +58,16 @@ def encoder_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def settings(encoder_file: Path) -> dict[str, Any]:
+def given(encoder_file: Path) -> dict[str, Any]:
     """Parameters that choose the tiny encoder."""
     return {'encoder': f'torchscript:{encoder_file}', 'input_size': [48, 64], 'device': 'cpu', 'precision': 'fp32'}
 
 
 @pytest.fixture
-def parameters(settings: dict[str, Any]) -> dict[str, Any]:
-    return resolve(settings, METHOD, NODE, RECORDER)
+def settings(given: dict[str, Any]) -> Settings:
+    return Settings.of(given)
 
 
 @pytest.fixture
-def embedder(parameters: dict[str, Any]) -> Embedder:
-    return Embedder.load(parameters)
+def embedder(settings: Settings) -> Embedder:
+    return Embedder.load(settings.method)

@@ -16,10 +16,9 @@ from semanom_ros.recordings.images import (
     ENCODINGS,
     image_from_compressed,
     image_from_message,
-    image_to_compressed,
-    image_to_message,
     stamp_ns,
 )
+from semanom_ros.ros.messages import image_to_compressed, image_to_message
 
 HEIGHT, WIDTH = 12, 16
 COLOUR = (200, 100, 50)  # RGB

@@ -1,0 +1,110 @@
+"""One table of outputs: what is published live, written into result bags and captured."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rclpy.serialization import deserialize_message
+
+from semanom_ros.core.frames import Frame
+from semanom_ros.core.pipeline import CameraState, Judge
+from semanom_ros.evaluation import live_run, result_bag
+from semanom_ros.evaluation.result_bag import PREFIX, RECORDED, ResultBag
+from semanom_ros.msg import AnomalyScore
+from semanom_ros.recordings.bags import BagReader, BagWriter
+from semanom_ros.ros import outputs
+from semanom_ros.ros.messages import camera_model
+from semanom_ros.ros.outputs import OUTPUTS, Output
+from semanom_ros.ros.player import Capture
+from semanom_ros.settings import MethodSettings
+
+SIZE = 192, 256  # larger than what the encoder sees
+FRAME_ID = 'camera_optical'
+
+
+@pytest.mark.parametrize('name', ['learned', 'segmented'])
+def test_a_result_bag_holds_the_messages_that_are_published_live(
+        active: Callable[..., Any], encoder: dict[str, Any], instances: dict[str, Any],
+        request: pytest.FixtureRequest, tmp_path: Path, name: str) -> None:
+    database, given = request.getfixturevalue(name), instances if name == 'segmented' else {}
+    one = active(database=str(database), **given)
+    live = {output.name: one.listen(output.type, f'camera/{output.name}') for output in RECORDED}
+    info = one.camera_info(height=SIZE[0], width=SIZE[1])
+    one.send_info(info)
+    frames = [Frame(one.street_with_box(70, (96, 80, 48, 32), SIZE), one.second + number * one.second // 10)
+              for number in range(5)]
+    for count, frame in enumerate(frames, 1):
+        one.send(frame.image, frame.stamp_ns, frame_id=FRAME_ID)
+        one.spin_until(lambda count=count: all(len(messages) == count for messages in live.values()))
+
+    judge, state = Judge.load(MethodSettings.of({**encoder, **given}), database), CameraState()
+    with ResultBag(tmp_path / 'results', FRAME_ID, camera_model(info)) as bag:
+        for frame in frames:
+            bag.add(frame, judge.process(frame, state))
+    with BagReader(tmp_path / 'results') as reader:
+        assert reader.topics == {PREFIX + output.name: output.type_name for output in RECORDED}
+        for output in RECORDED:
+            rows = list(reader.raw([PREFIX + output.name]))
+            assert [stamp for _, _, stamp, _ in rows] == [frame.stamp_ns for frame in frames]
+            for (_, _, _, cdr), message in zip(rows, live[output.name], strict=True):
+                assert deserialize_message(bytes(cdr), output.type) == message, output.name
+    assert [array.anomalous for array in live['anomalies']] == [False] * 3 + [True] * 2
+    assert {(message.height, message.width) for topic in ('anomaly_map', 'mask') for message in live[topic]} == {SIZE}
+
+
+def test_the_node_offers_exactly_the_outputs_of_the_table(active: Callable[..., Any]) -> None:
+    one = active(camera_names=['front', 'rear'])
+    for camera in ('front', 'rear'):
+        prefix = f'/semanom_detector/{camera}/'
+
+        def offered(prefix: str = prefix) -> dict[str, list[str]]:
+            return {topic.removeprefix(prefix): types for topic, types in one.node.get_topic_names_and_types()
+                    if topic.startswith(prefix)}
+
+        one.spin_until(lambda offered=offered: len(offered()) >= len(OUTPUTS))
+        assert offered() == {output.name: [output.type_name] for output in OUTPUTS}
+        publishers = {publisher.topic_name: publisher for publisher in one.detector.publishers}
+        for output in OUTPUTS:
+            (info,) = one.node.get_publishers_info_by_topic(prefix + output.name)
+            assert info.qos_profile.reliability == output.qos.reliability, output.name
+            assert info.qos_profile.durability == output.qos.durability, output.name
+            assert publishers[prefix + output.name].qos_profile == output.qos, output.name
+
+
+@pytest.fixture
+def one_more() -> Iterator[Output]:
+    """A further row of the table, as if it stood there when the modules that read it are imported."""
+    row = Output('doubled', AnomalyScore, lambda judged: AnomalyScore(header=judged.header,
+                                                                     score=2 * judged.result.score))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outputs, 'OUTPUTS', (*OUTPUTS, row))
+        for module in (result_bag, live_run):
+            importlib.reload(module)
+        yield row
+    for module in (result_bag, live_run):
+        importlib.reload(module)
+
+
+def test_a_row_more_is_live_in_result_bags_and_in_captures(
+        one_more: Output, active: Callable[..., Any], encoder: dict[str, Any], learned: Path, tmp_path: Path) -> None:
+    one = active()
+    topic = PREFIX + one_more.name
+    with BagWriter(tmp_path / 'captured') as writer:
+        capture = Capture(one.node, writer, live_run._CAPTURED)
+        live = one.listen(AnomalyScore, f'camera/{one_more.name}')
+        frame = Frame(one.street(1), one.second)
+        one.send(frame.image, frame.stamp_ns)
+        one.spin_until(lambda: live and all(capture.received[PREFIX + output.name] for output in result_bag.RECORDED))
+        capture.close()
+    judge = Judge.load(MethodSettings.of(encoder), learned)
+    with result_bag.ResultBag(tmp_path / 'results', FRAME_ID) as bag:
+        bag.add(frame, judge.process(frame, CameraState()))
+    for name in ('captured', 'results'):
+        with BagReader(tmp_path / name) as reader:
+            ((_, type, stamp, cdr),) = reader.raw([topic])
+            assert (type, stamp) == ('semanom_ros/msg/AnomalyScore', frame.stamp_ns)
+            assert deserialize_message(bytes(cdr), AnomalyScore) == live[0], name
