@@ -10,17 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from semanom_ros.errors import ParameterError
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 Value = bool | int | float | str | list[int] | list[float] | list[str]
 """As ROS and YAML have it."""
 
 _ROW = 'row'
+_Own = TypeVar('_Own', bound='Section')
 
 
 class Affects(Enum):
@@ -141,7 +139,7 @@ class Section:
         return {parameter.name: parameter for _, parameter in cls._leaves()}
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Self:
+    def of(cls: type[_Own], given: Mapping[str, Any]) -> _Own:
         """What is given by parameter name, checked; the defaults for the rest.
 
         Raises:
@@ -149,7 +147,7 @@ class Section:
         """
         return cls().changed(given)
 
-    def changed(self, given: Mapping[str, Any]) -> Self:
+    def changed(self: _Own, given: Mapping[str, Any]) -> _Own:
         """The same with some parameters changed, by name.
 
         Raises:
@@ -162,7 +160,7 @@ class Section:
         checked = {name: known[name].check(value) for name, value in given.items()}
         return self._with(checked) if checked else self
 
-    def live(self, given: Mapping[str, Any]) -> Self:
+    def live(self: _Own, given: Mapping[str, Any]) -> _Own:
         """The same with some parameters changed that may change while the detector is active.
 
         Raises:
@@ -195,7 +193,7 @@ class Section:
                 inner: Any = one.default
                 yield from (((one.name, *path), parameter) for path, parameter in inner._leaves())
 
-    def _with(self, checked: Mapping[str, Value]) -> Self:
+    def _with(self: _Own, checked: Mapping[str, Value]) -> _Own:
         changes: dict[str, Any] = {}
         for one in fields(self):
             if _ROW in one.metadata:

@@ -122,7 +122,7 @@ def _describe(path: Path, manifest: Manifest) -> list[str]:
                         for stamp in (source.first_stamp_ns, source.last_stamp_ns))
         lines.append(f'    {source.path} {", ".join(source.topics)}: {source.frames:,} frames and '
                      f'{source.held_out_frames:,} held out, {begun} to {ended} UTC'
-                     + (f' (SHA-256 {source.sha256[:12]})' if source.sha256 else ''))
+                     + (f' (fingerprint {source.sha256[:12]})' if source.sha256 else ''))
     return lines
 
 

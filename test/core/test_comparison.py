@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.scoring.comparison import Comparison
 from semanom_ros.settings import SearchSettings
 
@@ -18,8 +19,8 @@ def unit(count: int, seed: int, dimension: int) -> torch.Tensor:
 @pytest.mark.parametrize('position_weight', [0.0, 0.5])
 def test_reweighting_is_patchcores(world, position_weight):
     """Against eq. 7 written out: softmax over the neighbours of the nearest nominal embedding, itself the first."""
-    database = world.database(recorded=4, held_out=2).viewed(
-        SearchSettings(standardize=False, position_weight=position_weight))
+    database = NominalDatabase.open(world.database(recorded=4, held_out=2).path,
+                                    SearchSettings(standardize=False, position_weight=position_weight))
     dimension = database.manifest.description.dimension
     queries = unit(20, 1, dimension)
     positions = np.random.default_rng(0).random((20, 2)).astype(np.float32)

@@ -12,7 +12,7 @@ from semanom_ros.core.curation import operations, publishing
 from semanom_ros.core.curation.publishing import AUTO, EXACT, NPROBE, IndexSettings, Recipe, read_recipe
 from semanom_ros.core.database import nominal_database
 from semanom_ros.core.database.index import faiss
-from semanom_ros.core.database.nominal_database import PLAIN, read_manifest
+from semanom_ros.core.database.nominal_database import PLAIN, NominalDatabase, read_manifest
 from semanom_ros.core.scoring.calibration import calibrate
 from semanom_ros.errors import DatabaseError
 from semanom_ros.settings import MethodSettings, ScoreSettings, SearchSettings
@@ -32,7 +32,7 @@ def test_a_database_with_an_index_is_calibrated_in_the_space_of_its_detector(tmp
     database = opened_as_calibrated(tmp_path / 'database', recipe)
     assert database.settings.standardize
     assert not database.parts(), 'the index does not answer'
-    plain = calibrate(database.viewed(PLAIN), PLAIN, recipe.score)
+    plain = calibrate(NominalDatabase.open(database.path, PLAIN), PLAIN, recipe.score)
     assert np.abs(plain['frame_scores'] - database.calibration['frame_scores']).max() > 0.01, 'one space is as good'
 
 
@@ -83,7 +83,9 @@ def test_exact_stays_exact(tmp_path, record):
     assert record(path, {'b': 40}, exact, append=True).manifest.index is None
     assert read_recipe(path).index.factory == EXACT
     assert operations.remove(path, ['b']).index is None
-    assert record(path, {'c': 4}, Recipe(SearchSettings()), append=True).manifest.index is not None  # asked for now
+    assert not record(path, {'c': 4}, Recipe(SearchSettings()), append=True).manifest.index  # as it was
+    asked = Recipe(SearchSettings(), index=IndexSettings())
+    assert record(path, {'d': 4}, asked, append=True).manifest.index is not None
 
 
 def test_another_space_gets_another_index(tmp_path, record, opened_as_calibrated):

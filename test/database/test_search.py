@@ -179,9 +179,10 @@ def test_what_cannot_be_answered_is_refused(tmp_path, record, unit_vectors):
     with pytest.raises(ValueError, match='shape'):
         database.search(unit_vectors(2, 0, 8))
     with pytest.raises(ValueError, match='places'):
-        database.viewed(viewed(position_weight=1.0)).search(unit_vectors(2, 0))
+        NominalDatabase.open(database.path, viewed(position_weight=1.0)).search(unit_vectors(2, 0))
     with pytest.raises(ValueError, match='places of 2 columns, expected 3'):
-        database.viewed(viewed(scale_weight=1.0)).search(unit_vectors(2, 0), 1, np.zeros((2, 2), np.float32))
+        NominalDatabase.open(database.path, viewed(scale_weight=1.0)).search(
+            unit_vectors(2, 0), 1, np.zeros((2, 2), np.float32))
 
 
 def test_no_queries_and_queries_that_are_not_finite(tmp_path, record, unit_vectors):

@@ -54,7 +54,8 @@ def merge(path: Path, others: Sequence[Path], recipe: Recipe | None = None, prog
         raise DatabaseError(f'{path}: found it among the databases to merge, expected other ones; leave it out')
     manifests = [verify(other, progress) for other in others]
     leading = path if (path / MANIFEST).exists() else Path(others[0])
-    recipe = recipe or read_recipe(leading)
+    before = read_recipe(leading)
+    recipe = before if recipe is None else replace(recipe, index=recipe.index or before.index)
     with _changing(path, progress, must_exist=False) as transaction:
         current = transaction.current
         description = current.description if current else manifests[0].description

@@ -52,44 +52,36 @@ class Recipe:
 
     Attributes:
         search, score: settings of those who will use it.
-        index: how CPUs are to search it. The rule is the same wherever it is made: a GPU, which needs no index, may
-            make a database for a robot without one.
+        index: how CPUs are to search it; None: as the current version was to be searched. The rule is the same
+            wherever it is made: a GPU, which needs no index, may make a database for a robot without one.
         device: where calibration searches.
     """
 
     search: SearchSettings
     score: ScoreSettings = field(default_factory=ScoreSettings)
-    index: IndexSettings = field(default_factory=IndexSettings)
+    index: IndexSettings | None = None
     device: torch.device = field(default_factory=lambda: torch.device('cpu'))
 
     @classmethod
-    def of(cls, method: MethodSettings, index: str = AUTO) -> Recipe:
-        """For detectors with these settings.
+    def of(cls, method: MethodSettings, index: str | None = None) -> Recipe:
+        """For detectors with these settings; `index` is the parameter of that name, or None.
 
         Raises:
             ParameterError: their device is not here.
         """
-        return cls(method.search, method.score, IndexSettings(index), resolve_device(method.encoder.device))
+        how = None if index is None else IndexSettings(index)
+        return cls(method.search, method.score, how, resolve_device(method.encoder.device))
 
     @classmethod
     def as_before(cls, manifest: Manifest, stored: Mapping[str, Any]) -> Recipe:
         """What a version was made for.
 
-        An index as `auto` would have it was asked for as that: more or fewer vectors want another. A version that is
-        large enough for one and has none was to have none.
-
         Args:
             manifest: of the version.
             stored: parameters that its calibration was made for; {} where it is not calibrated.
         """
-        index = manifest.index
-        if index is None:
-            how = IndexSettings(EXACT if manifest.vectors >= INDEXED_FROM else AUTO)
-        else:
-            automatic = index.factory == suggested_factory(index.vectors)
-            how = IndexSettings(AUTO if automatic else index.factory, index.nprobe)
-        method = MethodSettings().changed({**(index.search if index else {}), **stored})
-        return cls(method.search, method.score, how)
+        method = MethodSettings().changed({**(manifest.index.search if manifest.index else {}), **stored})
+        return cls(method.search, method.score, _asked_before(manifest))
 
 
 def recipe_of(database: NominalDatabase) -> Recipe:
@@ -175,7 +167,8 @@ def _with_index(transaction: Transaction, manifest: Manifest, recipe: Recipe, pr
 
     It serves as long as fewer than INDEXED_FROM vectors have come after those that it covers, in the space asked for.
     """
-    asked, current = recipe.index, transaction.current
+    current = transaction.current
+    asked = recipe.index or (_asked_before(current) if current is not None else IndexSettings())
     if asked.factory == EXACT:
         return manifest
     nprobe = asked.nprobe or (current.index.nprobe if current is not None and current.index is not None else NPROBE)
@@ -188,6 +181,19 @@ def _with_index(transaction: Transaction, manifest: Manifest, recipe: Recipe, pr
         return manifest
     factory = suggested_factory(manifest.vectors) if asked.factory == AUTO else asked.factory
     return _build_index(transaction, manifest, recipe.search, IndexSettings(factory, nprobe), progress)
+
+
+def _asked_before(manifest: Manifest) -> IndexSettings:
+    """How a version was to be searched.
+
+    An index as `auto` would have it was asked for as that: more or fewer vectors want another. A version that is large
+    enough for one and has none was to have none.
+    """
+    index = manifest.index
+    if index is None:
+        return IndexSettings(EXACT if manifest.vectors >= INDEXED_FROM else AUTO)
+    automatic = index.factory == suggested_factory(index.vectors)
+    return IndexSettings(AUTO if automatic else index.factory, index.nprobe)
 
 
 def _effective(search: SearchSettings, description: EmbeddingDescription) -> dict[str, Any]:

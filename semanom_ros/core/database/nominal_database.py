@@ -257,10 +257,6 @@ class NominalDatabase:
         return [(part, entry, self._embedded[entry.name]) for part, entry in
                 zip(self._parts, self._entries, strict=True) if entry.name in self._embedded]
 
-    def viewed(self, settings: SearchSettings, device: torch.device | str = 'cpu') -> NominalDatabase:
-        """The same version with other search settings, without verifying it again."""
-        return NominalDatabase(self.path, self.manifest, settings, device=device)
-
     def check_compatible(self, description: EmbeddingDescription) -> None:
         """Refuses embeddings other than those that made the database.
 
