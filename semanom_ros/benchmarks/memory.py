@@ -20,7 +20,7 @@ from semanom_ros.evaluation.detectors import Detectors
 from semanom_ros.evaluation.runner import evaluate
 from semanom_ros.recordings.bags import BagWriter
 from semanom_ros.recordings.nominal_recording import record_bags
-from semanom_ros.settings import MethodSettings, Settings
+from semanom_ros.settings import Settings
 
 TIMES_LONGER = 4
 _IMAGE_SIZE = (640, 360)
@@ -57,7 +57,7 @@ def growth(plan: Plan) -> dict[str, Any]:
     databases = {times: plan.scratch / f'recorded-{times}' for times in lengths}
     record = {times: in_own_process(_record, bags[times], databases[times], plan.settings) for times in lengths}
     watch = {times: in_own_process(
-        _evaluate, bags[times], databases[1], plan.scratch / f'evaluated-{times}', plan.settings.method)
+        _evaluate, bags[times], databases[1], plan.scratch / f'evaluated-{times}', plan.settings)
         for times in lengths}
     vectors = {times: read_manifest(path) for times, path in databases.items()}
     return {
@@ -74,9 +74,9 @@ def _record(bag: Path, database: Path, settings: Settings) -> float:
     return peak_mb()
 
 
-def _evaluate(bag: Path, database: Path, output: Path, settings: MethodSettings) -> float:
-    embedder = Embedder.load(settings.changed({'variant': 'grid'}))
-    evaluate([bag], Detectors(settings, [database], (), (False, True), embedder), output, settings=settings)
+def _evaluate(bag: Path, database: Path, output: Path, settings: Settings) -> float:
+    embedder = Embedder.load(settings.method.changed({'variant': 'grid'}))
+    evaluate([bag], Detectors(settings.method, [database], (), (False, True), embedder), output, settings=settings)
     return peak_mb()
 
 

@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     with _step(4, 'evaluate the same recording offline, every frame'):
         write_video(folder / 'live', PREFIX + OVERLAY_JPEG.name, folder / 'overlay.mp4')
         detectors = Detectors(settings.method, databases, (), (False, True), embedder)
-        content = evaluate([test], detectors, folder / 'evaluation', settings=settings.method, shown=_LIVE,
+        content = evaluate([test], detectors, folder / 'evaluation', settings=settings, shown=_LIVE,
                            video=folder / 'overlay.mp4', live=live.facts())
     with _step(5, 'pictures'):
         _write_overlays(folder / 'live', folder / 'overlays')

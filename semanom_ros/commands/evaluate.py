@@ -45,13 +45,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates and says where the report is."""
     check_output(arguments.output)
-    settings = settings_of(arguments).method
+    settings = settings_of(arguments)
     variants = () if arguments.variant == 'all' else (arguments.variant,)
     filters = {'on': (True,), 'off': (False,), 'all': (False, True)}[arguments.filter]
-    detectors = Detectors(settings, arguments.database, variants, filters)
+    detectors = Detectors(settings.method, arguments.database, variants, filters)
     with tempfile.TemporaryDirectory(prefix='semanom_baselines_') as scratch:
         baselines = [
-            baseline.make(BaselineContext(arguments, settings, arguments.database, detectors,
+            baseline.make(BaselineContext(arguments, settings.method, arguments.database, detectors,
                                           Path(scratch) / baseline.name, Bars()))
             for baseline in all_baselines() if baseline.name in arguments.baseline]
         topics = Topics(arguments.image_topic, arguments.truth_topic, tuple(arguments.truth_instances))

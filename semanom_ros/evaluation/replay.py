@@ -25,6 +25,7 @@ from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.recordings.bags import BagReader
 from semanom_ros.recordings.instance_masks import BagSegments
 from semanom_ros.ros.messages import camera_model
+from semanom_ros.settings import DetectorSettings
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class Replay:
 
 
 def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: Path, topics: Topics,
-           settings: Mapping[str, object] | None = None) -> Replay:
+           settings: Mapping[str, object] | None = None, pictures: DetectorSettings | None = None) -> Replay:
     """Replays recordings and measures every row of every method.
 
     Recordings that an earlier, interrupted replay into the same folder finished are not
@@ -104,6 +105,7 @@ def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: 
         folder: for the result bags (`bags/`) and what resuming needs.
         topics: what is read.
         settings: what else the results depend on.
+        pictures: settings of markers and overlays in the result bags; None: the defaults.
 
     Raises:
         SemanomError: a recording or topic will not do.
@@ -117,7 +119,7 @@ def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: 
         if stored.is_file():
             log.info('%s: measured already', path)
         else:
-            _replay_one(index, path, name, methods, rows, shown, folder, topics, stored)
+            _replay_one(index, path, name, methods, rows, shown, folder, topics, stored, pictures)
         recording, measurements = _load(stored, rows)
         for row, measurement in zip(rows, measurements, strict=True):
             found.measurements[row].merge(measurement, sequences)
@@ -129,7 +131,7 @@ def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: 
 
 
 def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], rows: Sequence[Row], shown: Row,
-                folder: Path, topics: Topics, stored: Path) -> None:
+                folder: Path, topics: Topics, stored: Path, drawn: DetectorSettings | None) -> None:
     measurements = {row: Measurement() for row in rows}
     count = SequenceCounter(index * _STRETCHES_PER_BAG)
     target = folder / 'bags' / name
@@ -138,7 +140,7 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
     with BagReader(path) as reader, TruthReader(BagReader(path), topics.truth, topics.truth_instances) as truths:
         topic = reader.image_topic(topics.image)
         with BagSegments(reader, [topic], topics.segments) as segments, \
-                ResultBag(target, _frame_id(reader, topic), _camera(reader, topic)) as results, \
+                ResultBag(target, _frame_id(reader, topic), _camera(reader, topic), drawn) as results, \
                 tqdm(total=reader.counts[topic], desc=f'replay {name}', unit='frame', disable=None) as bar:
             pictures = reader.images(topic, segments=segments)
             while True:

@@ -27,12 +27,14 @@ class ResultBag:
     left after an exception.
     """
 
-    def __init__(self, path: Path, frame_id: str, camera: CameraModel | None = None) -> None:
+    def __init__(self, path: Path, frame_id: str, camera: CameraModel | None = None,
+                 settings: DetectorSettings | None = None) -> None:
         """
         Args:
             path: folder to be made.
             frame_id: of the source images.
-            camera: for the bearings of anomalies; None: they are left out.
+            camera: for the bearings of anomalies; None: they are left out, as for images that it does not fit.
+            settings: of markers and overlays; None: the defaults.
 
         Raises:
             BagError: it cannot be written.
@@ -40,6 +42,7 @@ class ResultBag:
         self._writer = BagWriter(path)
         self._frame_id = frame_id
         self._camera = camera
+        self._settings = settings or DetectorSettings()
 
     def __enter__(self) -> ResultBag:
         return self
@@ -50,11 +53,15 @@ class ResultBag:
 
     def add(self, frame: Frame, result: FrameResult) -> None:
         """Adds what is said about the next frame, at its stamp."""
-        if self._camera is not None:
-            try:
-                self._camera.scale(result.image_size)
-            except CameraError:  # a CameraInfo of another image size
-                self._camera = None
-        judged = Judged(frame, result, self._frame_id, self._camera, DetectorSettings(overlay_max_width=0))
+        judged = Judged(frame, result, self._frame_id, self._camera_of(result.image_size), self._settings)
         for output in RECORDED:
             write_message(self._writer, PREFIX + output.name, output.make(judged), frame.stamp_ns)
+
+    def _camera_of(self, image_size: tuple[int, int]) -> CameraModel | None:
+        if self._camera is None:
+            return None
+        try:
+            self._camera.scale(image_size)
+        except CameraError:  # a CameraInfo of other images
+            return None
+        return self._camera

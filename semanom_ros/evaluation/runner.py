@@ -23,7 +23,7 @@ from semanom_ros.evaluation.metrics import AUPRO_LIMIT
 from semanom_ros.evaluation.replay import Replay, Topics, replay, write_scores
 from semanom_ros.evaluation.report import write_report
 from semanom_ros.recordings.instance_masks import wanted_segments
-from semanom_ros.settings import MethodSettings
+from semanom_ros.settings import MethodSettings, Settings
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _LIBRARIES = ('torch', 'faiss-gpu', 'faiss-cpu', 'open_clip_torch', 'timm', 'num
 
 
 def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: Topics | None = None, *,
-             settings: MethodSettings, baselines: Sequence[Method] = (), shown: Row | None = None,
+             settings: Settings, baselines: Sequence[Method] = (), shown: Row | None = None,
              video: Path | None = None, live: Mapping[str, Any] | None = None,
              notes: Sequence[str] = ()) -> dict[str, Any]:
     """Replays recordings and writes everything that is to be said about them.
@@ -47,7 +47,7 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
         output: folder.
         topics: what of the recordings is read, by default the only images and the usual truth; the masks of the
             segmenter `topic` are those that the settings name.
-        settings: of the method, for the record.
+        settings: of the method, for the record, and of the detector's pictures.
         baselines: other methods for the table.
         shown: row whose results go into the result bags and the report's pictures; None: the last of `detectors`.
         video: MP4 for the report; moved into the folder.
@@ -65,15 +65,15 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
     shown = shown or detectors.rows[-1]
     databases = {variant: database.manifest for variant, database in detectors.databases.items()}
     conditions = {'rows': [repr(row) for method in (detectors, *baselines) for row in method.rows],
-                  'parameters': settings.values(), 'version': __version__,
+                  'parameters': {**settings.method.values(), **settings.detector.values()}, 'version': __version__,
                   'encoder': detectors.embedder.encoder.weights_sha256,
                   'databases': {variant: [str(detectors.databases[variant].path), manifest.version, manifest.vectors]
                                 for variant, manifest in databases.items()}}
-    masks = wanted_segments(replace(settings.queries, variant=detectors.embedder.variant))
+    masks = wanted_segments(replace(settings.method.queries, variant=detectors.embedder.variant))
     found = replay(bags, [detectors, *baselines], shown, staging, replace(topics or Topics(), segments=tuple(masks)),
-                   conditions)
+                   conditions, settings.detector)
     figures = {row: measurement.metrics() for row, measurement in found.measurements.items()}
-    content = _content(found, figures, detectors, baselines, settings)
+    content = _content(found, figures, detectors, baselines, settings.method)
     (staging / METRICS).write_text(json.dumps(content, indent=1, sort_keys=True) + '\n')
     write_scores(staging / SCORES, found)
     gallery = choose(found, found.measurements[shown])

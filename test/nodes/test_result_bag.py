@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rclpy.serialization import deserialize_message
 
@@ -16,11 +17,12 @@ from semanom_ros.evaluation import live_run, result_bag
 from semanom_ros.evaluation.result_bag import PREFIX, RECORDED, ResultBag
 from semanom_ros.msg import AnomalyScore
 from semanom_ros.recordings.bags import BagReader, BagWriter
+from semanom_ros.recordings.images import image_from_compressed
 from semanom_ros.ros import outputs
 from semanom_ros.ros.messages import camera_model
-from semanom_ros.ros.outputs import OUTPUTS, Output
+from semanom_ros.ros.outputs import OUTPUTS, OVERLAY_JPEG, Output
 from semanom_ros.ros.player import Capture
-from semanom_ros.settings import MethodSettings
+from semanom_ros.settings import DetectorSettings, MethodSettings
 
 SIZE = 192, 256  # larger than what the encoder sees
 FRAME_ID = 'camera_optical'
@@ -54,6 +56,16 @@ def test_a_result_bag_holds_the_messages_that_are_published_live(
                 assert deserialize_message(bytes(cdr), output.type) == message, output.name
     assert [array.anomalous for array in live['anomalies']] == [False] * 3 + [True] * 2
     assert {(message.height, message.width) for topic in ('anomaly_map', 'mask') for message in live[topic]} == {SIZE}
+
+
+def test_wide_pictures_are_drawn_as_wide_as_live(encoder: dict[str, Any], learned: Path, tmp_path: Path) -> None:
+    frame = Frame(np.zeros((720, 1400, 3), np.uint8), 10**9)
+    result = Judge.load(MethodSettings.of(encoder), learned).process(frame, CameraState())
+    with ResultBag(tmp_path / 'results', FRAME_ID) as bag:
+        bag.add(frame, result)
+    with BagReader(tmp_path / 'results') as reader:
+        ((_, _, overlay),) = reader.messages([PREFIX + OVERLAY_JPEG.name])
+    assert image_from_compressed(overlay).shape[1] == DetectorSettings().overlay_max_width < 1400
 
 
 def test_the_node_offers_exactly_the_outputs_of_the_table(active: Callable[..., Any]) -> None:
