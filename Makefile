@@ -51,12 +51,13 @@ FAMILIES := semanom_ros/core/embedding/encoders semanom_ros/core/embedding/segme
 PACKAGE_FILES := setup.py requirements/python.txt setup.cfg pyproject.toml package.xml semanom_ros/__init__.py msg $(wildcard msg/*) \
   $(FAMILIES)
 
-.PHONY: help setup demo test lint bench clean distclean
+.PHONY: help setup demo test test-fast lint bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo       set up, then simulate, record, detect live and evaluate; see out/demo/report.html'
 	@echo 'make test       set up, then lint and all tests'
+	@echo 'make test-fast  the tests that take little time, without lint'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make bench      measure speed; see out/bench/bench.json'
 	@echo 'make setup      only the set-up, in $(notdir $(VENV)); activate: . $(notdir $(VENV))/bin/activate'
@@ -69,6 +70,9 @@ demo: setup
 
 test: lint
 	$(BIN)/python -m pytest
+
+test-fast: setup
+	$(BIN)/python -m pytest -m 'not slow'
 
 lint: setup
 	$(BIN)/ruff check

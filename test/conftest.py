@@ -20,6 +20,27 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+SLOW = (
+    'benchmarks', 'carla', 'commands/test_doctor.py', 'commands/test_learn.py', 'core/test_context_network.py',
+    'core/test_learned.py', 'core/test_plausibility.py', 'database/test_crashes.py', 'encoders/test_models_command.py',
+    'encoders/test_registry.py', 'evaluation/test_baselines.py', 'evaluation/test_demo.py',
+    'evaluation/test_evaluate.py', 'evaluation/test_live.py', 'launch', 'nodes/test_detector_inputs.py',
+    'nodes/test_detector_lifecycle.py', 'nodes/test_detector_outputs.py', 'nodes/test_detector_services.py',
+    'nodes/test_nominal_recorder.py', 'packaging/test_build.py', 'recordings/test_record.py',
+    'recordings/test_without_ros.py', 'simulation', 'tools')
+"""Folders and modules that `make test-fast` leaves out: builds, whole programs, drives, training, processes killed."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the slow ones."""
+    slow = [REPOSITORY / 'test' / name for name in SLOW]
+    gone = [str(path) for path in slow if not path.exists()]
+    if gone:
+        raise pytest.UsageError(f'SLOW in {__file__} names {", ".join(gone)}, which is not there; correct it')
+    for item in items:
+        if any(path in (item.path, *item.path.parents) for path in slow):
+            item.add_marker('slow')
+
 
 @pytest.fixture(scope='session')
 def driving_data() -> Path:
