@@ -27,7 +27,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         content = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise ParameterError(f'{path}: unreadable as YAML ({reason}); give a ROS parameter file') from error
     merged: dict[str, Any] = {}
@@ -37,7 +37,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if not isinstance(body, dict) or not isinstance(body.get('ros__parameters'), dict):
             raise ParameterError(f'{path}: {node} has no ros__parameters; give a ROS parameter file')
         merged.update(body['ros__parameters'])
-    return {name: value for name, value in merged.items() if name.split('.')[0] not in OF_EVERY_NODE}
+    return {name: value for name, value in merged.items() if str(name).split('.')[0] not in OF_EVERY_NODE}
 
 
 def parameter_file(node: str, *sections: type[Section]) -> str:

@@ -7,7 +7,8 @@ all come from the rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import Any, TypeVar
@@ -78,12 +79,12 @@ class Parameter:
         wanted = type(self.default)
         if wanted is float and type(value) is int:
             value = float(value)
-        if isinstance(self.default, list) and isinstance(value, Iterable) and not isinstance(value, str):
+        if isinstance(self.default, list) and isinstance(value, list | tuple | array):
             value = list(value)
             item = type(self.default[0])
             if item is float:
                 value = [float(v) if type(v) is int else v for v in value]
-            if any(type(v) is not item for v in value) or (self.length and len(value) != self.length):
+            if not value or any(type(v) is not item for v in value) or (self.length and len(value) != self.length):
                 raise self._error(value, f'a list of {self.length or ""}{" " if self.length else ""}{item.__name__}')
         elif type(value) is not wanted:
             raise self._error(value, f'a {wanted.__name__}')

@@ -209,8 +209,8 @@ class RecorderSettings(Section):
     thumbnail_size: int = row(
         160, 'longer side of the pictures kept as evidence, in pixels; 0: keep none', RUN, minimum=0, maximum=1024)
     index: str = row(
-        'auto', 'search on a CPU: `auto` gives the database an approximate index from where that is quicker, `exact` '
-        'never', RUN, choices=('auto', 'exact'))
+        'auto', 'search on a CPU: `auto` gives the database an approximate index from where that is quicker, and '
+        'leaves an exact one that is appended to as it is; `exact` never', RUN, choices=('auto', 'exact'))
     duration: float = row(
         0.0, 'seconds after which a live recording ends; 0: when it is stopped', RUN, minimum=0.0, maximum=1000000.0)
     queue_size: int = row(

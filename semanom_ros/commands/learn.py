@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
                         help='needed where a recording has several')
     parser.add_argument('--composites', type=_count, default=1200, metavar='N',
                         help='pictures with transplants to learn from (default 1200)')
-    parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the choice of transplants (default 0)')
+    parser.add_argument('--seed', type=_seed, default=0, metavar='N', help='of the choice of transplants (default 0)')
     add_parameter_options(parser)
 
 
@@ -58,6 +58,13 @@ def _frames(bags: list[Path], topics: list[str]) -> Iterator[Frame]:
                 yield from frames
             except BagError as error:
                 logging.warning('%s; what came before is learned from', error)
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f'found {text}, expected 0 or more')
+    return value
 
 
 def _count(text: str) -> int:

@@ -33,7 +33,7 @@ def given_parameters(arguments: argparse.Namespace) -> dict[str, Any]:
             raise ParameterError(f'--set {setting}: found no =, expected NAME=VALUE')
         try:
             given[name.strip()] = yaml.safe_load(value) if value.strip() else ''
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # a date that there is not is the other
             raise ParameterError(f'--set {setting}: the value is no YAML ({str(error).splitlines()[0]})') from error
     return given
 

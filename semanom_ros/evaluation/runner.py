@@ -7,6 +7,7 @@ import logging
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -61,7 +62,7 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
         SemanomError: a recording or topic will not do, or the folder is something else.
     """
     check_output(output)
-    staging = output.parent / f'.{output.name}.evaluating'
+    staging = _staging(output)
     shown = shown or detectors.rows[-1]
     databases = {variant: database.manifest for variant, database in detectors.databases.items()}
     conditions = {'rows': [repr(row) for method in (detectors, *baselines) for row in method.rows],
@@ -88,12 +89,23 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
     return content
 
 
+def _staging(output: Path) -> Path:
+    """Where an evaluation grows."""
+    return output.parent / f'.{output.name}.evaluating'
+
+
 def check_output(output: Path) -> None:
-    """Refuses a folder that holds anything but an evaluation.
+    """Refuses a folder that holds anything but an evaluation, or where none can be written.
 
     Raises:
-        SemanomError: what is there would be lost.
+        SemanomError: what is there would be lost, or it is not writable.
     """
+    try:
+        _staging(output).mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # of an interrupted evaluation, which goes on
+            _staging(output).rmdir()
+    except OSError as error:
+        raise SemanomError(f'{output}: not writable ({error.strerror}); give another --output') from error
     if output.is_dir() and not any(output.iterdir()):
         return
     if output.exists() and not (output / METRICS).is_file():

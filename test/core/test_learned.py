@@ -11,7 +11,7 @@ from semanom_ros.core.curation.publishing import IndexSettings, Learned, Recipe,
 from semanom_ros.core.curation.recorder import NominalRecorder
 from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.database.nominal_database import NominalDatabase, read_manifest
-from semanom_ros.core.database.storage import NominalAddition
+from semanom_ros.core.database.storage import NominalAddition, arrays_to_bytes
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel
 from semanom_ros.core.scoring.calibration import calibrate
@@ -34,6 +34,22 @@ def path(world, model, settings):
     path = world.folder / 'database'
     operations.calibrate(path, Recipe.of(settings), Learned(model, 7, 3))
     return path
+
+
+@pytest.mark.parametrize('change', [
+    lambda arrays: arrays.pop('trees'),
+    lambda arrays: arrays.update(trees=np.frombuffer(b'no trees', np.uint8)),
+    lambda arrays: arrays.pop('network0.first.weight'),
+    lambda arrays: arrays.update({'network0.first.bias': np.zeros(3, np.float32)}),
+])
+def test_what_is_no_model_is_one_line(path, model, change):
+    arrays = dict(model.arrays())
+    change(arrays)
+    file = path / read_manifest(path).learned.file
+    file.write_bytes(arrays_to_bytes(arrays))
+    with pytest.raises(DatabaseError, match=f'{file}: holds no model .*; run semanom learn again') as caught:
+        PlausibilityModel.of(NominalDatabase.open(path, verify=False))
+    assert '\n' not in str(caught.value)
 
 
 def append(world, path, settings):

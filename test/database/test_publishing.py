@@ -88,6 +88,23 @@ def test_exact_stays_exact(tmp_path, record):
     assert record(path, {'d': 4}, asked, append=True).manifest.index is not None
 
 
+def test_a_recording_that_is_appended_leaves_an_exact_database_exact(tmp_path, record):
+    path = tmp_path / 'database'
+    method = MethodSettings.of({'device': 'cpu'})
+    record(path, {'a': 40}, Recipe.of(method, EXACT))
+    assert record(path, {'b': 40}, Recipe.of(method, AUTO), append=True).manifest.index is None
+    assert record(tmp_path / 'new', {'a': 40}, Recipe.of(method, AUTO)).manifest.index is not None
+
+
+def test_scores_that_are_not_finite_are_not_published(tmp_path, record, monkeypatch):
+    path = tmp_path / 'database'
+    before = record(path, {'a': 12}).manifest
+    monkeypatch.setattr(publishing, 'calibrate', lambda *_: {'frame_scores': np.array([0.1, np.nan], np.float32)})
+    with pytest.raises(DatabaseError, match='calibration: found scores that are not finite'):
+        operations.calibrate(path, Recipe(SearchSettings()))
+    assert read_manifest(path) == before
+
+
 def test_another_space_gets_another_index(tmp_path, record, opened_as_calibrated):
     path = tmp_path / 'database'
     first = record(path, {'a': 40}, Recipe(SearchSettings())).manifest.index

@@ -243,6 +243,19 @@ def test_an_approximate_index_and_what_came_after_it(tmp_path, record, unit_vect
     np.testing.assert_allclose(excluded, reference(queries, left, 3), atol=2e-2 if factory.endswith('8') else 1e-3)
 
 
+def test_an_index_finds_what_is_left_where_the_nearest_lists_are_passed_over(tmp_path, record, unit_vectors):
+    """One list of an inverted file is visited, and the passed-over frames may fill it."""
+    path = tmp_path / 'database'
+    record(path, {'a': 40, 'b': 20})
+    operations.build_index(path, IndexSettings('IVF32,Flat', nprobe=1), Recipe(viewed()))
+    database = NominalDatabase.open(path)
+    vectors, _ = all_of(database)
+    queries = np.concatenate([unit_vectors(20, 5), vectors[20 * 6:30 * 6]])
+    distances, indices = database.search_excluding(queries, 3, (4, 44))
+    assert np.isfinite(distances).all()
+    assert ((indices >= 0) & ((indices < 24) | (indices >= 264))).all()
+
+
 def test_an_index_for_other_settings_is_not_used(tmp_path, record, unit_vectors, caplog, monkeypatch):
     path = tmp_path / 'database'
     record(path, {'a': 40})

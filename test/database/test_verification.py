@@ -177,3 +177,27 @@ def test_another_encoder_preprocessing_or_variant_is_refused(database, descripti
         opened.check_compatible(dataclasses.replace(description, **{field.partition(':')[0]: value}))
     assert f'{database}: {field}: found {found}, expected {expected} (loaded now); ' in str(caught.value)
     opened.check_compatible(dataclasses.replace(description, weights='another label'))
+
+
+@pytest.mark.parametrize('name', ['calibration.npz', 'statistics.npz'])
+@pytest.mark.parametrize('left', [0, 200])
+def test_an_archive_that_is_cut_is_one_line_in_every_command(database, name, left):
+    (file,) = [file for file in files(database) if file.name == name and 'held_out' not in str(file)]
+    file.write_bytes(file.read_bytes()[:left])
+    for change in (operations.calibrate, lambda path: operations.compact(path, size=20)):
+        with pytest.raises(DatabaseError, match=f'{name}|{file.parent}') as caught:
+            change(database)
+        assert '\n' not in str(caught.value)
+
+
+def test_a_database_whose_manifest_is_gone_is_not_recorded_over(database, drive, description):
+    operations.calibrate(database)
+    before = {path: path.read_bytes() for path in database.rglob('*') if path.is_file()}
+    newest = database / 'v000002' / 'manifest.json'
+    (database / 'manifest.json').unlink()
+    for append in (False, True):
+        with pytest.raises(DatabaseError, match=rf'manifest.json: missing, expected .*; copy {newest} there'):
+            DatabaseWriter.begin(database, description, append=append)
+    shutil.copy(newest, database / 'manifest.json')
+    assert {path: path.read_bytes() for path in database.rglob('*') if path.is_file()} == before
+    operations.verify(database)

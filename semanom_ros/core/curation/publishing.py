@@ -64,12 +64,15 @@ class Recipe:
 
     @classmethod
     def of(cls, method: MethodSettings, index: str | None = None) -> Recipe:
-        """For detectors with these settings; `index` is the parameter of that name, or None.
+        """For detectors with these settings.
+
+        `index` is the parameter of that name; `auto`, and None, leave as it was how an earlier version was to be
+        searched.
 
         Raises:
             ParameterError: their device is not here.
         """
-        how = None if index is None else IndexSettings(index)
+        how = None if index in (None, AUTO) else IndexSettings(index)
         return cls(method.search, method.score, how, resolve_device(method.encoder.device))
 
     @classmethod
@@ -248,6 +251,9 @@ def _with_calibration(transaction: Transaction, manifest: Manifest, recipe: Reci
     arrays = calibrate(database, recipe.search, recipe.score, PlausibilityModel.of(database), progress)
     if not arrays:
         return manifest
+    if any(array.dtype.kind == 'f' and not np.isfinite(array).all() for array in arrays.values()):
+        raise DatabaseError(f'{transaction.root}: calibration: found scores that are not finite, expected finite ones; '
+                            'run semanom learn anew, or record the database anew')
     file = transaction.new_file('calibration.npz')
     file.write(arrays_to_bytes(arrays))
     made, name = transaction.add_file(manifest, 'calibration.npz', file)

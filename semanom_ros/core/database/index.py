@@ -195,13 +195,19 @@ class NearestNeighbours:
 
     def _search_approximate(self, queries: torch.Tensor, k: int, excluded: tuple[int, int]
                             ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        parameters = faiss.SearchParametersIVF(nprobe=self._nprobe)
+        given: dict[str, Any] = {}
         if excluded[1] > excluded[0]:
             # Kept in names: the parameters only point at their selector.
             inner = faiss.IDSelectorRange(*excluded)
             selector = faiss.IDSelectorNot(inner)
-            parameters = faiss.SearchParametersIVF(nprobe=self._nprobe, sel=selector)
-        distances, indices = self._approximate.search(queries.cpu().numpy(), k, params=parameters)
+            given['sel'] = selector
+        rows = queries.cpu().numpy()
+        parameters = faiss.SearchParametersIVF(nprobe=self._nprobe, **given)
+        distances, indices = self._approximate.search(rows, k, params=parameters)
+        lacking = (indices < 0).any(axis=1)  # the lists near them hold too few that may be found: all lists, then
+        if lacking.any() and self._nprobe < self._approximate.nlist:
+            parameters = faiss.SearchParametersIVF(nprobe=self._approximate.nlist, **given)
+            distances[lacking], indices[lacking] = self._approximate.search(rows[lacking], k, params=parameters)
         return distances, indices
 
 

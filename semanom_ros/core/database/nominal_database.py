@@ -21,7 +21,7 @@ from semanom_ros.core.database.manifest import (
     Manifest,
     PartEntry,
 )
-from semanom_ros.core.database.storage import FrameSequence, Part, Statistics, sha256_of
+from semanom_ros.core.database.storage import UNREADABLE, FrameSequence, Part, Statistics, sha256_of
 from semanom_ros.core.database.transaction import JOURNAL, STAGING
 from semanom_ros.core.embedding.description import EmbeddingDescription
 from semanom_ros.core.progress import SILENT, Progress
@@ -210,7 +210,7 @@ class NominalDatabase:
         try:
             with np.load(self.path / file, allow_pickle=False) as stored:
                 return dict(stored)
-        except (OSError, ValueError) as error:
+        except UNREADABLE as error:
             raise DatabaseError(f'{self.path / file}: unreadable ({str(error).splitlines()[0]}); {remedy}') from error
 
     def _load_index(self) -> Any:
@@ -295,7 +295,7 @@ class NominalDatabase:
 
     def search_excluding(self, queries: Vectors, k: int, forbidden_frame_range: tuple[int, int],
                          places: Vectors | None = None) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """The same, passing over the vectors of some frames; exact, and not slower.
+        """The same, passing over the vectors of some frames; exact where `search` is.
 
         A nominal frame compared with the rest of the database (cross-validation) must not
         find its own neighbours in time. Where fewer than k vectors are left the distance

@@ -22,6 +22,8 @@ import io
 import json
 import os
 import weakref
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -278,6 +280,9 @@ def arrays_to_bytes(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
     return buffer.getvalue()
 
 
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged file of a database raises."""
+
 GROWING = (
     ('vectors.f32', np.dtype('<f4'), 0), ('boxes.i32', np.dtype('<i4'), 4), ('positions.f32', np.dtype('<f4'), 2))
 """Files of numbers: name, type, columns (0: the dimension of the embeddings)."""
@@ -303,8 +308,8 @@ class Part:
             weakref.finalize(self, os.close, self._thumbnails)
             with np.load(folder / 'statistics.npz', allow_pickle=False) as stored:
                 self.statistics = Statistics(int(stored['count']), stored['mean'], stored['squares'])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = str(error).splitlines()[0]
+        except UNREADABLE as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise DatabaseError(f'{folder}: unreadable ({reason}); restore it from a copy or record anew') from error
         if self.frames.dtype != FRAME_TYPE or self.frames['count'].sum() != len(self.vectors):
             raise DatabaseError(f'{folder / "frames.npy"}: found {int(self.frames["count"].sum())} vectors of '

@@ -53,7 +53,7 @@ from semanom_ros.core.embedding.description import EmbeddingDescription
 from semanom_ros.errors import DatabaseError
 
 STAGING, JOURNAL = 'staging', 'journal'
-OWN = rf'lock|v\d{{6}}|{MANIFEST}\.new'  # what an interrupted first recording may leave
+OWN = rf'lock|v000001|{MANIFEST}\.new'  # what an interrupted first recording may leave
 
 
 class Transaction:
@@ -77,6 +77,10 @@ class Transaction:
         try:
             if self.root.exists() and not (self.root / MANIFEST).exists() and not (self.root / STAGING).exists():
                 strange = sorted(p.name for p in self.root.iterdir() if not re.fullmatch(OWN, p.name))
+                versions = sorted(path.parent for path in self.root.glob(f'v*/{MANIFEST}'))
+                if strange and versions:
+                    raise DatabaseError(f'{self.root / MANIFEST}: missing, expected it beside {strange[0]}; copy '
+                                        f'{versions[-1] / MANIFEST} there')
                 if strange:
                     raise DatabaseError(f'{self.root}: found {strange[0]} in it, expected a nominal database or an '
                                         'empty folder; give another one')

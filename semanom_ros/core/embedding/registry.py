@@ -223,7 +223,7 @@ def cards() -> list[Card]:
                         bar.update()
                 except SemanomError as error:
                     found.append(Card(kind.name, name, '', False, str(error)))
-                except Exception as error:  # whatever another package's family raises: the others are listed
+                except (Exception, SystemExit) as error:  # whatever another package's raises
                     found.append(Card(kind.name, name, '', False, f'it cannot list its models: {_said(error)}'))
     return found
 
@@ -298,7 +298,7 @@ def _family(kind: _Kind, name: str) -> Any:
     point = known[name][0]
     try:
         family = point.load()
-    except Exception as error:  # whatever importing another package raises
+    except (Exception, SystemExit) as error:  # whatever importing another package raises
         raise kind.error(f'{kind.name} {name}: {_whose(point)} cannot be imported ({_said(error)}); install what it '
                          'needs, see `semanom doctor`') from error
     if not isinstance(family, kind.protocol):
@@ -312,5 +312,5 @@ def _whose(point: EntryPoint) -> str:
     return f'{point.value} of {f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"}'
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return f'{type(error).__name__}: {weight_store.reason(error)}'

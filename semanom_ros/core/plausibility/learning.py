@@ -103,15 +103,17 @@ def learn_plausibility(database: NominalDatabase, embedder: Embedder, frames: It
                 made, ranges, embedder.embed([Frame(one.image, 0) for one in made]), strict=True):
             queries = embedder.queries(embedding)
             distances, _ = compare(database, queries.vectors, queries.places, near)
+            progress.advance(1)
+            if not np.isfinite(distances).all():  # nothing far enough in time to compare it with
+                continue
             relative, owners = regions.relative(distances, queries.positions), queries.owners
             projected = projection(queries.vectors.cpu().numpy()[owners])
             lessons.append(lesson(composite.labels, relative[owners], projected))
             chosen = rng.random(owners.size) < lessons[-1].weight.ravel()
             found.append(features(relative[owners], projected)[chosen])
             verdicts.append(lessons[-1].implausible.ravel()[chosen])
-            progress.advance(1)
     progress.end()
-    together = np.concatenate(verdicts)
+    together = np.concatenate([np.zeros(0, bool), *verdicts])
     if not together.any() or together.all():
         raise DatabaseError(f'{database.path}: found no thing to transplant in {composites} pictures; learn from more')
     progress.begin('train', 1 + NETWORKS, 'model')

@@ -24,6 +24,7 @@ from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.database.storage import FrameRecord
 from semanom_ros.core.plausibility.context_network import ContextNetwork, Lesson
 from semanom_ros.core.plausibility.transplanting import IMPLAUSIBLE, NOMINAL, VALID
+from semanom_ros.errors import DatabaseError
 
 Floats = npt.NDArray[np.float32]
 
@@ -119,13 +120,21 @@ class Trees:
 
     def __call__(self, samples: Floats) -> Floats:
         """(N,) log odds of samples (N, F)."""
-        return np.asarray(self._booster.predict(samples, raw_score=True), np.float32)
+        return np.asarray(self.booster.predict(samples, raw_score=True), np.float32)
 
     @cached_property
-    def _booster(self) -> Any:
+    def booster(self) -> Any:
+        """LightGBM's model.
+
+        Raises:
+            ValueError: the text is none.
+        """
         import lightgbm
 
-        return lightgbm.Booster(model_str=self.text)
+        try:
+            return lightgbm.Booster(model_str=self.text)
+        except lightgbm.basic.LightGBMError as error:
+            raise ValueError(f'trees: {error}') from error
 
 
 @dataclass(frozen=True)
@@ -227,8 +236,21 @@ class PlausibilityModel:
 
     @classmethod
     def of(cls, database: NominalDatabase) -> PlausibilityModel | None:
-        """The model that a database holds, None when there is none."""
-        return cls.from_arrays(database.learned)
+        """The model that a database holds, None when there is none.
+
+        Raises:
+            DatabaseError: what is stored makes no model.
+        """
+        try:
+            model = cls.from_arrays(database.learned)
+            if model is not None:
+                _ = model.trees.booster
+            return model
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            entry = database.manifest.learned
+            raise DatabaseError(f'{database.path / entry.file if entry else database.path}: holds no model of what '
+                                f'belongs where ({reason}); run semanom learn again') from error
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray]) -> PlausibilityModel | None:

@@ -24,6 +24,7 @@ from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.core.scoring.comparison import Comparison
 from semanom_ros.core.scoring.regions import RegionStatistics, recorded_regions
 from semanom_ros.core.scoring.timeline import durations_s, runs
+from semanom_ros.errors import DatabaseError
 from semanom_ros.parameters import Value
 from semanom_ros.settings import ScoreSettings, SearchSettings
 
@@ -155,8 +156,15 @@ class Calibration:
 
 
 def stored_parameters(arrays: Mapping[str, npt.NDArray]) -> dict[str, Value]:
-    """The parameters that stored calibration arrays were made for; {} where there are none."""
-    return json.loads(bytes(arrays['settings'])) if arrays else {}
+    """The parameters that stored calibration arrays were made for; {} where there are none.
+
+    Raises:
+        DatabaseError: they are no calibration's.
+    """
+    try:
+        return json.loads(bytes(arrays['settings'])) if arrays else {}
+    except (KeyError, ValueError) as error:
+        raise DatabaseError(f'calibration: settings: unreadable ({error}); run semanom db calibrate') from error
 
 
 def parameters_of(search: SearchSettings, score: ScoreSettings) -> dict[str, Value]:
