@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 
 import pytest
 import yaml
 
+from semanom_ros.commands.options import given_parameters
 from semanom_ros.core.scoring.calibration import parameters_of
 from semanom_ros.errors import ParameterError
+from semanom_ros.parameter_files import read_yaml
 from semanom_ros.parameters import Affects, Section, row
 from semanom_ros.settings import (
     AlarmSettings,
@@ -139,3 +142,21 @@ def test_rows_stand_where_what_they_affect_is_decided():
     assert set(parameters_of(SearchSettings(), ScoreSettings())) == by_effect[Affects.SEARCH] | by_effect[Affects.SCORE]
     method = MethodSettings.of({'position_weight': 0.5, 'neighbours': 3, 'false_alarm_rate': 0.1})
     assert parameters_of(method.search, method.score) == method.values(Affects.SEARCH, Affects.SCORE)
+
+
+@pytest.mark.parametrize('given', [{'a': 1}, {1, 2}, [], ()])
+def test_a_list_is_a_list_and_never_empty(given):
+    with pytest.raises(ParameterError, match=r'parameter inner_words: found .*, expected a list'):
+        Outer.of({'inner_words': given})
+
+
+@pytest.mark.parametrize('given', ['2023-13-45', '0x_', '{'])
+def test_a_value_that_is_no_yaml_is_one_line(given, tmp_path):
+    with pytest.raises(ParameterError, match=r'--set encoder=.*: the value is no YAML') as caught:
+        given_parameters(argparse.Namespace(config=None, settings=[f'encoder={given}']))
+    assert '\n' not in str(caught.value)
+    file = tmp_path / 'file.yaml'
+    file.write_text(f'node:\n  ros__parameters:\n    encoder: {given}\n')
+    with pytest.raises(ParameterError, match='unreadable as YAML') as caught:
+        read_yaml(file)
+    assert '\n' not in str(caught.value)

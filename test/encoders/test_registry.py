@@ -163,6 +163,7 @@ def test_a_segmenter_of_another_package(install, capsys):
     ('import a_library_that_nobody_has\n', "ModuleNotFoundError: No module named 'a_library_that_nobody_has'"),
     ('raise RuntimeError("no licence\\nfound")\n', 'RuntimeError: no licence)'),
     ('def broken(\n', 'SyntaxError: '),
+    ('import sys\nsys.exit(5)\n', 'SystemExit: 5'),
     ('', "AttributeError: module 'broken_lab' has no attribute 'FAMILY'"),
     ('FAMILY = 5\n', 'broken_lab:FAMILY of broken_lab 1.5: found int, expected what EncoderFamily of'),
 ])

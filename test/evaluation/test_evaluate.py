@@ -210,5 +210,11 @@ def test_foreign_folder_is_left_alone(town, tmp_path, capsys):
     assert (tmp_path / 'thesis.txt').read_text() == 'years of work'
 
 
+def test_an_output_that_cannot_be_written_is_said_before_anything_is_loaded(tmp_path, capsys):
+    (tmp_path / 'file').write_text('no folder')
+    assert main(['evaluate', 'no_bag', '--database', 'no_database', '--output', str(tmp_path / 'file' / 'out')]) == 2
+    assert 'out: not writable (' in capsys.readouterr().err
+
+
 def test_rounded_is_stable():
     assert rounded({'a': [np.float64(1 / 3), np.int64(2), None], 'b': True}) == {'a': [0.333333, 2, None], 'b': True}
