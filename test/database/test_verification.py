@@ -190,8 +190,13 @@ def test_an_archive_that_is_cut_is_one_line_in_every_command(database, name, lef
         assert '\n' not in str(caught.value)
 
 
-def test_a_database_whose_manifest_is_gone_is_not_recorded_over(database, drive, description):
+@pytest.mark.parametrize('interrupted', [False, True])
+def test_a_database_whose_manifest_is_gone_is_not_recorded_over(database, drive, description, interrupted):
     operations.calibrate(database)
+    if interrupted:
+        with DatabaseWriter.begin(database, description, append=True) as writer:
+            writer.add(next(iter(drive('c', 1))))
+        assert (database / 'staging').is_dir()
     before = {path: path.read_bytes() for path in database.rglob('*') if path.is_file()}
     newest = database / 'v000002' / 'manifest.json'
     (database / 'manifest.json').unlink()

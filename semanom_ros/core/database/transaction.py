@@ -53,7 +53,8 @@ from semanom_ros.core.embedding.description import EmbeddingDescription
 from semanom_ros.errors import DatabaseError
 
 STAGING, JOURNAL = 'staging', 'journal'
-OWN = rf'lock|v000001|{MANIFEST}\.new'  # what an interrupted first recording may leave
+FIRST = 'v000001'
+OWN = rf'lock|{FIRST}|{MANIFEST}\.new'  # what an interrupted first recording may leave
 
 
 class Transaction:
@@ -75,15 +76,8 @@ class Transaction:
         self.root = Path(root)
         self._written: dict[str, FileEntry] = {}
         try:
-            if self.root.exists() and not (self.root / MANIFEST).exists() and not (self.root / STAGING).exists():
-                strange = sorted(p.name for p in self.root.iterdir() if not re.fullmatch(OWN, p.name))
-                versions = sorted(path.parent for path in self.root.glob(f'v*/{MANIFEST}'))
-                if strange and versions:
-                    raise DatabaseError(f'{self.root / MANIFEST}: missing, expected it beside {strange[0]}; copy '
-                                        f'{versions[-1] / MANIFEST} there')
-                if strange:
-                    raise DatabaseError(f'{self.root}: found {strange[0]} in it, expected a nominal database or an '
-                                        'empty folder; give another one')
+            if self.root.exists() and not (self.root / MANIFEST).exists():
+                self._refuse_what_no_first_recording_leaves()
             self.root.mkdir(parents=True, exist_ok=True)
             self._lock = Lock(self.root)
         except OSError as error:
@@ -93,6 +87,17 @@ class Transaction:
         except BaseException:
             self.close()
             raise
+
+    def _refuse_what_no_first_recording_leaves(self) -> None:
+        """Of a folder without a manifest: it may hold a database that lost it, or something else."""
+        versions = sorted(path.parent.name for path in self.root.glob(f'v*/{MANIFEST}'))
+        if versions and versions[-1] > FIRST:
+            raise DatabaseError(f'{self.root / MANIFEST}: missing, expected it beside {versions[-1]}; copy '
+                                f'{self.root / versions[-1] / MANIFEST} there')
+        strange = sorted(path.name for path in self.root.iterdir() if not re.fullmatch(OWN, path.name))
+        if strange and not (self.root / STAGING).exists():
+            raise DatabaseError(f'{self.root}: found {strange[0]} in it, expected a nominal database or an empty '
+                                'folder; give another one')
 
     @property
     def number(self) -> int:
