@@ -27,6 +27,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help='town, route and traffic; the same seed gives the same bytes (default 0)',
     )
     parser.add_argument(
+        '--town',
+        type=_count,
+        metavar='N',
+        help='drive through the town of this seed, at another time: other traffic, weather and events (default: the '
+        'one of --seed)',
+    )
+    parser.add_argument(
         '--frames',
         type=_count,
         default=600,
@@ -72,6 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
         weather=arguments.weather,
         scenarios=names,
         every=every,
+        town=arguments.town,
     )
     bar = tqdm(frames, total=arguments.frames, unit='frame', desc='simulate', file=sys.stderr, disable=None)
     write_bag(bar, arguments.bag, arguments.storage, arguments.raw)

@@ -96,33 +96,43 @@ class Drive:
     """One drive: plans the street ahead, moves the camera, draws frames.
 
     Args:
-        seed: decides town, route, traffic and order of the scenarios.
+        seed: decides weather, traffic and order of the scenarios; and the town with its route, unless that is given.
         anomalies: whether anomalies happen; their nominal twins happen in any drive.
         weather_choice: one of `weather.CHOICES`.
         scenarios: the only scenarios to stage; default all of the catalogue.
+        town: seed of the town that is driven through, at another time; None: that of the drive.
     """
 
     def __init__(
-        self, seed: int, anomalies: bool, weather_choice: str = 'mixed', scenarios: tuple[Scenario, ...] = CATALOGUE
+        self,
+        seed: int,
+        anomalies: bool,
+        weather_choice: str = 'mixed',
+        scenarios: tuple[Scenario, ...] = CATALOGUE,
+        town: int | None = None,
     ):
-        self.town = Town(seed)
+        self._seed = seed
+        self.town = Town(seed) if town in (None, seed) else Town(town, traffic=seed)
         self.anomalies = anomalies
         self._camera = Camera(WIDTH, HEIGHT, FOCAL)
-        self._order = weather.schedule(weather_choice, self.town.rng(10))
-        self._noise = weather.lens_noise(self.town.rng(11), HEIGHT, WIDTH)
-        self._plan = _Plan(self.town.rng(12), scenarios, anomalies)
-        self._motion = _Motion(self.town.rng(13))
+        self._order = weather.schedule(weather_choice, self._rng(10))
+        self._noise = weather.lens_noise(self._rng(11), HEIGHT, WIDTH)
+        self._plan = _Plan(self._rng(12), scenarios, anomalies)
+        self._motion = _Motion(self._rng(13))
         self._blocks: dict[int, Block] = {}
         self._ground: dict[int, list[_Pavement]] = {}
-        self._panorama = _Panorama(self.town.rng(14))
-        self._sensor = self.town.rng(15)
+        self._panorama = _Panorama(self._rng(14))
+        self._sensor = self._rng(15)
         self._identities: dict[int, int] = {}
         self._next_identity = FIRST_THING
-        self._streaks = _rain_streaks(self.town.rng(16))
+        self._streaks = _rain_streaks(self._rng(16))
         y, x = np.mgrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j]
         self._vignette = np.ascontiguousarray(
             np.repeat((1 - 0.16 * (x**2 + y**2) / 2)[..., None], 3, axis=2).astype(np.float32)
         )
+
+    def _rng(self, purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, purpose])
 
     def block(self, index: int) -> Block:
         """A block of the street, planned when it is first seen."""
@@ -627,6 +637,7 @@ def simulate(
     weather: str = 'mixed',
     scenarios: tuple[str, ...] | None = None,
     every: int = 1,
+    town: int | None = None,
 ) -> Iterator[SimulatedFrame]:
     """A simulated drive, frame by frame.
 
@@ -637,6 +648,7 @@ def simulate(
         weather: `mixed` (all of them in turn), `sun`, `dusk`, `rain` or `fog`.
         scenarios: names of the catalogue to stage; None: all, in an order of the seed.
         every: draw only every so manieth frame of the drive: more street in fewer pictures.
+        town: seed of the town; the drive goes through it at another time, with other traffic and weather. None: `seed`.
 
     Raises:
         ParameterError: unknown weather or scenario.
@@ -644,7 +656,7 @@ def simulate(
     from semanom_ros.simulation.catalogue import named
 
     chosen = CATALOGUE if scenarios is None else tuple(named(name) for name in scenarios)
-    drive = Drive(seed, anomalies, weather, chosen)
+    drive = Drive(seed, anomalies, weather, chosen, town)
     for number in range(frames):
         yield drive.frame(number * every)
 

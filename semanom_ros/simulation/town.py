@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -173,10 +174,11 @@ class Town:
 
     Args:
         seed: the same seed gives the same town.
+        traffic: seed of who parks, walks and drives there; None: as on the day that belongs to the town's seed.
     """
 
-    def __init__(self, seed: int):
-        self.seed = seed
+    def __init__(self, seed: int, traffic: int | None = None):
+        self.seed, self._traffic = seed, traffic
         rng = self.rng(0)
         self.route = Route(self.rng(1))
         order = rng.permutation(len(textures.WALLS))
@@ -295,6 +297,12 @@ class Town:
             night: 0 to 1, for lit windows.
         """
         rng = self.rng(5, index + 1000)  # a few blocks lie behind the start
+        other = None if self._traffic is None else np.random.default_rng([self._traffic, 7, index + 1000])
+
+        def traffic(make: Callable[[np.random.Generator], list[Thing]]) -> list[Thing]:
+            usual = make(rng)  # drawn in any case, so that the town stays as it is
+            return usual if other is None else make(other)
+
         start = index * BLOCK
         count = round(BLOCK / TILE_LENGTH)
         chance = rng.random()
@@ -314,33 +322,41 @@ class Town:
             if not (wanted.clear_right and side > 0):
                 self._furniture(block, rng, side, start, gap, meadow)
             if not wanted.clear_kerb:
-                s = start + rng.uniform(2, 6)
-                while s < start + BLOCK - 3:
-                    kind = str(rng.choice((*CARS, 'van')))
-                    if (gap is None or not gap[0] - 8 < s < gap[1] + 5) and rng.random() < (0.75 if parking else 0.35):
-                        block.things.append(self.parked(rng, s, side, kind))
-                    s += LENGTHS[kind] + rng.uniform(1, 4)
+                block.things += traffic(partial(self._parked_row, side, start, gap, parking))
             if not wanted.clear_pavement:
-                for _ in range(int(rng.integers(0, 4))):
-                    block.things.append(
-                        self.walker(
-                            rng,
-                            start + rng.uniform(0, BLOCK),
-                            side * rng.uniform(KERB_EDGE + 0.5, PAVEMENT_EDGE - 0.5),
-                            time,
-                        )
-                    )
+                block.things += traffic(partial(self._walkers, side, start, time))
         if not wanted.clear_road:
-            for _ in range(int(rng.choice((0, 1, 1, 2)))):
-                kind = str(rng.choice((*CARS, *CARS, 'van', 'bus', 'truck')))
-                block.things.append(
-                    self.driving(rng, kind, start + rng.uniform(0, BLOCK), time, True, rng.uniform(6, 10))
-                )
-            if rng.random() < 0.25:
-                block.things.append(
-                    self.cyclist(rng, start + rng.uniform(10, BLOCK), -3.2, time, -rng.uniform(3.5, 5.5))
-                )
+            block.things += traffic(partial(self._driving, start, time))
         return block
+
+    def _parked_row(
+        self, side: int, start: float, gap: tuple[float, float] | None, parking: bool, rng: np.random.Generator
+    ) -> list[Thing]:
+        things = []
+        s = start + rng.uniform(2, 6)
+        while s < start + BLOCK - 3:
+            kind = str(rng.choice((*CARS, 'van')))
+            if (gap is None or not gap[0] - 8 < s < gap[1] + 5) and rng.random() < (0.75 if parking else 0.35):
+                things.append(self.parked(rng, s, side, kind))
+            s += LENGTHS[kind] + rng.uniform(1, 4)
+        return things
+
+    def _walkers(self, side: int, start: float, time: float, rng: np.random.Generator) -> list[Thing]:
+        return [
+            self.walker(
+                rng, start + rng.uniform(0, BLOCK), side * rng.uniform(KERB_EDGE + 0.5, PAVEMENT_EDGE - 0.5), time
+            )
+            for _ in range(int(rng.integers(0, 4)))
+        ]
+
+    def _driving(self, start: float, time: float, rng: np.random.Generator) -> list[Thing]:
+        things = []
+        for _ in range(int(rng.choice((0, 1, 1, 2)))):
+            kind = str(rng.choice((*CARS, *CARS, 'van', 'bus', 'truck')))
+            things.append(self.driving(rng, kind, start + rng.uniform(0, BLOCK), time, True, rng.uniform(6, 10)))
+        if rng.random() < 0.25:
+            things.append(self.cyclist(rng, start + rng.uniform(10, BLOCK), -3.2, time, -rng.uniform(3.5, 5.5)))
+        return things
 
     def _houses(
         self,
