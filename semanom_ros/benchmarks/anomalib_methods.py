@@ -21,9 +21,9 @@ from semanom_ros.benchmarks.plan import Plan
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.progress import SILENT
-from semanom_ros.core.results import FrameResult, ScoreMap
+from semanom_ros.core.results import FrameResult, ScoreMap, Verdict
 from semanom_ros.evaluation.baselines.patchcore_baseline import CORESET_SHARE, PatchCoreMethod
-from semanom_ros.evaluation.detectors import Detectors, Method, Row, Verdict
+from semanom_ros.evaluation.detectors import Detectors, Method, Ranked, Row
 from semanom_ros.evaluation.measurement import rounded
 from semanom_ros.evaluation.replay import Topics, replay
 from semanom_ros.parameters import Value
@@ -150,7 +150,7 @@ class AnomalibMethod:
                 self._model.subsample_embedding(CORESET_SHARE)
         self._model.eval()
 
-    def process(self, frame: Frame) -> list[Verdict]:
+    def process(self, frame: Frame) -> list[Ranked]:
         """The verdict on the next frame."""
         begin = time.perf_counter()
         with torch.inference_mode():
@@ -159,9 +159,9 @@ class AnomalibMethod:
         milliseconds = (time.perf_counter() - begin) * 1e3
         height, width = frame.image.shape[:2]
         enlarged = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
-        result = FrameResult(frame.stamp_ns, frame.camera, (height, width), score, score, 1.0, float('inf'), False,
-                             ScoreMap.of_pixels(enlarged), float('inf'))
-        return [Verdict(result, score, enlarged, milliseconds)]
+        result = FrameResult(frame.stamp_ns, frame.camera, (height, width), score, score, 1.0, float('inf'),
+                             Verdict.NOMINAL, ScoreMap.of_pixels(enlarged), float('inf'))
+        return [Ranked(result, score, enlarged, milliseconds)]
 
     def reset(self) -> None:
         """Nothing is kept between frames."""

@@ -22,7 +22,7 @@ from semanom_ros.core.localization.filtering import TemporalFilter, keeps
 from semanom_ros.core.localization.regions_of_map import Region, regions
 from semanom_ros.core.localization.tracking import Track
 from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel
-from semanom_ros.core.results import Anomaly, FrameResult, ScoreMap
+from semanom_ros.core.results import Anomaly, FrameResult, Reason, ScoreMap, Verdict
 from semanom_ros.core.scoring.calibration import Calibration, calibrate, parameters_of, stored_parameters
 from semanom_ros.core.scoring.scorer import FrameScores, Scorer
 from semanom_ros.settings import MethodSettings
@@ -183,12 +183,14 @@ class Judge:
         anomalies = sorted((self._anomaly(scores, region, track) for region, track in tracked),
                            key=lambda anomaly: -anomaly.score)
         filtered = settings.spatial or settings.temporal
+        verdict = Verdict.of(above and (bool(anomalies) or not filtered))
+        reason = Reason.UNCONFIRMED if above and verdict is Verdict.NOMINAL else Reason.NONE
         end = time.perf_counter()
         timings = {**scores.timings_ms, 'filter': (end - start) * 1e3, 'total': (end - (since or start)) * 1e3}
         return FrameResult(
             frame.stamp_ns, frame.camera, size, scores.score, scores.raw_score, scores.p_value, ALARM,
-            above and (bool(anomalies) or not filtered), map_, reach, tuple(anomalies),
-            tuple(region for region, _ in tracked), scores.queries, timings)
+            verdict, map_, reach, tuple(anomalies), tuple(region for region, _ in tracked), scores.queries, timings,
+            reason)
 
     def _anomaly(self, scores: FrameScores, region: Region, track: Track | None) -> Anomaly:
         """What is said about one region: its strongest query, the evidence for it, and a label."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 from functools import cached_property
 
 import cv2
@@ -13,6 +14,48 @@ from semanom_ros.core.database.nominal_database import NominalExample
 from semanom_ros.core.embedding.queries import Queries
 from semanom_ros.core.frames import Segments
 from semanom_ros.core.localization.regions_of_map import Region
+
+
+class Verdict(IntEnum):
+    """What is said about a frame. What could not be judged is unknown, never nominal: so that is what 0 means."""
+
+    UNKNOWN = 0
+    NOMINAL = 1
+    ANOMALOUS = 2
+
+    @classmethod
+    def of(cls, anomalous: bool) -> Verdict:
+        """Of a frame that was judged."""
+        return cls.ANOMALOUS if anomalous else cls.NOMINAL
+
+
+class Reason(IntEnum):
+    """Why a frame is not simply nominal or anomalous.
+
+    Up to 15: it scores above the threshold, but is held back by the filter. From 16 on: why it is unknown.
+    """
+
+    NONE = 0
+    UNCONFIRMED = 1
+    """Not enough evidence has added up along any track yet."""
+    TOO_SMALL = 2
+    AT_BORDER = 3
+    DISAGREES = 4
+    """It fills too little of its segment."""
+    NOT_CALIBRATED = 16
+    NOT_FINITE = 17
+    """The encoder gave NaN or infinity."""
+    STALE = 18
+    STANDING_STAMPS = 19
+    LATE = 20
+    """The worker has not answered in time."""
+    INVALID_IMAGE = 21
+    FAILED = 22
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether it holds a frame back that scores above the threshold."""
+        return Reason.NONE < self < Reason.NOT_CALIBRATED
 
 
 @dataclass(frozen=True)
@@ -104,7 +147,7 @@ class FrameResult:
         raw_score: the frame score before calibration: cosine distance, 0 to 2.
         p_value: conformal p-value of the frame score, (0, 1].
         threshold: frame score above which the frame is anomalous.
-        anomalous: the verdict, after the filter where it is on.
+        verdict: after the filter where it is on.
         scores: where it is how surprising.
         pixel_threshold: value of the anomaly map above which a pixel belongs to an anomaly whose core is above
             `threshold`.
@@ -113,6 +156,8 @@ class FrameResult:
         queries: what was compared with the database; None for methods that compare nothing.
         timings_ms: milliseconds by stage (`preprocess`, `encode`, `segment`, `search`,
             `score`, `filter`, `total`).
+        reason: why it is unknown, or held back.
+        explanation: the same in a line, for people; '' where there is nothing to explain.
     """
 
     stamp_ns: int
@@ -122,13 +167,25 @@ class FrameResult:
     raw_score: float
     p_value: float
     threshold: float
-    anomalous: bool
+    verdict: Verdict
     scores: ScoreMap
     pixel_threshold: float
     anomalies: tuple[Anomaly, ...] = ()
     regions: tuple[Region, ...] = ()
     queries: Queries | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)
+    reason: Reason = Reason.NONE
+    explanation: str = ''
+
+    @property
+    def anomalous(self) -> bool:
+        """Whether the verdict is that."""
+        return self.verdict is Verdict.ANOMALOUS
+
+    @property
+    def held_back(self) -> bool:
+        """Whether it scores above the threshold and is called nominal all the same, because of the filter."""
+        return self.verdict is Verdict.NOMINAL and self.reason.holds_back
 
     @cached_property
     def anomaly_map(self) -> npt.NDArray[np.float32]:

@@ -45,7 +45,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Ranked:
     """What one method says about one frame, in the form that is measured.
 
     Attributes:
@@ -66,7 +66,7 @@ class Method(Protocol):
 
     rows: tuple[Row, ...]
 
-    def process(self, frame: Frame) -> list[Verdict]:
+    def process(self, frame: Frame) -> list[Ranked]:
         """The verdict of each row on the next frame of a recording."""
 
     def reset(self) -> None:
@@ -76,7 +76,7 @@ class Method(Protocol):
         """What else belongs beside its figures; the same on every run."""
 
 
-def ranked(result: FrameResult, filtered: bool, latency_ms: float) -> Verdict:
+def ranked(result: FrameResult, filtered: bool, latency_ms: float) -> Ranked:
     """The scores of a result that metrics rank.
 
     A filter does not change scores, it takes alarms back. What it takes back is ranked as
@@ -89,7 +89,7 @@ def ranked(result: FrameResult, filtered: bool, latency_ms: float) -> Verdict:
         alarm = np.float32(result.threshold)
         capped = np.minimum(pixels, alarm)
         pixels = np.where(result.mask > 0, pixels + alarm, capped) if result.regions else capped
-    return Verdict(result, score, pixels, latency_ms)
+    return Ranked(result, score, pixels, latency_ms)
 
 
 class Detectors:
@@ -140,14 +140,14 @@ class Detectors:
         self.warnings = tuple(dict.fromkeys(w for _, all in self._judges for judge in all for w in judge.warnings))
         self.reset()
 
-    def process(self, frame: Frame) -> list[Verdict]:
+    def process(self, frame: Frame) -> list[Ranked]:
         """The verdict of each row on the next frame.
 
         Raises:
             ImageError: the picture is none.
         """
         embedding = self.embedder.embed([frame], [self._masks])[0]
-        verdicts: list[Verdict] = []
+        verdicts: list[Ranked] = []
         for variant, judges in self._judges:
             own = embedding if variant == 'instance' else replace(embedding, segments=None)
             scores = judges[0].score(own)

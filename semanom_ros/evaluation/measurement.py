@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from semanom_ros.evaluation.components import ComponentStatistics
-from semanom_ros.evaluation.detectors import Verdict
+from semanom_ros.evaluation.detectors import Ranked
 from semanom_ros.evaluation.metric_table import COMPONENT, FRAME, LATENCY, PIXEL, TIME, Group, Value, measured
 from semanom_ros.evaluation.metrics import ANOMALOUS, Array, Curve, JudgedFrames, PixelStatistics
 from semanom_ros.evaluation.sequences import Timeline, Timelines, bootstrap, timeline
@@ -43,7 +43,7 @@ class Measurement:
             self._frames = [np.concatenate([np.zeros(0, FRAME_TYPE), *self._frames])]
         return self._frames[0]
 
-    def add(self, verdict: Verdict, truth: npt.NDArray[np.uint8] | None, sequence: int, stretch: int) -> None:
+    def add(self, verdict: Ranked, truth: npt.NDArray[np.uint8] | None, sequence: int, stretch: int) -> None:
         """Adds the next frame; `truth` (H, W) is None where it is unknown."""
         result = verdict.result
         mask = result.mask > 0

@@ -236,7 +236,7 @@ def test_patchcore_needs_a_grid_database(town, tmp_path, capsys):
 
 
 NEW_BASELINE = '''
-from semanom_ros.core.results import FrameResult, ScoreMap
+from semanom_ros.core.results import FrameResult, ScoreMap, Verdict
 from semanom_ros.evaluation.detectors import Row, ranked
 
 
@@ -261,7 +261,7 @@ class Method:
     def process(self, frame):
         pixels = 256 - frame.image.mean(axis=2, dtype='float32')
         score = float(pixels.mean()) - self.darkest
-        result = FrameResult(frame.stamp_ns, frame.camera, pixels.shape, score, score, 1.0, 500.0, False,
+        result = FrameResult(frame.stamp_ns, frame.camera, pixels.shape, score, score, 1.0, 500.0, Verdict.NOMINAL,
                              ScoreMap.of_pixels(pixels), 500.0)
         return [ranked(result, False, 1.0)]
 

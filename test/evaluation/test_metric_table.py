@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from semanom_ros.core.localization.regions_of_map import Region
-from semanom_ros.core.results import FrameResult, ScoreMap
+from semanom_ros.core.results import FrameResult, ScoreMap, Verdict
 from semanom_ros.evaluation import metric_table
-from semanom_ros.evaluation.detectors import Row, Verdict
+from semanom_ros.evaluation.detectors import Ranked, Row
 from semanom_ros.evaluation.gallery import Gallery
 from semanom_ros.evaluation.measurement import Measurement
 from semanom_ros.evaluation.metric_table import (
@@ -48,9 +48,9 @@ def measured(*, truth=True, anomalies=True, frames=400, period_ns=100_000_000):
         alarm = score > 0.75
         whole = Region((0, 0, mask.shape[1], mask.shape[0]), (mask > 0) & alarm, int((mask > 0).sum()), (0, 0))
         result = FrameResult(
-            number * period_ns, 'camera', mask.shape, score, score, 0.1, 0.75, alarm, ScoreMap.of_pixels(pixels), 0.5,
-            regions=(whole,) if alarm else ())
-        measurement.add(Verdict(result, score, pixels, 5.0 + number % 7), mask if truth else None, 0, number // 100)
+            number * period_ns, 'camera', mask.shape, score, score, 0.1, 0.75, Verdict.of(alarm),
+            ScoreMap.of_pixels(pixels), 0.5, regions=(whole,) if alarm else ())
+        measurement.add(Ranked(result, score, pixels, 5.0 + number % 7), mask if truth else None, 0, number // 100)
     return measurement
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from semanom_ros.core.database.nominal_database import NominalExample
 from semanom_ros.core.localization.regions_of_map import Region
-from semanom_ros.core.results import Anomaly, FrameResult, ScoreMap
+from semanom_ros.core.results import Anomaly, FrameResult, ScoreMap, Verdict
 from semanom_ros.rendering.overlay import Rect, heat_colour, place_labels, render_overlay
 
 SIZES = [(360, 480), (720, 1280), (1080, 1920)]
@@ -48,7 +48,7 @@ def result_with(boxes: list[tuple[int, int, int, int]], size: tuple[int, int], *
                                  nearest=nearest, label=label))
     return FrameResult(
         stamp_ns=5_250_000_000, camera='front', image_size=size, score=score if boxes else 0.4, raw_score=0.3,
-        p_value=0.01, threshold=1.0, anomalous=bool(boxes), pixel_threshold=1.0, anomalies=tuple(anomalies),
+        p_value=0.01, threshold=1.0, verdict=Verdict.of(bool(boxes)), pixel_threshold=1.0, anomalies=tuple(anomalies),
         scores=ScoreMap.of_pixels(pixel_map if scores is None else scores), regions=tuple(regions))
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from semanom_ros.core.results import FrameResult, ScoreMap
+from semanom_ros.core.results import FrameResult, ScoreMap, Verdict
 from semanom_ros.ros import diagnostics
 from semanom_ros.ros.diagnostics import CameraMonitor
 
-RESULT = FrameResult(0, 'front', (4, 4), 1.5, 0.2, 0.01, 1.0, True, ScoreMap.of_pixels(np.ones((2, 2), np.float32)),
-                     1.0, timings_ms={'encode': 12.0})
+RESULT = FrameResult(0, 'front', (4, 4), 1.5, 0.2, 0.01, 1.0, Verdict.ANOMALOUS,
+                     ScoreMap.of_pixels(np.ones((2, 2), np.float32)), 1.0, timings_ms={'encode': 12.0})
 
 
 def status(monitor: CameraMonitor, image_timeout: float = 60.0, latency_limit: float = 1.0) -> DiagnosticStatus:

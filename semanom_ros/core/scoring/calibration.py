@@ -98,6 +98,17 @@ class Calibration:
         n = len(self.frame_scores)
         return float(1 + n - np.searchsorted(self.frame_scores, score, side='left')) / (n + 1)
 
+    def survival(self, score: float) -> float:
+        """Share of nominal frames expected to score at least as high, (0, 1]: the p-value, and beyond what the frames
+        carry the fitted tail, which goes on falling."""
+        n = len(self.frame_scores)
+        if n == 0:
+            return 1.0
+        tail, start, excess = self._tail()
+        if score <= start or excess <= 0:
+            return self.p_value(score)
+        return tail / n * float(np.exp(-(score - start) / excess))
+
     def alarm_level(self, false_alarm_rate: float, alarms_per_minute: float = 0.0) -> tuple[float, str]:
         """Frame score above which a frame is anomalous, and what is doubtful about it ('' when nothing is).
 

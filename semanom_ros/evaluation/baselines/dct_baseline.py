@@ -18,7 +18,7 @@ from semanom_ros.core.frames import Frame
 from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.errors import BagError, EncoderError
 from semanom_ros.evaluation.baselines import Baseline, BaselineContext
-from semanom_ros.evaluation.detectors import Detectors, Method, Row, Verdict
+from semanom_ros.evaluation.detectors import Detectors, Method, Ranked, Row
 from semanom_ros.recordings.nominal_recording import record_bags
 from semanom_ros.settings import MethodSettings, RecorderSettings, Settings
 
@@ -106,7 +106,7 @@ class DctMethod:
         self._detectors = Detectors(own, [folder], ('grid',), (False,), embedder)
         self.rows: tuple[Row, ...] = (Row('grid', baseline='colour + DCT'),)
 
-    def process(self, frame: Frame) -> list[Verdict]:
+    def process(self, frame: Frame) -> list[Ranked]:
         """The verdict on the next frame."""
         return self._detectors.process(frame)
 

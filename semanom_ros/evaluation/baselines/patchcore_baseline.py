@@ -16,7 +16,7 @@ from semanom_ros.core.frames import Frame
 from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.errors import DatabaseError
 from semanom_ros.evaluation.baselines import Baseline, BaselineContext
-from semanom_ros.evaluation.detectors import Detectors, Method, Row, Verdict
+from semanom_ros.evaluation.detectors import Detectors, Method, Ranked, Row
 from semanom_ros.parameters import Value
 from semanom_ros.settings import MethodSettings
 
@@ -71,7 +71,7 @@ class PatchCoreMethod:
         self._detectors = Detectors(own, [folder], ('grid',), (False,), Embedder(encoder))
         self.rows: tuple[Row, ...] = (Row('grid', baseline='PatchCore'),)
 
-    def process(self, frame: Frame) -> list[Verdict]:
+    def process(self, frame: Frame) -> list[Ranked]:
         """The verdict on the next frame."""
         return self._detectors.process(frame)
 

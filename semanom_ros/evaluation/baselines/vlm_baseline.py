@@ -24,10 +24,10 @@ import numpy.typing as npt
 
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.localization.regions_of_map import Region
-from semanom_ros.core.results import Anomaly, FrameResult, ScoreMap
+from semanom_ros.core.results import Anomaly, FrameResult, ScoreMap, Verdict
 from semanom_ros.errors import SemanomError
 from semanom_ros.evaluation.baselines import Baseline, BaselineContext
-from semanom_ros.evaluation.detectors import Method, Row, Verdict, ranked
+from semanom_ros.evaluation.detectors import Method, Ranked, Row, ranked
 from semanom_ros.recordings.images import compress_pixels
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class VlmMethod:
         self._malformed: set[str] = set()
         cache.mkdir(parents=True, exist_ok=True)
 
-    def process(self, frame: Frame) -> list[Verdict]:
+    def process(self, frame: Frame) -> list[Ranked]:
         """The verdict on the next frame.
 
         Raises:
@@ -241,7 +241,7 @@ def _result(frame: Frame, answer: Answer) -> FrameResult:
             anomalies.append(Anomaly(0, score, score, 1.0, box, corners, area, label=label))
             regions.append(Region(box, np.ones(part.shape, bool), area, (left, top)))
     return FrameResult(frame.stamp_ns, frame.camera, (height, width), answer.score, answer.score, 1.0, THRESHOLD,
-                       anomalous, ScoreMap.of_pixels(pixels), THRESHOLD, tuple(anomalies), tuple(regions))
+                       Verdict.of(anomalous), ScoreMap.of_pixels(pixels), THRESHOLD, tuple(anomalies), tuple(regions))
 
 
 class _Vlm:
