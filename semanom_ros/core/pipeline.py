@@ -78,9 +78,9 @@ class Judge:
         self._labeller = labeller or (Labeller.load(embedder.encoder, Path(vocabulary)) if vocabulary else None)
         self._calibration = calibration or calibration_of(database, settings)
         self._scorer = Scorer(database, self._calibration, settings.score)
-        self._level, doubt = self._calibration.alarm_level(
-            settings.alarm.false_alarm_rate, settings.alarm.false_alarms_per_minute)
-        self.warnings: tuple[str, ...] = (doubt,) if doubt else ()
+        alarm = self._calibration.level_for(settings.alarm)
+        self._level = alarm.level
+        self.warnings: tuple[str, ...] = (alarm.doubt,) if alarm.doubt else ()
 
     @classmethod
     def load(cls, settings: MethodSettings, database: Path, embedder: Embedder | None = None) -> Judge:
