@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from semanom_ros.core.curation import operations
+from semanom_ros.core.curation.publishing import Recipe
+from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.pipeline import CameraState
 from semanom_ros.core.scoring.calibration import Calibration, calibrate, frame_statistic
@@ -162,3 +165,60 @@ def test_distances_of_an_encoder_that_says_so_are_not_judged_by_their_place(worl
     # what was learned is of distances by their place, and switches that on
     learned = calibrate(database, settings.search, settings.score, world.model(database))
     assert 'region_mean' in learned
+
+
+def alike_in_time(world, second):
+    """Every two seconds of the drive look alike, and like no others."""
+    image = world.street(0)
+    image[40:80, 40:120] = np.random.default_rng(second // 2).integers(0, 255, (5, 10, 3)).astype(np.uint8).repeat(
+        8, axis=0).repeat(8, axis=1)
+    return image
+
+
+def test_every_recorded_frame_calibrates_without_its_own_stretch_of_time(world):
+    """Its neighbours, which look the same, are not what it is compared with."""
+    settings = world.settings(calibrate_by_region=False, frame_score_fraction=0.0)
+    database = world.database(settings, recorded=60, held_out=0, picture=lambda i: alike_in_time(world, i))
+    expected, with_neighbours = [], []
+    for index, frame in enumerate(database.frames()):
+        without = max(0, index - 5), min(60, index + 6)
+        assert database.neighbourhood(frame.record, 5.0) == without
+        expected.append(database.search_excluding(frame.vectors, 1, without, frame.places)[0].max())
+        itself = index, index + 1
+        with_neighbours.append(database.search_excluding(frame.vectors, 1, itself, frame.places)[0].max())
+    np.testing.assert_allclose(database.calibration['frame_scores'], expected, rtol=1e-5)
+    assert database.manifest.held_out_frames == 0
+    assert max(with_neighbours) < 1e-4 < min(expected)
+
+
+def test_a_recorded_drive_raises_the_asked_share_of_false_alarms(world):
+    """Nothing is held out, and unseen frames of the same street alarm as often as asked."""
+    rate, recorded, unseen = 0.1, 100, 150
+    settings = world.settings(filter_temporal=False, filter_spatial=False, false_alarm_rate=rate)
+    judge = world.judge(settings, recorded=recorded, held_out=0)
+    state = CameraState()
+    alarms = [judge.process(Frame(world.street(10_000 + i), i), state).anomalous for i in range(unseen)]
+    assert np.mean(alarms) == pytest.approx(rate, abs=3 * (rate * (1 - rate) * (1 / recorded + 1 / unseen)) ** 0.5)
+
+
+def test_a_drive_too_short_to_be_compared_with_itself_stays_uncalibrated(world, caplog):
+    database = world.database(recorded=4, held_out=0)
+    assert not database.manifest.calibrated
+    assert 'stays uncalibrated' in caplog.text
+
+
+def test_a_compacted_database_keeps_the_calibration_of_its_whole_frames(world):
+    settings = world.settings(calibrate_by_region=False)
+    whole = world.database(settings, recorded=40, held_out=0)
+    recipe = Recipe.of(settings)
+    manifest = operations.compact(whole.path, size=len(whole) // 4, recipe=recipe)
+    compacted = NominalDatabase.open(whole.path, settings.search)
+    assert len(compacted) == len(whole) // 4
+    assert len(compacted.calibration['frame_scores']) == 40
+    assert not compacted.whole_frames()
+    # fewer to be compared with: no nominal score falls
+    assert (compacted.calibration['frame_scores'] >= whole.calibration['frame_scores'] - 1e-6).all()
+    again = operations.calibrate(whole.path, recipe)
+    assert again.version > manifest.version
+    stored = NominalDatabase.open(whole.path, settings.search).calibration
+    np.testing.assert_array_equal(stored['frame_scores'], compacted.calibration['frame_scores'])
