@@ -160,7 +160,7 @@ class Judge:
         A frame whose score is at or below the threshold holds no anomaly. Above it, the anomalies are the regions of
         pixels above the pixel threshold round those above the alarm level (frame and patch scores share one scale)
         that the filter leaves; the frame is anomalous when there is one. With the filter off, the
-        frame score alone decides.
+        frame score alone decides. A still passes the spatial filter only.
 
         Args:
             scores: of a frame.
@@ -178,11 +178,12 @@ class Judge:
             found = [region for region in regions(map_.at(size), ALARM, reach)
                      if keeps(settings, region, size, segments)]
         tracked: list[tuple[Region, Track | None]] = [(region, None) for region in found]
-        if settings.temporal:
+        temporal = settings.temporal and not frame.still
+        if temporal:
             tracked = list(state.filter.update(frame.image, frame.stamp_ns, found, settings))
         anomalies = sorted((self._anomaly(scores, region, track) for region, track in tracked),
                            key=lambda anomaly: -anomaly.score)
-        filtered = settings.spatial or settings.temporal
+        filtered = settings.spatial or temporal
         verdict = Verdict.of(above and (bool(anomalies) or not filtered))
         reason = Reason.UNCONFIRMED if above and verdict is Verdict.NOMINAL else Reason.NONE
         end = time.perf_counter()
