@@ -49,6 +49,7 @@ class PublicSet:
         find: the pictures with masks of a folder that holds the set; none where it does not.
         values: of its masks.
         split: which part of the set `find` gives, for people.
+        complete: how many pictures that part has.
         smallest_truth, smallest_report: components of fewer pixels do not count.
         published: figures of others.
         published_split: on which part of the set.
@@ -62,6 +63,7 @@ class PublicSet:
     find: Callable[[Path], list[Picture]]
     values: MaskValues
     split: str
+    complete: int
     smallest_truth: int
     smallest_report: int
     published: tuple[Published, ...] = ()
@@ -180,7 +182,7 @@ SETS: tuple[PublicSet, ...] = (
     PublicSet(
         'road-anomaly-21', 'RoadAnomaly21', 'segmentmeifyoucan.com',
         'images/validation0000.jpg with labels_masks/validation0000_labels_semantic.png',
-        _labelled(r'validation\d+'), MaskValues((0,), (1,), (255,)), 'validation', 100, 500,
+        _labelled(r'validation\d+'), MaskValues((0,), (1,), (255,)), 'validation', 10, 100, 500,
         (_plain('Maximum Softmax', 27.97, 72.05, 15.48, 15.29, 5.37),
          _plain('ODIN', 33.06, 71.68, 19.53, 17.88, 5.15),
          _plain('Mahalanobis', 20.04, 86.99, 14.82, 10.22, 2.68),
@@ -201,7 +203,8 @@ SETS: tuple[PublicSet, ...] = (
         'road-obstacle-21', 'RoadObstacle21', 'segmentmeifyoucan.com',
         'images/validation_1.webp with labels_masks/validation_1_labels_semantic.png',
         # the benchmark's own code leaves these out (road_anomaly_benchmark/datasets/tracks.py)
-        _labelled(r'validation_.+', r'validation_(19|2[1-9])'), MaskValues((0,), (1,), (255,)), 'validation', 10, 50,
+        _labelled(r'validation_.+', r'validation_(19|2[1-9])'), MaskValues((0,), (1,), (255,)),
+        'validation', 30, 10, 50,
         (_plain('Maximum Softmax', 15.72, 16.60, 19.72, 15.93, 6.25),
          _plain('ODIN', 22.12, 15.28, 21.62, 18.50, 9.37),
          _plain('Mahalanobis', 20.90, 13.08, 13.52, 21.79, 4.70),
@@ -222,14 +225,14 @@ SETS: tuple[PublicSet, ...] = (
     PublicSet(
         'fishyscapes-lost-and-found', 'Fishyscapes Lost and Found', 'fishyscapes.com, pictures from Lost and Found',
         '0000_04_Maurener_Weg_8_000000_000030_labels.png with 04_Maurener_Weg_8_000000_000030_leftImg8bit.png, '
-        'anywhere below', _fishyscapes, MaskValues((0,), (1,), (255,)), 'validation', 100, 500,
+        'anywhere below', _fishyscapes, MaskValues((0,), (1,), (255,)), 'validation', 100, 100, 500,
         (_plain('RbA', 60.96, 10.63),
          Published('RbA', 'arXiv 2211.14293', True, 78.27, 3.98)),
         'validation', _MODEL_ZOO + ', Swin-B'),
     PublicSet(
         'road-anomaly', 'RoadAnomaly', 'epfl.ch/labs/cvlab/data/road-anomaly',
         'frames/NAME.jpg with frames/NAME.labels/labels_semantic.png', _road_anomaly,
-        MaskValues((0, 1), (2,), (255,)), 'all', 100, 500,
+        MaskValues((0, 1), (2,), (255,)), 'all', 60, 100, 500,
         (_plain('RbA', 78.45, 11.83),
          Published('RbA', 'arXiv 2211.14293', True, 89.16, 4.50)),
         'all', _MODEL_ZOO + ', Swin-B'),
