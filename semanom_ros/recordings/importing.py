@@ -299,8 +299,9 @@ def _mask(path: Path, values: MaskValues, size: tuple[int, int]) -> npt.NDArray[
     if pixels.ndim == 3:
         if (pixels[..., :3] != pixels[..., :1]).any():
             colours = np.unique(pixels[..., 2::-1].reshape(-1, 3), axis=0)
-            raise BagError(f'{path}: found {len(colours)} colours ({"; ".join(str(c)[1:-1] for c in colours[:4])}), '
-                           f'expected numbers in one channel: {values}; convert the masks, palettes to their numbers')
+            named = ', '.join('/'.join(map(str, colour)) for colour in colours[:4].tolist())
+            raise BagError(f'{path}: found {len(colours)} colours (red/green/blue {named}), expected numbers in one '
+                           f'channel: {values}; convert the masks, palettes to their numbers')
         pixels = pixels[..., 0]
     if pixels.shape != size:
         raise BagError(f'{path}: found {pixels.shape[1]}x{pixels.shape[0]} pixels, expected the size of its picture, '
