@@ -7,7 +7,7 @@ from pathlib import Path
 
 from semanom_ros.commands.options import add_parameter_options, settings_of
 from semanom_ros.commands.progress_bars import Bars
-from semanom_ros.evaluation.public_benchmark import EVALUATION, benchmark, prepare_output, record_nominal, table
+from semanom_ros.evaluation.public_benchmark import EVALUATION, benchmark, check_folder, record_nominal, table
 from semanom_ros.evaluation.runner import REPORT
 from semanom_ros.recordings.public_sets import SETS, recognise
 
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Measures, prints the table and says where the report is."""
     found = recognise(arguments.folder, arguments.dataset)
     settings = settings_of(arguments)
-    prepare_output(arguments.output)
+    check_folder(arguments.output)
     database = arguments.database or record_nominal(arguments.nominal, arguments.output, settings, Bars())
     lines = benchmark(found, database, arguments.output, settings, Bars())
     print(table(found, lines))

@@ -38,7 +38,7 @@ from semanom_ros.settings import Settings
 RESULT = 'benchmark.json'
 EVALUATION = 'evaluation'
 _NOMINAL, _DATABASE = 'nominal', 'database'
-_MADE_ANEW = {_NOMINAL, _DATABASE, *(one.key for one in SETS)}
+_OURS = {RESULT, EVALUATION, _NOMINAL, _DATABASE, *(one.key for one in SETS)}
 
 
 @dataclass(frozen=True)
@@ -63,24 +63,24 @@ class Line:
     f1: float | None
 
 
-def prepare_output(output: Path) -> None:
-    """Empties the folder of an earlier benchmark.
+def check_folder(output: Path) -> None:
+    """Refuses a folder that holds anything but an earlier benchmark, or where none can be written.
 
     Raises:
         SemanomError: something else is there, or it is not writable.
     """
     if output.exists():
         held = {path.name for path in output.iterdir() if not path.name.startswith('.')} if output.is_dir() else {''}
-        if others := held - {RESULT, EVALUATION} - _MADE_ANEW:
+        if others := held - _OURS:
             raise SemanomError(f'{output}: found something that is no benchmark ({min(others) or "a file"}), expected '
                                'an empty or new folder; give another --output')
-        for name in _MADE_ANEW:
-            shutil.rmtree(output / name, ignore_errors=True)
     check_output(output / EVALUATION)
 
 
 def record_nominal(sources: Sequence[Path], output: Path, settings: Settings, progress: Progress) -> Path:
     """A nominal database of folders of pictures, which have nothing to do with each other, and of recordings.
+
+    It takes the place of the one that an earlier benchmark recorded into the same folder.
 
     Args:
         sources: each a folder of pictures, or what BagReader takes.
@@ -94,6 +94,13 @@ def record_nominal(sources: Sequence[Path], output: Path, settings: Settings, pr
     Raises:
         SemanomError: a source, the encoder or a setting will not do.
     """
+    for source in sources:
+        if not source.exists() or output.resolve() in source.resolve().parents:
+            where = 'it inside --output' if source.exists() else 'nothing there'
+            raise SemanomError(f'{source}: found {where}, expected a folder of pictures or a recording; give another '
+                               '--nominal')
+    for name in (_NOMINAL, _DATABASE):
+        shutil.rmtree(output / name, ignore_errors=True)
     bags = []
     for number, source in enumerate(sources):
         bag = source
@@ -111,7 +118,7 @@ def benchmark(found: Found, database: Path, output: Path, settings: Settings, pr
     Args:
         found: the set.
         database: nominal database.
-        output: folder, see `prepare_output`.
+        output: folder, see `check_folder`.
         settings: of the method and the detector.
         progress: is told.
 
@@ -123,6 +130,7 @@ def benchmark(found: Found, database: Path, output: Path, settings: Settings, pr
     """
     one, recording = found.set, output / found.set.key
     detectors = Detectors(settings.method, [database], (), (False,))
+    shutil.rmtree(recording, ignore_errors=True)  # of an earlier benchmark
     import_pictures(one.name, found.pictures, recording, values=one.values, stills=True, progress=progress)
     content = evaluate([recording], detectors, output / EVALUATION, settings=settings)
     name = f'semanom, {detectors.rows[0].name}'

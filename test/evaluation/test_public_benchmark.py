@@ -138,6 +138,13 @@ def test_nominal_pictures_become_a_database_first(town, tmp_path, capsys):
     assert (tmp_path / 'out/database/manifest.json').is_file()
     assert main(arguments) == 0  # an earlier benchmark is replaced
     assert capsys.readouterr().out == first
+    again = [*arguments[:2], '--database', str(tmp_path / 'out/database'), *arguments[4:]]
+    assert main(again) == 0  # what it recorded serves again, in the same folder
+    assert capsys.readouterr().out == first
+    again[2:4] = ['--nominal', str(tmp_path / 'out/nominal/0_nominal')]
+    assert main(again) == 2
+    assert 'found it inside --output' in capsys.readouterr().err
+    assert (tmp_path / 'out/nominal/0_nominal').is_dir()
 
 
 def test_what_cannot_be_measured_is_one_line(town, tmp_path, capsys):
