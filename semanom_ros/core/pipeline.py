@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +169,8 @@ class Judge:
         """
         start = time.perf_counter()
         frame, grid, settings = scores.embedding.frame, scores.embedding.grid, self.settings.filter
+        if frame.still:
+            settings = replace(settings, temporal=False)
         size, segments = (grid.height, grid.width), scores.embedding.segments
         finer = segments if segments is not None and scores.queries.segments else None
         map_ = ScoreMap(scores.scores, scores.queries.owners, finer)
@@ -178,12 +180,11 @@ class Judge:
             found = [region for region in regions(map_.at(size), ALARM, reach)
                      if keeps(settings, region, size, segments)]
         tracked: list[tuple[Region, Track | None]] = [(region, None) for region in found]
-        temporal = settings.temporal and not frame.still
-        if temporal:
+        if settings.temporal:
             tracked = list(state.filter.update(frame.image, frame.stamp_ns, found, settings))
         anomalies = sorted((self._anomaly(scores, region, track) for region, track in tracked),
                            key=lambda anomaly: -anomaly.score)
-        filtered = settings.spatial or temporal
+        filtered = settings.spatial or settings.temporal
         verdict = Verdict.of(above and (bool(anomalies) or not filtered))
         reason = Reason.UNCONFIRMED if above and verdict is Verdict.NOMINAL else Reason.NONE
         end = time.perf_counter()
