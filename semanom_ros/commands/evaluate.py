@@ -6,7 +6,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from semanom_ros.commands.options import add_parameter_options, settings_of
+from semanom_ros.commands.options import add_parameter_options, settings_with
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.evaluation.baselines import BaselineContext, all_baselines
 from semanom_ros.evaluation.detectors import Detectors
@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates and says where the report is."""
     check_output(arguments.output)
-    settings = settings_of(arguments)
+    settings = settings_with(arguments.database, arguments)
     variants = () if arguments.variant == 'all' else (arguments.variant,)
     filters = {'on': (True,), 'off': (False,), 'all': (False, True)}[arguments.filter]
     detectors = Detectors(settings.method, arguments.database, variants, filters)
