@@ -85,7 +85,7 @@ class Chart:
         """The chart, to be put into a page that styles it."""
         texts, grid = [], []
         below = self.x_labels or {tick: number(tick) for tick in nice_ticks(*self.x_range, self.x_ticks)}
-        for style, labels in (('x', below), ('note', self.notes)):
+        for style, labels in (('x', below), ('above', self.notes)):
             for tick, text in labels.items():
                 at = self._x(np.array([tick]))[0] / _UNITS * 100
                 texts.append(f'<span class="tick {style}" style="left:{at:.2f}%">{escape(text)}</span>')

@@ -121,7 +121,7 @@ METRICS: tuple[Metric[Any], ...] = (
     Metric(OPERATION, 'asked', lambda point: point.asked, 'share of nominal frames that may alarm', best='',
            column='asked', terminal='asked'),
     Metric(OPERATION, 'got', lambda point: point.got, 'share of the nominal frames of these recordings that alarm',
-           best='', column='got', headline='share of nominal frames that alarm', terminal='got', interval='interval'),
+           best='', column='got', headline='nominal frames that alarm', terminal='got', interval='interval'),
     Metric(OPERATION, 'anomalies', lambda point: point.anomalies or None, 'anomalies in view', 0, ''),
     Metric(OPERATION, 'noticed', lambda point: point.noticed if point.anomalies else None,
            'anomalies with an alarm while in view', 0, '', column='noticed', terminal='noticed', out_of='anomalies'),
@@ -133,7 +133,8 @@ METRICS: tuple[Metric[Any], ...] = (
     Metric(OPERATION, 'efficiency', lambda point: point.efficiency if point.anomalies else None,
            'noticed of those possible at the asked share', 2, '', column='efficiency',
            headline='operating-point efficiency',
-           detail='{operating_point[noticed]} noticed, {operating_point[noticed_at_oracle]} possible',
+           detail='{operating_point[noticed]} noticed, {operating_point[noticed_at_oracle]} possible at the asked '
+                  '{operating_point[asked]:g}',
            terminal='efficiency', short='efficiency'),
 
     Metric(FRAME, 'auroc', lambda frames: frames.curve.auroc(), 'area under the ROC curve of the frame scores',
