@@ -204,8 +204,9 @@ class RecorderSettings(Section):
         0.0, 'frames per second to take of a camera at most, by their stamps; 0: all', RUN, minimum=0.0,
         maximum=1000.0)
     held_out_share: float = row(
-        0.2, 'share of the drive, in whole stretches of time, that is kept aside for calibration; 0: none, then there '
-        'are no thresholds', RUN, minimum=0.0, maximum=0.5)
+        0.0, 'share of the drive, in whole stretches of time, that is kept aside to calibrate with (split-conformal); '
+        '0: every frame is recorded, and calibrates by being compared with the rest of the database (cross-conformal)',
+        RUN, minimum=0.0, maximum=0.5)
     thumbnail_size: int = row(
         160, 'longer side of the pictures kept as evidence, in pixels; 0: keep none', RUN, minimum=0, maximum=1024)
     index: str = row(

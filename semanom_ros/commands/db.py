@@ -18,6 +18,7 @@ from semanom_ros.core.curation import operations
 from semanom_ros.core.curation.publishing import AUTO, NPROBE, IndexSettings
 from semanom_ros.core.database.manifest import MANIFEST, Manifest
 from semanom_ros.core.database.nominal_database import read_manifest
+from semanom_ros.core.scoring.calibration import Calibration
 from semanom_ros.errors import ParameterError, SemanomError
 
 
@@ -31,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     def recalibrates(one: argparse.ArgumentParser) -> None:
         add_parameter_options(one)
-        one.epilog = ('Distances are measured, and the calibration is made anew from the frames kept aside, '
+        one.epilog = ('Distances are measured, and the calibration is made anew from the nominal frames, '
                       'with the parameters of the calibration before, but for what --config or --set gives.')
 
     info = action('info', _info, 'say what databases hold and where it came from')
@@ -63,7 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     size.add_argument('--share', metavar='S', type=_share, help='then keep this share of the vectors, likewise')
     recalibrates(compact)
 
-    calibrate = action('calibrate', _calibrate, 'make thresholds anew from the frames that databases keep aside')
+    calibrate = action('calibrate', _calibrate, 'make thresholds anew from the nominal frames of databases')
     calibrate.add_argument('databases', metavar='DIR', nargs='+', type=Path, help='nominal database')
     recalibrates(calibrate)
 
@@ -108,7 +109,8 @@ def _describe(path: Path, manifest: Manifest) -> list[str]:
         f'  vectors      {manifest.vectors:,} of {made.dimension} dimensions, from {manifest.frames:,} frames; '
         f'{_size(manifest) / 1e6:.1f} MB',
         f'  held out     {manifest.held_out_vectors:,} vectors, from {manifest.held_out_frames:,} frames',
-        f'  calibrated   {"yes" if manifest.calibrated else "no"}',
+        *(f'  {"calibrated" if number == 0 else "":12} {line}' for number, line in enumerate(
+            Calibration.stored(path, manifest).describe())),
         '  learned      ' + (f'from {manifest.learned.composites:,} pictures with transplants' if manifest.learned
                              else 'no'),
         f'  search       {how}',

@@ -44,6 +44,7 @@ class Frame:
             `live:<topic>`.
         topic: the image topic.
         segments: instance masks that came with it, for the segmenter `topic`; None: none did.
+        still: it has nothing to do with the frames before and after it, however close they are stamped.
     """
 
     image: npt.NDArray[np.uint8]
@@ -52,6 +53,7 @@ class Frame:
     source: str = ''
     topic: str = ''
     segments: Segments | None = None
+    still: bool = False
 
     @property
     def size(self) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -78,9 +78,9 @@ class Judge:
         self._labeller = labeller or (Labeller.load(embedder.encoder, Path(vocabulary)) if vocabulary else None)
         self._calibration = calibration or calibration_of(database, settings)
         self._scorer = Scorer(database, self._calibration, settings.score)
-        self._level, doubt = self._calibration.alarm_level(
-            settings.alarm.false_alarm_rate, settings.alarm.false_alarms_per_minute)
-        self.warnings: tuple[str, ...] = (doubt,) if doubt else ()
+        alarm = self._calibration.level_for(settings.alarm)
+        self._level = alarm.level
+        self.warnings: tuple[str, ...] = (alarm.doubt,) if alarm.doubt else ()
 
     @classmethod
     def load(cls, settings: MethodSettings, database: Path, embedder: Embedder | None = None) -> Judge:
@@ -160,7 +160,7 @@ class Judge:
         A frame whose score is at or below the threshold holds no anomaly. Above it, the anomalies are the regions of
         pixels above the pixel threshold round those above the alarm level (frame and patch scores share one scale)
         that the filter leaves; the frame is anomalous when there is one. With the filter off, the
-        frame score alone decides.
+        frame score alone decides. A still passes the spatial filter only.
 
         Args:
             scores: of a frame.
@@ -169,6 +169,8 @@ class Judge:
         """
         start = time.perf_counter()
         frame, grid, settings = scores.embedding.frame, scores.embedding.grid, self.settings.filter
+        if frame.still:
+            settings = replace(settings, temporal=False)
         size, segments = (grid.height, grid.width), scores.embedding.segments
         finer = segments if segments is not None and scores.queries.segments else None
         map_ = ScoreMap(scores.scores, scores.queries.owners, finer)

@@ -66,6 +66,7 @@ class Recording:
         frames: how many were judged.
         unreadable: image messages that hold no picture.
         damage: what could not be read, '' when all could.
+        stills: its pictures have nothing to do with each other: each is an event of its own, and nothing is tracked.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Recording:
     frames: int
     unreadable: int
     damage: str
+    stills: bool
 
 
 @dataclass
@@ -160,7 +162,7 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
                 frame = replace(frame, camera=CAMERA)
                 before = sequence, size
                 (sequence, stretch), size = count(frame.stamp_ns), frame.image.shape
-                if before != (sequence, size):  # as the detector does
+                if reader.stills or before != (sequence, size):  # as the detector does
                     for method in methods:
                         method.reset()
                 truth = truths.at(frame.stamp_ns, frame.size)
@@ -178,7 +180,7 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
             log.warning('%s: found no mask on %s with the stamp of a frame; expected the stamps of %s', path,
                         truths.topic, topic)
         recording = Recording(name, path, topic, truths.topic if truths.topic in reader.topics else '', frames,
-                              reader.bad_images, damage)
+                              reader.bad_images, damage, reader.stills)
     _store(stored, recording, [measurements[row] for row in rows])
 
 

@@ -23,6 +23,7 @@ from semanom_ros.evaluation.measurement import rounded
 from semanom_ros.evaluation.metrics import AUPRO_LIMIT
 from semanom_ros.evaluation.replay import Replay, Topics, replay, write_scores
 from semanom_ros.evaluation.report import write_report
+from semanom_ros.recordings.importing import STILLS_APART_S
 from semanom_ros.recordings.instance_masks import wanted_segments
 from semanom_ros.settings import MethodSettings, Settings
 
@@ -83,11 +84,19 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
     if video is not None:
         shutil.move(video, staging / video.name)
     write_report(staging / REPORT, found, content, figures, shown, gallery, live=live,
-                 video=None if video is None else staging / video.name, notes=[*detectors.warnings, *notes])
+                 video=None if video is None else staging / video.name,
+                 notes=[*detectors.warnings, *notes, *_stills(found)])
     shutil.rmtree(staging / 'measured')
     (staging / 'fingerprint').unlink()
     replace_folder(staging, output)
     return content
+
+
+def _stills(found: Replay) -> list[str]:
+    """What a reader must know of figures over time."""
+    names = [recording.name for recording in found.recordings if recording.stills]
+    return [f'{", ".join(names)}: pictures that have nothing to do with each other, so nothing is tracked or confirmed '
+            f'over time, and figures per minute count {60 // STILLS_APART_S} pictures as one.'] if names else []
 
 
 def _staging(output: Path) -> Path:
@@ -145,7 +154,8 @@ def _content(found: Replay, figures: Mapping[Row, Mapping[str, Any]], detectors:
         'database': databases[detectors.rows[-1].variant], 'databases': databases,
         'recordings': [{'name': r.name, 'image_topic': r.topic, 'truth_topic': r.truth_topic,
                         'truth_instances': list(found.topics.truth_instances), 'frames': r.frames,
-                        'unreadable_images': r.unreadable, 'damage': r.damage} for r in found.recordings],
+                        'unreadable_images': r.unreadable, 'damage': r.damage, 'stills': r.stills}
+                       for r in found.recordings],
         'parameters': settings.values(),
         'definitions': {
             'min_anomaly_pixels': found.topics.min_anomaly_pixels,

@@ -30,8 +30,10 @@ from std_srvs.srv import Trigger
 from semanom_ros.core.curation.publishing import Recipe
 from semanom_ros.core.curation.recorder import HeldOut, NominalRecorder, RecordingSummary, Thinning
 from semanom_ros.core.curation.writer import DatabaseWriter
+from semanom_ros.core.database.nominal_database import read_manifest
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
+from semanom_ros.core.scoring.calibration import Calibration
 from semanom_ros.errors import BagError, ImageError, SemanomError
 from semanom_ros.recordings.nominal_recording import database_path, record_bags
 from semanom_ros.ros import diagnostics
@@ -226,6 +228,10 @@ class NominalRecorderNode(Node):
         self._state, summary = 'finished', self._summary
         self.get_logger().info(f'{database}: {summary.frames} frames added, {summary.held_out} of them held out; '
                                f'{summary.known} were there already; {summary.vectors} vectors')
+        calibration = Calibration.stored(database, read_manifest(database))
+        doubt = calibration.level_for(self._settings.method.alarm).doubt
+        if doubt:
+            self.get_logger().warning(f'{database}: {doubt}')
 
     # -- services and diagnostics
 

@@ -7,6 +7,7 @@ import json
 import re
 from html.parser import HTMLParser
 
+import cv2
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -16,7 +17,7 @@ from semanom_ros.evaluation.measurement import rounded
 from semanom_ros.recordings.bags import BagReader
 from semanom_ros.recordings.images import image_from_message, stamp_ns
 
-from .conftest import PERIOD_NS, START_NS, write_drive
+from .conftest import PERIOD_NS, START_NS, road, write_drive
 
 
 @pytest.fixture(scope='session')
@@ -260,3 +261,32 @@ def test_an_output_that_cannot_be_written_is_said_before_anything_is_loaded(tmp_
 
 def test_rounded_is_stable():
     assert rounded({'a': [np.float64(1 / 3), np.int64(2), None], 'b': True}) == {'a': [0.333333, 2, None], 'b': True}
+
+
+def test_stills_pass_no_filter_over_time(town, tmp_path):
+    """A thing in every second picture, at the same place: each is an event, noticed at once and not tracked."""
+    for number in range(8):
+        image = road(number, 3)
+        mask = np.zeros(image.shape[:2], np.uint8)
+        if number % 2:
+            image[40:61, 48:72], mask[40:61, 48:72] = (220, 30, 30), 255
+        for folder, pixels in (('images', image[..., ::-1]), ('masks', mask)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            cv2.imwrite(str(tmp_path / folder / f'{number}.png'), pixels)
+    said, tracks = {}, {}
+    for name, options in (('drive', ['--rate', '5']), ('stills', ['--stills'])):
+        assert main(['import', 'images', str(tmp_path / 'images'), '--masks', str(tmp_path / 'masks'), '--output',
+                     str(tmp_path / name), *options]) == 0
+        output = tmp_path / f'{name}_evaluated'
+        assert main(['evaluate', str(tmp_path / name), '--output', str(output), *town.arguments('grid')]) == 0
+        metrics = metrics_of(output)
+        assert metrics['recordings'][0]['stills'] is (name == 'stills')
+        said[name] = [(row['events'], row['events_noticed']) for row in metrics['results']]
+        assert ('have nothing to do with each other' in (output / 'report.html').read_text()) is (name == 'stills')
+        with BagReader(output / 'bags' / name) as reader:
+            tracks[name] = {anomaly.track_id for _, _, message in
+                            reader.messages(['/semanom_detector/camera/anomalies']) for anomaly in message.anomalies}
+    assert said['drive'][0] == (1, 1)
+    assert said['stills'] == [(4, 4), (4, 4)]
+    assert 0 not in tracks['drive']
+    assert tracks['stills'] == {0}

@@ -180,8 +180,11 @@ class NominalRecorder:
                 self._add(batch, sha256, held_out)
                 yield len(batch)
 
+    def _memory(self, frame: Frame) -> MaskMemory:
+        return MaskMemory() if frame.still else self._masks[frame.camera]
+
     def _add(self, frames: list[Frame], sha256: str, held_out: Callable[[int], bool]) -> None:
-        for embedding in self._embedder.embed(frames, [self._masks[frame.camera] for frame in frames]):
+        for embedding in self._embedder.embed(frames, [self._memory(frame) for frame in frames]):
             frame, queries = embedding.frame, self._embedder.queries(embedding)
             record = FrameRecord(
                 source=frame.source, source_sha256=sha256, topic=frame.topic, stamp_ns=frame.stamp_ns,
