@@ -57,7 +57,7 @@ def measured(*, truth=True, anomalies=True, frames=400, period_ns=100_000_000):
 
 def report(tmp_path, figures, measurement):
     row, other = Row('grid', True), Row('grid')
-    found = Replay(tmp_path, Topics(), [Recording('drive', tmp_path, '/image', '/truth', 400, 0, '')],
+    found = Replay(tmp_path, Topics(), [Recording('drive', tmp_path, '/image', '/truth', 400, 0, '', False)],
                    {row: measurement, other: measurement}, [0] * 400)
     content = {'frames': 400, 'anomalous_frames': 80, 'encoder': 'e', 'segmenter': None, 'databases': {},
                'recordings': [], 'versions': {}, 'parameters': {}}
