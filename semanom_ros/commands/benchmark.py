@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from semanom_ros.commands.options import add_parameter_options, settings_of
+from semanom_ros.commands.options import add_parameter_options, settings_of, settings_with
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.evaluation.public_benchmark import EVALUATION, benchmark, check_folder, record_nominal, table
 from semanom_ros.evaluation.runner import REPORT
@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Measures, prints the table and says where the report is."""
     found = recognise(arguments.folder, arguments.dataset)
-    settings = settings_of(arguments)
+    settings = settings_with([arguments.database], arguments) if arguments.database else settings_of(arguments)
     check_folder(arguments.output)
     database = arguments.database or record_nominal(arguments.nominal, arguments.output, settings, Bars())
     lines = benchmark(found, database, arguments.output, settings, Bars())

@@ -62,9 +62,15 @@ class Ranked:
 
 
 class Method(Protocol):
-    """Something that judges frames: one or several rows of the table at once."""
+    """Something that judges frames: one or several rows of the table at once.
+
+    Attributes:
+        rows: of the table.
+        false_alarm_rate: share of nominal frames that its threshold is asked for; None: something else sets that.
+    """
 
     rows: tuple[Row, ...]
+    false_alarm_rate: float | None
 
     def process(self, frame: Frame) -> list[Ranked]:
         """The verdict of each row on the next frame of a recording."""
@@ -99,6 +105,7 @@ class Detectors:
         rows: grid, grid + filter, instance, instance + filter, as far as asked for.
         databases: the nominal database of each variant.
         embedder: what all share.
+        false_alarm_rate: see Method.
     """
 
     def __init__(self, settings: MethodSettings, databases: Sequence[Path], variants: Sequence[str],
@@ -137,6 +144,7 @@ class Detectors:
             self.databases[variant] = judge.database
             rows += [Row(variant, on) for on in filters]
         self.rows = tuple(rows)
+        self.false_alarm_rate = None if settings.alarm.false_alarms_per_minute else settings.alarm.false_alarm_rate
         self.warnings = tuple(dict.fromkeys(w for _, all in self._judges for judge in all for w in judge.warnings))
         self.reset()
 

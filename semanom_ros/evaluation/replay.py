@@ -18,8 +18,10 @@ from tqdm import tqdm
 from semanom_ros.errors import BagError, CameraError
 from semanom_ros.evaluation.detectors import Method, Row
 from semanom_ros.evaluation.measurement import Measurement, rounded
+from semanom_ros.evaluation.metrics import ANOMALOUS
 from semanom_ros.evaluation.result_bag import CAMERA, ResultBag
 from semanom_ros.evaluation.sequences import SequenceCounter
+from semanom_ros.evaluation.surroundings import SurroundingsReader
 from semanom_ros.evaluation.truth import TruthReader
 from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.recordings.bags import BagReader
@@ -41,12 +43,15 @@ class Topics:
         truth: '' for the default one, where there is one.
         truth_instances: what is anomalous where `truth` holds CARLA's instance segmentation, see TruthReader.
         segments: masks for the segmenter `topic`, at most one.
+        min_anomaly_pixels: a frame with fewer anomalous pixels, but some, is neither anomalous nor nominal: it counts
+            nowhere.
     """
 
     image: str = ''
     truth: str = ''
     truth_instances: tuple[str, ...] = ()
     segments: tuple[str, ...] = ()
+    min_anomaly_pixels: int = 1
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,8 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
     target = folder / 'bags' / name
     shutil.rmtree(target, ignore_errors=True)
     damage, frames, sequence, size = '', 0, -1, (0, 0, 0)
-    with BagReader(path) as reader, TruthReader(BagReader(path), topics.truth, topics.truth_instances) as truths:
+    with BagReader(path) as reader, TruthReader(BagReader(path), topics.truth, topics.truth_instances) as truths, \
+            SurroundingsReader(path) as told:
         topic = reader.image_topic(topics.image)
         with BagSegments(reader, [topic], topics.segments) as segments, \
                 ResultBag(target, _frame_id(reader, topic), _camera(reader, topic), drawn) as results, \
@@ -160,9 +166,12 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
                     for method in methods:
                         method.reset()
                 truth = truths.at(frame.stamp_ns, frame.size)
+                if truth is not None and 0 < np.count_nonzero(truth == ANOMALOUS) < topics.min_anomaly_pixels:
+                    truth = None
+                surroundings = told.at(frame.stamp_ns, frame.size)
                 for method in methods:
                     for row, verdict in zip(method.rows, method.process(frame), strict=True):
-                        measurements[row].add(verdict, truth, sequence, stretch)
+                        measurements[row].add(verdict, truth, sequence, stretch, surroundings)
                         if row == shown:
                             results.add(frame, verdict.result)
                 frames += 1

@@ -16,7 +16,7 @@ from typing import Any
 from semanom_ros import __version__
 from semanom_ros.core.scoring import timeline
 from semanom_ros.errors import SemanomError
-from semanom_ros.evaluation import components, sequences
+from semanom_ros.evaluation import components, operating_point, sequences, visibility
 from semanom_ros.evaluation.detectors import Detectors, Method, Row
 from semanom_ros.evaluation.gallery import choose, illustrate
 from semanom_ros.evaluation.measurement import rounded
@@ -74,7 +74,8 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
     masks = wanted_segments(replace(settings.method.queries, variant=detectors.embedder.variant))
     found = replay(bags, [detectors, *baselines], shown, staging, replace(topics or Topics(), segments=tuple(masks)),
                    conditions, settings.detector)
-    figures = {row: measurement.metrics() for row, measurement in found.measurements.items()}
+    rates = {row: method.false_alarm_rate for method in (detectors, *baselines) for row in method.rows}
+    figures = {row: measurement.metrics(rates[row]) for row, measurement in found.measurements.items()}
     content = _content(found, figures, detectors, baselines, settings.method)
     (staging / METRICS).write_text(json.dumps(content, indent=1, sort_keys=True) + '\n')
     write_scores(staging / SCORES, found)
@@ -157,6 +158,9 @@ def _content(found: Replay, figures: Mapping[Row, Mapping[str, Any]], detectors:
                        for r in found.recordings],
         'parameters': settings.values(),
         'definitions': {
+            'min_anomaly_pixels': found.topics.min_anomaly_pixels,
+            'operating_point_confidence': operating_point.CONFIDENCE,
+            'noticed_by_edges': {unit: list(edges) for unit, edges in visibility.EDGES.items()},
             'aupro_fpr_limit': AUPRO_LIMIT, 'component_thresholds': components.THRESHOLDS.tolist(),
             'component_smallest_truth_px': components.SMALLEST_TRUTH,
             'component_smallest_prediction_px': components.SMALLEST_PREDICTION,

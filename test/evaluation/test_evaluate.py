@@ -189,6 +189,48 @@ def test_truncated_recording_is_measured_as_far_as_it_goes(town, tmp_path):
     assert 'cut.db3' in recording['damage']
 
 
+def test_operating_point_and_sizes_of_a_drive(evaluated):
+    """Both anomalies are red things of 504 pixels, which is 7.9 patches of 8x8."""
+    metrics = metrics_of(evaluated)
+    for row in metrics['results']:
+        point = row['operating_point']
+        assert (point['asked'], point['anomalies'], point['noticed'], point['noticed_at_oracle']) == (0.05, 2, 2, 2)
+        assert point['efficiency'] == 1
+        assert point['interval'][0] <= point['got'] <= point['interval'][1]
+        assert row['warning'] == {'anomalies': None, 'distance_m': None, 'seconds': None}
+        assert row['noticed_by_size'] == [
+            {'unit': 'patches', 'begin': 4, 'end': 16, 'anomalies': 2, 'noticed': 2, 'share': 1},
+            {'unit': 'pixels', 'begin': 256, 'end': 1024, 'anomalies': 2, 'noticed': 2, 'share': 1}]
+        assert row['noticed_by_distance'] == []
+    with open(evaluated / 'scores.csv') as file:
+        calm = [line for line in csv.DictReader(file) if (line['variant'], line['filter']) == ('grid', '0')
+                and line['truth'] == '0']
+    assert metrics['results'][0]['operating_point']['got'] == pytest.approx(
+        sum(float(line['score']) > float(line['threshold']) for line in calm) / len(calm), abs=1e-5)
+
+
+def test_smaller_anomalies_are_neither_anomalous_nor_nominal(town, tmp_path):
+    arguments = ['evaluate', str(town.drive), '--output', str(tmp_path / 'out'), '--filter', 'off',
+                 *town.arguments('grid'), '--min-anomaly-pixels']
+    assert main([*arguments, '504']) == 0
+    metrics = metrics_of(tmp_path / 'out')
+    assert (metrics['frames_with_truth'], metrics['anomalous_frames']) == (70, 23)
+    (before,) = metrics['results']
+    assert main([*arguments, '505']) == 0
+    metrics = metrics_of(tmp_path / 'out')
+    assert (metrics['frames_with_truth'], metrics['anomalous_frames']) == (47, 0)
+    assert metrics['definitions']['min_anomaly_pixels'] == 505
+    (row,) = metrics['results']
+    assert row['events'] == 0
+    assert row['false_alarms'] == before['false_alarms']  # the alarms on what is too small are none
+    assert row['alarms_per_minute'] == before['alarms_per_minute']
+    assert row['operating_point']['got'] == before['operating_point']['got']
+    assert row['pixel']['ap'] is row['operating_point']['noticed'] is None
+    assert 'from 505 anomalous pixels' in (tmp_path / 'out' / 'report.html').read_text()
+    with pytest.raises(SystemExit):
+        main([*arguments, '0'])
+
+
 @pytest.mark.parametrize(('change', 'message'), [
     (['--variant', 'instance'], 'expected one of instance'),
     (['--truth-topic', '/nowhere'], 'found no ground truth topic /nowhere'),

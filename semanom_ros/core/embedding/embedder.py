@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from semanom_ros.core.embedding.description import EmbeddingDescription
 from semanom_ros.core.embedding.encoders.encoder import Encoder, PictureEncoder
 from semanom_ros.core.embedding.preprocessing import PatchGrid, Preprocessor
 from semanom_ros.core.embedding.queries import Queries, patch_queries, segment_boxes, segment_queries
+from semanom_ros.core.embedding.recorded_parameters import asked_parameters
 from semanom_ros.core.embedding.registry import load_encoder, load_segmenter
 from semanom_ros.core.embedding.segmenters.refreshed import MaskMemory, refreshed
 from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
@@ -55,13 +57,14 @@ class Embedder:
     """
 
     def __init__(self, encoder: Encoder, segmenter: Segmenter | None = None, segment_embedding: str = 'patches',
-                 every_n: int = 1) -> None:
+                 every_n: int = 1, parameters: Mapping[str, Any] | None = None) -> None:
         """
         Args:
             encoder: the vision foundation model.
             segmenter: None for the grid variant.
             segment_embedding: as in the parameter.
             every_n: find masks in so many-th frame of a camera, as in the parameter `segmenter_every_n`.
+            parameters: that all this was asked for with, for `EmbeddingDescription`.
 
         Raises:
             EncoderError: it cannot embed crops.
@@ -70,6 +73,7 @@ class Embedder:
         self.segmenter = segmenter
         self.preprocessor = Preprocessor(encoder.input_size, encoder.device)
         self._every_n = every_n
+        self._parameters = dict(parameters or {})
         self._pictures: PictureEncoder | None = None
         if segmenter is not None and segment_embedding == 'crop':
             if not isinstance(encoder, PictureEncoder):
@@ -88,11 +92,11 @@ class Embedder:
         """
         encoder, asked = load_encoder(settings.encoder), settings.queries
         segmenter = load_segmenter(asked, encoder.device) if asked.variant == 'instance' else None
-        return cls(encoder, segmenter, asked.segment_embedding, asked.segmenter_every_n)
+        return cls(encoder, segmenter, asked.segment_embedding, asked.segmenter_every_n, asked_parameters(settings))
 
     def without_segments(self) -> Embedder:
         """The same encoder for the grid variant."""
-        return Embedder(self.encoder)
+        return Embedder(self.encoder, parameters=self._parameters and {**self._parameters, 'variant': 'grid'})
 
     @property
     def variant(self) -> str:
@@ -114,7 +118,7 @@ class Embedder:
             grid_size=(int(encoder.grid_size[0]), int(encoder.grid_size[1])),
             dimension=int(encoder.dimension), variant=self.variant, settings=settings,
             wants_standardizing=encoder.wants_standardizing,
-            wants_calibration_by_place=encoder.wants_calibration_by_place)
+            wants_calibration_by_place=encoder.wants_calibration_by_place, parameters=self._parameters)
 
     @torch.inference_mode()
     def embed(self, frames: Sequence[Frame], memories: Sequence[MaskMemory] | None = None) -> list[FrameEmbedding]:
