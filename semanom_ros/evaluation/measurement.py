@@ -9,18 +9,30 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from semanom_ros.core.results import Verdict
 from semanom_ros.evaluation.components import ComponentStatistics
 from semanom_ros.evaluation.detectors import Ranked
-from semanom_ros.evaluation.metric_table import COMPONENT, FRAME, LATENCY, PIXEL, TIME, Group, Value, measured
+from semanom_ros.evaluation.metric_table import (
+    COMPONENT,
+    FRAME,
+    LATENCY,
+    PIXEL,
+    TIME,
+    VERDICT,
+    Group,
+    Value,
+    measured,
+)
 from semanom_ros.evaluation.metrics import ANOMALOUS, Array, Curve, JudgedFrames, PixelStatistics
 from semanom_ros.evaluation.sequences import Timeline, Timelines, bootstrap, timeline
 
 FRAME_TYPE = np.dtype([
     ('stamp_ns', np.int64), ('sequence', np.int64), ('stretch', np.int64), ('truth', np.int8),
     ('score', np.float64), ('raw_score', np.float64), ('p_value', np.float64), ('threshold', np.float64),
-    ('alarm', np.bool_), ('anomalies', np.int32), ('localized', np.bool_), ('truth_pixels', np.int64),
-    ('latency_ms', np.float64)])
-"""One frame as one method sees it. `truth`: 1 anomalous, 0 nominal, -1 unknown; `score`: as ranked."""
+    ('verdict', np.uint8), ('held_back', np.bool_), ('reason', np.uint8), ('alarm', np.bool_), ('anomalies', np.int32),
+    ('localized', np.bool_), ('truth_pixels', np.int64), ('latency_ms', np.float64)])
+"""One frame as one method sees it. `truth`: 1 anomalous, 0 nominal, -1 unknown; `score`: as ranked, NaN where the frame
+could not be judged; `verdict`, `reason`: values of Verdict and Reason."""
 
 
 @dataclass
@@ -51,9 +63,9 @@ class Measurement:
         localized = truth is not None and bool((truth[mask] == ANOMALOUS).any())
         self._frames.append(np.array([(
             result.stamp_ns, sequence, stretch, -1 if truth is None else bool(pixels), verdict.score, result.raw_score,
-            result.p_value, result.threshold, result.anomalous, len(result.anomalies), localized, pixels,
-            verdict.latency_ms)], FRAME_TYPE))
-        if truth is not None:
+            result.p_value, result.threshold, result.verdict, result.held_back, result.reason, result.anomalous,
+            len(result.anomalies), localized, pixels, verdict.latency_ms)], FRAME_TYPE))
+        if truth is not None and verdict.pixel_scores is not None:
             self.pixels.add(verdict.pixel_scores, truth, stretch)
             self.components.add(mask, truth, stretch)
 
@@ -83,8 +95,8 @@ class Measurement:
     # -- figures
 
     def known(self) -> npt.NDArray:
-        """The frames that have ground truth."""
-        return self.frames[self.frames['truth'] >= 0]
+        """The frames that have ground truth and could be judged: those that are ranked."""
+        return self.frames[(self.frames['truth'] >= 0) & (self.frames['verdict'] != Verdict.UNKNOWN)]
 
     def frame_curve(self) -> Curve:
         """Curve of the frame scores."""
@@ -102,7 +114,8 @@ class Measurement:
         known = self.known()
         facts: dict[Group[Any], Any] = {
             FRAME: _judged(known, np.ones(len(known))), PIXEL: self.pixels.curves(), COMPONENT: self.components.sums(),
-            TIME: Timelines([line for _, line in self.timelines()]), LATENCY: self.frames['latency_ms']}
+            TIME: Timelines([line for _, line in self.timelines()]), VERDICT: self.frames,
+            LATENCY: self.frames['latency_ms']}
         figures: dict[str, Any] = {}
         for group, fact in facts.items():
             found = measured(group, fact)

@@ -10,6 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
+from semanom_ros.core.results import Verdict
 from semanom_ros.evaluation.components import ComponentSums
 from semanom_ros.evaluation.metrics import (
     AUPRO_LIMIT,
@@ -45,6 +49,8 @@ FRAME = Group[JudgedFrames]('frame', 'Detection (frames)')
 PIXEL = Group[PixelCurves]('pixel', 'Localization (pixels)')
 COMPONENT = Group[ComponentSums]('component', 'Components')
 TIME = Group[Timelines]('', 'Over time')
+VERDICT = Group[npt.NDArray]('', 'Verdicts')
+"""Known are the frames, of measurement.FRAME_TYPE."""
 LATENCY = Group[Array]('latency_ms', 'Latency')
 """Known are the milliseconds of each frame."""
 
@@ -106,6 +112,11 @@ class Metric(Generic[Known]):
         return f'{interval[0]:.{self.digits}f} to {interval[1]:.{self.digits}f}' if interval else ''
 
 
+def _count(flags: npt.NDArray[np.bool_]) -> int | None:
+    """How many of the frames; None where there are none."""
+    return int(flags.sum()) if len(flags) else None
+
+
 METRICS: tuple[Metric[Any], ...] = (
     Metric(FRAME, 'auroc', lambda frames: frames.curve.auroc(), 'area under the ROC curve of the frame scores',
            column='AUROC', headline='frame AUROC', terminal='frame AUROC', short='frame AUROC'),
@@ -149,6 +160,11 @@ METRICS: tuple[Metric[Any], ...] = (
     Metric(TIME, 'detection_delay_s', lambda lines: lines.mean_delay_s(),
            'from coming into view to the alarm, mean over the noticed', 2, 'min', 's', column='delay s',
            headline='detection delay', detail='mean over the noticed', terminal='delay'),
+
+    Metric(VERDICT, 'unknown_frames', lambda frames: _count(frames['verdict'] == Verdict.UNKNOWN),
+           'frames that could not be judged: not ranked, and no alarms', 0, 'min', column='unknown'),
+    Metric(VERDICT, 'held_back_frames', lambda frames: _count(frames['held_back']),
+           'frames above the threshold that the filter calls nominal', 0, '', column='held back'),
 
     Metric(LATENCY, 'p50', lambda milliseconds: percentile(milliseconds, 50), 'median time that a frame takes', 0,
            'min', 'ms', column='p50 ms', headline='latency', detail='99 %: {latency_ms[p99]:.0f} ms',

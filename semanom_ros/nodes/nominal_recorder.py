@@ -226,6 +226,8 @@ class NominalRecorderNode(Node):
         self._state, summary = 'finished', self._summary
         self.get_logger().info(f'{database}: {summary.frames} frames added, {summary.held_out} of them held out; '
                                f'{summary.known} were there already; {summary.vectors} vectors')
+        if summary.not_finite:
+            self.get_logger().error(summary.not_finite_line)
 
     # -- services and diagnostics
 
@@ -240,6 +242,8 @@ class NominalRecorderNode(Node):
         health = Health()
         if self._state.startswith('failed'):
             health.add(diagnostics.ERROR, self._state)
+        if self._summary.not_finite:
+            health.add(diagnostics.ERROR, self._summary.not_finite_line)
         if new['dropped']:
             health.add(diagnostics.WARN, f'{new["dropped"]} frames dropped: the encoder is slower than the cameras')
         if new['without masks']:
@@ -247,7 +251,8 @@ class NominalRecorderNode(Node):
         if new['invalid']:
             health.add(diagnostics.WARN, f'{new["invalid"]} images hold no picture')
         values = {'state': self._state, 'progress': self._progress.text, 'frames recorded': self._summary.frames,
-                  'frames held out': self._summary.held_out, 'vectors': self._summary.vectors}
+                  'frames held out': self._summary.held_out, 'vectors': self._summary.vectors,
+                  'frames not finite': self._summary.not_finite}
         if not self._bags:
             values |= {'frames received': self.counts['received'], 'frames dropped': self.counts['dropped'],
                        'images without picture': self.counts['invalid'], 'frames waiting': self._frames.qsize()}

@@ -30,6 +30,16 @@ class Mailbox(Generic[Item]):
             self._ready.notify()
             return replaced
 
+    def waiting(self) -> list[Item]:
+        """What nobody has taken yet, the next to be taken first."""
+        with self._ready:
+            return list(self._items.values())
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is taken any more."""
+        return self._closed
+
     def take(self) -> Item | None:
         """Waits for an item; None once the mailbox is closed."""
         with self._ready:

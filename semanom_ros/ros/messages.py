@@ -82,6 +82,16 @@ def write_message(writer: BagWriter, topic: str, message: Any, t_ns: int) -> Non
     writer.write_cdr(topic, type_name(type(message)), serialize_message(message), t_ns)
 
 
+def frame_id_of(serialized: bytes) -> str:
+    """The header's frame_id of a serialized message that begins with a Header; '' where it is cut off."""
+    if len(serialized) < 16:
+        return ''
+    length, = struct.unpack_from('<I' if serialized[1] & 1 else '>I', serialized, 12)
+    if not 0 < length <= len(serialized) - 16:
+        return ''
+    return bytes(serialized[16:15 + length]).decode('utf-8', 'replace')  # without the zero at its end
+
+
 def stamp_of(serialized: bytes) -> int:
     """Nanoseconds of the header stamp of a serialized message that begins with a Header.
 
@@ -147,7 +157,8 @@ def box_centre(box: tuple[int, int, int, int]) -> tuple[float, float]:
 def anomaly_score(result: FrameResult, header: Header) -> AnomalyScore:
     """The small message for plots and monitors."""
     return AnomalyScore(header=header, score=result.score, raw_score=result.raw_score, p_value=result.p_value,
-                        threshold=result.threshold, anomalous=result.anomalous)
+                        threshold=result.threshold, verdict=int(result.verdict), anomalous=result.anomalous,
+                        held_back=result.held_back, reason=int(result.reason), explanation=result.explanation)
 
 
 def anomaly_array(result: FrameResult, header: Header, camera: CameraModel | None) -> AnomalyArray:
@@ -167,7 +178,9 @@ def anomaly_array(result: FrameResult, header: Header, camera: CameraModel | Non
         bearings = camera.bearings([box_centre(anomaly.box) for anomaly in result.anomalies], result.image_size)
     return AnomalyArray(
         header=header, camera=result.camera, image_height=height, image_width=width, score=result.score,
-        raw_score=result.raw_score, p_value=result.p_value, threshold=result.threshold, anomalous=result.anomalous,
+        raw_score=result.raw_score, p_value=result.p_value, threshold=result.threshold, verdict=int(result.verdict),
+        anomalous=result.anomalous, held_back=result.held_back, reason=int(result.reason),
+        explanation=result.explanation,
         anomalies=[_anomaly(anomaly, None if bearings is None else bearings[number])
                    for number, anomaly in enumerate(result.anomalies)])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from semanom_ros.core import pipeline
 from semanom_ros.core.database.storage import Part
 from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.core.pipeline import CameraState, Judge
+from semanom_ros.core.results import Reason, Verdict
 from semanom_ros.errors import DatabaseError, ParameterError
 
 
@@ -120,13 +122,15 @@ def test_a_database_of_the_other_variant_is_refused(world):
 
 
 def test_one_recorded_frame_is_enough_to_compare_with(world):
-    """Without held-out frames the verdict falls back to the distance of the unrelated, and says so."""
+    """Without held-out frames there is a distance, but no verdict."""
     judge = world.judge(recorded=1, held_out=0)
     assert 'not calibrated' in judge.warnings[0]
     result = judge.process(Frame(world.street(1), 0), CameraState())
-    assert result.p_value == 1
-    assert not result.anomalous
-    assert result.score == pytest.approx(result.raw_score)
+    assert (result.verdict, result.reason) == (Verdict.UNKNOWN, Reason.NOT_CALIBRATED)
+    assert math.isnan(result.p_value)
+    assert math.isnan(result.score)
+    assert 0 < result.raw_score < 2
+    assert result.scores is None
 
 
 def test_few_held_out_frames_are_said_to_be_few(world):

@@ -32,7 +32,7 @@ KEYS = {
     'frame': {'auroc', 'ap', 'fpr95', 'f1'}, 'pixel': {'auroc', 'ap', 'fpr95', 'aupro'},
     'component': {'siou', 'ppv', 'f1'}, 'latency_ms': {'p50', 'p99'},
     '': {'false_alarms_per_minute', 'detection_delay_s', 'alarms_per_minute', 'false_alarms', 'events',
-         'events_noticed', 'events_localized'}}
+         'events_noticed', 'events_localized', 'unknown_frames', 'held_back_frames'}}
 
 
 def measured(*, truth=True, anomalies=True, frames=400, period_ns=100_000_000):
@@ -130,7 +130,7 @@ def test_columns_of_the_report_stand_under_their_groups(tmp_path):
     head = re.search(r'<thead>(.*?)</thead>', page, re.DOTALL).group(1)
     spans = re.findall(r'<th colspan="(\d+)">([^<]+)</th>', head)
     assert spans == [('4', 'Detection (frames)'), ('4', 'Localization (pixels)'), ('3', 'Components'),
-                     ('2', 'Over time'), ('2', 'Latency')]
+                     ('2', 'Over time'), ('2', 'Verdicts'), ('2', 'Latency')]
     assert re.findall(r'<th scope="col"[^>]*>([^<]+)</th>', head) == [
         'Method', 'AUROC', 'AP', 'FPR95 ↓', 'F1', 'AUROC', 'AP', 'FPR95 ↓', 'AUPRO', 'sIoU', 'PPV', 'F1', 'FA/min ↓',
         'delay s ↓', 'p50 ms ↓', 'p99 ms ↓']
