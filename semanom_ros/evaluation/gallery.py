@@ -176,6 +176,8 @@ def _readable(items: Iterator[T]) -> Iterator[T]:
 
 
 def _by_stamp(reader: BagReader, topic: str, stamps: Iterable[int]) -> dict[int, Any]:
+    if topic not in reader.topics:  # no frame had any
+        return {}
     wanted = set(stamps)
     messages = _readable(reader.messages([topic]))
     return {stamp: message for _, _, message in messages if (stamp := stamp_ns(message)) in wanted}

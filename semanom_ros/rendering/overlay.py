@@ -286,14 +286,14 @@ def _draw_reason(canvas: Picture, result: FrameResult, banner: Rect, style: _Sty
     """Why a frame is held back or unknown, below the banner; what does not fit is cut off."""
     state = _HELD_BACK if result.held_back else _STATES[result.verdict]
     height, width = canvas.shape[:2]
-    text = _printable(f'{result.reason.words}: {result.explanation}')
+    text = _printable(f'{result.reason.words}: {result.explanation.partition("; ")[0]}')  # without what to do about it
     most = width - 2 * style.pad
     if style.measure(text) > most:
         while text and style.measure(text + '...') > most:
             text = text[:-1]
         text += '...'
     strip = Rect(0, banner.height, min(width, style.measure(text) + 2 * style.pad),
-                 min(height - banner.height, style.row + style.pad))
+                 min(height - banner.height, style.row + 2 * style.pad))
     if strip.height > 0:
         _shade(canvas, strip, INK, 0.78)
         edge = strip.y + strip.height - 1
@@ -304,19 +304,20 @@ def _draw_reason(canvas: Picture, result: FrameResult, banner: Rect, style: _Sty
 
 def _draw_sign(canvas: Picture, state: _State, x: int, y: int, style: _Style) -> None:
     """A tick, two bars (it waits), a triangle with an exclamation mark, or a question mark; centred on (x, y)."""
-    half, line = max(2, style.row // 2 - 1), max(1, 2 * style.line)
+    half, line = max(2, style.row // 2), max(1, style.row // 7)
     if state.sign == 'v':
         tick = np.array([(x - half, y), (x - half // 3, y + half * 2 // 3), (x + half, y - half * 2 // 3)], np.int32)
         cv2.polylines(canvas, [tick], False, state.ink, line, cv2.LINE_AA)
     elif state.sign == '=':
         high, wide = half * 3 // 4, max(1, half // 2 - 1)
-        for left in (x - half * 2 // 3, x + half // 4):
+        for left in (x - wide - max(1, half // 4), x + max(1, half // 4)):
             cv2.rectangle(canvas, (left, y - high), (left + wide, y + high), state.ink, cv2.FILLED)
     elif state.sign == '!':
-        corners = np.array([(x, y - half), (x + half, y + half * 3 // 4), (x - half, y + half * 3 // 4)], np.int32)
-        cv2.fillPoly(canvas, [corners], state.ink, cv2.LINE_AA)
-        cv2.line(canvas, (x, y - half // 4), (x, y + half // 5), state.colour, line, cv2.LINE_AA)
-        cv2.circle(canvas, (x, y + half // 2), max(1, style.line), state.colour, cv2.FILLED, cv2.LINE_AA)
+        foot, wide = y + half * 3 // 4, half * 6 // 5
+        cv2.fillPoly(canvas, [np.array([(x, y - half), (x + wide, foot), (x - wide, foot)], np.int32)], state.ink,
+                     cv2.LINE_AA)
+        cv2.line(canvas, (x, y - half // 3), (x, y + half // 6), state.colour, line)
+        cv2.line(canvas, (x, foot - line), (x, foot - line), state.colour, line)
     else:
         style.write(canvas, '?', x - style.measure('?', _BOLD) // 2, y, state.ink, _BOLD)
 

@@ -35,11 +35,6 @@ class Mailbox(Generic[Item]):
         with self._ready:
             return list(self._items.values())
 
-    @property
-    def closed(self) -> bool:
-        """Whether nothing is taken any more."""
-        return self._closed
-
     def take(self) -> Item | None:
         """Waits for an item; None once the mailbox is closed."""
         with self._ready:

@@ -16,7 +16,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from semanom_ros.core.database.nominal_database import NominalDatabase, NominalExample
-from semanom_ros.core.results import Anomaly, FrameResult
+from semanom_ros.core.results import Anomaly, FrameResult, Reason
 from semanom_ros.errors import ImageError
 from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.msg import Anomaly as AnomalyMessage
@@ -29,7 +29,7 @@ from semanom_ros.recordings.images import (
     image_from_message,
     stamp_ns,
 )
-from semanom_ros.rendering.overlay import caption
+from semanom_ros.rendering.overlay import ALARM, AMBER, VIOLET, WHITE, caption
 
 try:
     from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
@@ -215,10 +215,24 @@ def detection_array(result: FrameResult, header: Header) -> Any:
 
 
 def image_annotations(result: FrameResult, header: Header) -> Any:
-    """`foxglove_msgs/ImageAnnotations`; needs that package."""
+    """`foxglove_msgs/ImageAnnotations`, in the colours of the overlay; needs that package.
+
+    What is held back is outlined too; a line at the top says why a frame is held back or unknown.
+    """
     height = result.image_size[0]
-    red, white, dark = Color(r=0.86, g=0.15, b=0.21, a=1.0), Color(r=1.0, g=1.0, b=1.0, a=1.0), Color(a=0.75)
+    red, amber, violet, white = (_colour(colour) for colour in (ALARM, AMBER, VIOLET, WHITE))
+    dark = Color(a=0.75)
     array = ImageAnnotations()
+    for region in result.held_back_regions:
+        array.points.append(PointsAnnotation(
+            timestamp=header.stamp, type=PointsAnnotation.LINE_LOOP, outline_color=amber, thickness=1.0,
+            points=[Point2(x=float(x) + 0.5, y=float(y) + 0.5) for x, y in region.contour()]))
+    if result.reason is not Reason.NONE:
+        state = 'HELD BACK' if result.held_back else result.verdict.name
+        array.texts.append(TextAnnotation(
+            timestamp=header.stamp, position=Point2(x=0.0, y=0.0), text=f'{state}, {result.reason.words}',
+            font_size=max(10.0, height / 36), text_color=amber if result.held_back else white,
+            background_color=dark if result.held_back else violet))
     for anomaly in result.anomalies:
         # Foxglove's origin is the corner of the first pixel, ours its centre
         outline = [Point2(x=float(x) + 0.5, y=float(y) + 0.5) for x, y in anomaly.contour]
@@ -229,6 +243,12 @@ def image_annotations(result: FrameResult, header: Header) -> Any:
             timestamp=header.stamp, position=Point2(x=float(anomaly.box[0]), y=float(anomaly.box[1])),
             text=caption(anomaly), font_size=max(10.0, height / 36), text_color=white, background_color=dark))
     return array
+
+
+def _colour(colour: tuple[int, int, int]) -> Any:
+    """A `foxglove_msgs/Color` of RGB 0 to 255."""
+    red, green, blue = colour
+    return Color(r=red / 255, g=green / 255, b=blue / 255, a=1.0)
 
 
 def _anomaly(anomaly: Anomaly, bearing: npt.NDArray[np.float64] | None) -> AnomalyMessage:
