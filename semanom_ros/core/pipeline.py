@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -179,6 +180,9 @@ class Judge:
         if not self._calibrated:
             return FrameResult.unknown(frame.stamp_ns, frame.camera, Reason.NOT_CALIBRATED, '', size, scores.raw_score,
                                        scores.timings_ms)
+        if not math.isfinite(scores.score):  # NaN is below any level
+            return FrameResult.unknown(frame.stamp_ns, frame.camera, Reason.NOT_FINITE, 'its score is NaN or infinity; '
+                                       'check the database with `semanom db verify`', size, math.nan, scores.timings_ms)
         finer = segments if segments is not None and scores.queries.segments else None
         map_ = ScoreMap(scores.scores, scores.queries.owners, finer)
         reach, above = self.settings.alarm.pixel_threshold, scores.score > ALARM

@@ -133,7 +133,7 @@ def test_columns_of_the_report_stand_under_their_groups(tmp_path):
                      ('2', 'Over time'), ('2', 'Verdicts'), ('2', 'Latency')]
     assert re.findall(r'<th scope="col"[^>]*>([^<]+)</th>', head) == [
         'Method', 'AUROC', 'AP', 'FPR95 ↓', 'F1', 'AUROC', 'AP', 'FPR95 ↓', 'AUPRO', 'sIoU', 'PPV', 'F1', 'FA/min ↓',
-        'delay s ↓', 'p50 ms ↓', 'p99 ms ↓']
+        'delay s ↓', 'unknown ↓', 'held back', 'p50 ms ↓', 'p99 ms ↓']
 
 
 def test_lines_and_tables_for_people():

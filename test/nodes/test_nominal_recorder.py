@@ -361,3 +361,16 @@ def test_recorded_frames_that_are_not_finite_are_counted_and_named(
     assert f'10 frames not recorded, of which the encoder gave NaN or infinity: {names} and 5 more; choose' in said
     assert '30 frames in ' in said
     assert len(recorded(tmp_path / 'database')) == 30
+
+
+def test_frames_without_stamps_are_recorded_by_the_time_of_their_reception(
+        stage: Stage, tmp_path: Path, streets: Any, encoder: dict[str, Any]) -> None:
+    stage.start(encoder, database=str(tmp_path / 'database'), queue_size=100, held_out_share=0.0)
+    stage.publish('/nominal_recorder/input/camera/image', (
+        image_to_message(streets.picture(number), 'rgb8', 0, 'optical') for number in range(8)))
+    stage.until(lambda: any('images have no stamp' in line for line in stage.said))
+    stage.stop()
+    assert stage.finish() == 0
+    stamps = [r.stamp_ns for r in recorded(tmp_path / 'database')]
+    assert len(stamps) == 8
+    assert 0 < stamps[0] < stamps[-1]
