@@ -187,7 +187,8 @@ class DetectorSettings(Section):
         maximum=3600.0)
     latency_limit: float = row(
         1.0, 'seconds from receiving an image to its score; when the median is longer, diagnostics warn; a frame that '
-        'waits longer is unknown until its verdict comes, and diagnostics report an error', LIVE, minimum=0.001, maximum=60.0)
+        'waits longer is unknown until its verdict comes, and diagnostics report an error', LIVE,
+        minimum=0.001, maximum=60.0)
 
 
 @dataclass(frozen=True)
