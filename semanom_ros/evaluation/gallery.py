@@ -53,7 +53,7 @@ class Moment:
         overlay, truth, evidence: data URIs; '' where there is none.
         evidence_caption: what the evidence shows.
         label: text label of the strongest anomaly.
-        reason: why it is held back; '' where it is not.
+        reason: why it is held back, or unknown; '' where it is neither.
         staged: what a simulated drive has staged there: anomalies, or their nominal twins.
     """
 
@@ -102,8 +102,10 @@ def choose(found: Replay, measurement: Measurement) -> Gallery:
         def moment(index: int, delay: float | None = None, *, of: npt.NDArray = frames, in_: int = recording,
                    since: int = start) -> Moment:
             frame = of[index]
+            why = Reason(frame['reason'])
+            reason = '' if why is Reason.NONE else f'{"held back" if why.holds_back else "unknown"}, {why.words}'
             return Moment(in_, int(frame['stamp_ns']), (int(frame['stamp_ns']) - since) / 1e9, float(frame['score']),
-                          float(frame['threshold']), float(frame['p_value']), delay)
+                          float(frame['threshold']), float(frame['p_value']), delay, reason=reason)
 
         for event in line.events:
             part = np.arange(event.start, event.stop + 1)
@@ -125,11 +127,10 @@ def choose(found: Replay, measurement: Measurement) -> Gallery:
             part = part[frames['held_back'][part]]
             strongest = int(part[frames['p_value'][part].argmin()])  # their scores are ranked as the threshold
             gallery.held_back.append(moment(strongest))
-            gallery.held_back[-1].reason = Reason(frames['reason'][strongest]).words
     gallery.found = sorted(gallery.found, key=lambda m: -m.score)[:MOST]
     gallery.false = sorted(gallery.false, key=lambda m: -m.score)[:MOST]
     gallery.missed = sorted(gallery.missed, key=lambda m: -missed_size[id(m)])[:MOST]
-    shown_already = {(m.recording, m.stamp_ns) for m in gallery.moments() if not m.reason}
+    shown_already = {(m.recording, m.stamp_ns) for m in (*gallery.found, *gallery.missed, *gallery.false)}
     gallery.held_back = sorted((m for m in gallery.held_back if (m.recording, m.stamp_ns) not in shown_already),
                                key=lambda m: m.p_value)[:MOST_HELD_BACK]
     return gallery
