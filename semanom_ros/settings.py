@@ -169,7 +169,7 @@ class DetectorSettings(Section):
     """The detector."""
 
     max_age: float = row(
-        0.0, 'seconds; a frame that is older by its stamp is dropped before it costs anything; 0: no limit, as '
+        0.0, 'seconds; a frame that is older by its stamp is unknown, before it costs anything; 0: no limit, as '
         'replayed recordings without /clock need', LIVE, minimum=0.0, maximum=3600.0)
     image_rectified: bool = row(
         False, 'the images are rectified: bearings come from P of the CameraInfo, not from K and D', RUN)
@@ -186,7 +186,8 @@ class DetectorSettings(Section):
         2.0, 'seconds without an image from a camera after which diagnostics report an error', LIVE, minimum=0.1,
         maximum=3600.0)
     latency_limit: float = row(
-        1.0, 'seconds from receiving an image to its score; when the median is longer, diagnostics warn', LIVE,
+        1.0, 'seconds from receiving an image to its score; when the median is longer, diagnostics warn; a frame that '
+        'waits longer is unknown until its verdict comes, and diagnostics report an error', LIVE,
         minimum=0.001, maximum=60.0)
 
 

@@ -4,7 +4,8 @@
 
 prints a table: for each database and rate the share of nominal frames that alarm, the anomalies noticed, and those
 noticed at the level that gives the asked rate on each recording's own nominal frames. Scores are the detector's, before
-the filter; a database is taken as it is stored, with what it has learned. `--stills`: each frame is an anomaly of its own.
+the filter; a database is taken as it is stored, with what it has learned. `--stills`: each frame is an anomaly of its
+own.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def score(bags: Sequence[Path], judges: Sequence[Judge], embedder: Embedder) -> 
                 embedding = embedder.embed([frame])[0]
                 grid = replace(embedding, segments=None)
                 scores = [judge.score(embedding if judge.embedder.segmenter is not None else grid) for judge in judges]
-                rows.append((frame.stamp_ns, bool((truth == ANOMALOUS).any()), [one.score * one.level for one in scores]))
+                raw = [one.score * one.level for one in scores]
+                rows.append((frame.stamp_ns, bool((truth == ANOMALOUS).any()), raw))
         for number, scored in enumerate(found):
             scored.append(Scored(np.array([row[0] for row in rows]), np.array([row[1] for row in rows]),
                                  np.array([row[2][number] for row in rows])))

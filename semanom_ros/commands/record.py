@@ -54,6 +54,8 @@ def summarize(recording: BagRecording, database: Path, alarm: AlarmSettings) -> 
         lines.append(f'{summary.known} frames were recorded already')
     if recording.bad_images:
         lines.append(f'{recording.bad_images} images skipped: they hold no picture')
+    if summary.not_finite:
+        lines.append(summary.not_finite_line)
     if manifest is not None:
         lines.append(f'version {manifest.version}: {manifest.vectors} vectors of {manifest.description.encoder} from')
         lines += [f'  {source.path} ({source.frames} frames, {source.held_out_frames} held out)'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,19 +19,16 @@ from semanom_ros.core.embedding.embedder import Embedder, FrameEmbedding
 from semanom_ros.core.embedding.segmenters.refreshed import MaskMemory
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.labelling import Labeller
-from semanom_ros.core.localization.filtering import TemporalFilter, keeps
+from semanom_ros.core.localization.filtering import TemporalFilter, objection
 from semanom_ros.core.localization.regions_of_map import Region, regions
 from semanom_ros.core.localization.tracking import Track
 from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel
-from semanom_ros.core.results import Anomaly, FrameResult, Reason, ScoreMap, Verdict
+from semanom_ros.core.results import ALARM, Anomaly, FrameResult, Reason, ScoreMap, Verdict
 from semanom_ros.core.scoring.calibration import Calibration, calibrate, parameters_of, stored_parameters
 from semanom_ros.core.scoring.scorer import FrameScores, Scorer
 from semanom_ros.settings import MethodSettings
 
 log = logging.getLogger(__name__)
-
-ALARM = 1.0
-"""Calibrated frame score above which a frame is anomalous."""
 
 EVIDENCE_SIZE = 160  # longer side of the picture kept with what was accepted, pixels
 
@@ -42,10 +40,12 @@ class CameraState:
     Attributes:
         masks: for segmenters that do not look at every frame.
         filter: tracks and persistence.
+        stamp_ns: of the last frame that was judged; None: there was none.
     """
 
     masks: MaskMemory = field(default_factory=MaskMemory)
     filter: TemporalFilter = field(default_factory=TemporalFilter)
+    stamp_ns: int | None = None
 
 
 class Judge:
@@ -79,7 +79,7 @@ class Judge:
         self._calibration = calibration or calibration_of(database, settings)
         self._scorer = Scorer(database, self._calibration, settings.score)
         alarm = self._calibration.level_for(settings.alarm)
-        self._level = alarm.level
+        self._level, self._calibrated = alarm.level, self._calibration.calibrated
         self.warnings: tuple[str, ...] = (alarm.doubt,) if alarm.doubt else ()
 
     @classmethod
@@ -148,10 +148,14 @@ class Judge:
         """
         start = time.perf_counter()
         embedding = self.embedder.embed([frame], [state.masks])[0]
-        return self.filter(self.score(embedding), state, start)
+        return not_finite(embedding) if embedding.fault else self.filter(self.score(embedding), state, start)
 
     def score(self, embedding: FrameEmbedding) -> FrameScores:
-        """Raw and calibrated scores of an embedded frame, before the filter."""
+        """Raw and calibrated scores of an embedded frame, before the filter.
+
+        Raises:
+            EncoderError: the embedding holds NaN or infinity.
+        """
         return self._scorer.score(embedding, self.embedder.queries(embedding), self._level)
 
     def filter(self, scores: FrameScores, state: CameraState, since: float | None = None) -> FrameResult:
@@ -160,7 +164,9 @@ class Judge:
         A frame whose score is at or below the threshold holds no anomaly. Above it, the anomalies are the regions of
         pixels above the pixel threshold round those above the alarm level (frame and patch scores share one scale)
         that the filter leaves; the frame is anomalous when there is one. With the filter off, the
-        frame score alone decides. A still passes the spatial filter only.
+        frame score alone decides. A still passes the spatial filter only. A frame that would be nominal is unknown
+        where it has the stamp of the one before: who knows whether it is another picture. Where the database is not
+        calibrated every frame is unknown.
 
         Args:
             scores: of a frame.
@@ -172,27 +178,44 @@ class Judge:
         if frame.still:
             settings = replace(settings, temporal=False)
         size, segments = (grid.height, grid.width), scores.embedding.segments
+        stands, state.stamp_ns = frame.stamp_ns == state.stamp_ns != 0, frame.stamp_ns
+        if not self._calibrated:
+            return FrameResult.unknown(frame.stamp_ns, frame.camera, Reason.NOT_CALIBRATED, '', size, scores.raw_score,
+                                       scores.timings_ms)
+        if not math.isfinite(scores.score):  # NaN is below any level
+            return FrameResult.unknown(frame.stamp_ns, frame.camera, Reason.NOT_FINITE, 'its score is NaN or infinity; '
+                                       'check the database with `semanom db verify`', size, math.nan, scores.timings_ms)
         finer = segments if segments is not None and scores.queries.segments else None
         map_ = ScoreMap(scores.scores, scores.queries.owners, finer)
         reach, above = self.settings.alarm.pixel_threshold, scores.score > ALARM
         found: list[Region] = []
+        dropped: list[tuple[Region, Reason]] = []
         if above:
-            found = [region for region in regions(map_.at(size), ALARM, reach)
-                     if keeps(settings, region, size, segments)]
+            for region in regions(map_.at(size), ALARM, reach):
+                if why := objection(settings, region, size, segments):
+                    dropped.append((region, Reason[why]))
+                else:
+                    found.append(region)
         tracked: list[tuple[Region, Track | None]] = [(region, None) for region in found]
         if settings.temporal:
             tracked = list(state.filter.update(frame.image, frame.stamp_ns, found, settings))
+            left = {id(region) for region, _ in tracked}
+            dropped = [(region, Reason.UNCONFIRMED) for region in found if id(region) not in left] + dropped
         anomalies = sorted((self._anomaly(scores, region, track) for region, track in tracked),
                            key=lambda anomaly: -anomaly.score)
         filtered = settings.spatial or settings.temporal
         verdict = Verdict.of(above and (bool(anomalies) or not filtered))
-        reason = Reason.UNCONFIRMED if above and verdict is Verdict.NOMINAL else Reason.NONE
+        reason = Reason.NONE
+        if above and verdict is Verdict.NOMINAL:  # no region at all: what is above the level is finer than a pixel
+            reason = dropped[0][1] if dropped else Reason.TOO_SMALL
+        if stands and verdict is Verdict.NOMINAL:
+            verdict, reason = Verdict.UNKNOWN, Reason.STANDING_STAMPS
         end = time.perf_counter()
         timings = {**scores.timings_ms, 'filter': (end - start) * 1e3, 'total': (end - (since or start)) * 1e3}
         return FrameResult(
             frame.stamp_ns, frame.camera, size, scores.score, scores.raw_score, scores.p_value, ALARM,
             verdict, map_, reach, tuple(anomalies), tuple(region for region, _ in tracked), scores.queries, timings,
-            reason)
+            reason, reason.explanation, tuple(region for region, _ in dropped))
 
     def _anomaly(self, scores: FrameScores, region: Region, track: Track | None) -> Anomaly:
         """What is said about one region: its strongest query, the evidence for it, and a label."""
@@ -233,6 +256,13 @@ def calibration_of(database: NominalDatabase, settings: MethodSettings) -> Calib
     return Calibration.from_arrays(arrays, model if settings.score.plausibility else None)
 
 
+def not_finite(embedding: FrameEmbedding) -> FrameResult:
+    """What is said about a frame whose embedding holds NaN or infinity."""
+    frame = embedding.frame
+    return FrameResult.unknown(frame.stamp_ns, frame.camera, Reason.NOT_FINITE, embedding.fault, frame.size,
+                               timings_ms=embedding.timings_ms)
+
+
 def evidence_for(frame: Frame, result: FrameResult) -> NominalAddition:
     """What becomes nominal when a person finds a flagged frame harmless.
 
@@ -245,6 +275,7 @@ def evidence_for(frame: Frame, result: FrameResult) -> NominalAddition:
     """
     queries = result.queries
     assert queries is not None
+    assert result.scores is not None
     height, width = result.image_size
     rows, columns = queries.owners.shape
     chosen = result.scores.patches > result.pixel_threshold

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from semanom_ros.core.results import Verdict
 from semanom_ros.evaluation.components import ComponentStatistics
 from semanom_ros.evaluation.detectors import Ranked
 from semanom_ros.evaluation.metric_table import (
@@ -18,6 +19,7 @@ from semanom_ros.evaluation.metric_table import (
     OPERATION,
     PIXEL,
     TIME,
+    VERDICT,
     WARNING,
     Group,
     Value,
@@ -32,14 +34,15 @@ from semanom_ros.evaluation.visibility import METRES, PATCHES, PIXELS, FirstRepo
 FRAME_TYPE = np.dtype([
     ('stamp_ns', np.int64), ('sequence', np.int64), ('stretch', np.int64), ('truth', np.int8),
     ('score', np.float64), ('raw_score', np.float64), ('p_value', np.float64), ('threshold', np.float64),
-    ('alarm', np.bool_), ('anomalies', np.int32), ('localized', np.bool_), ('truth_pixels', np.int64),
-    ('latency_ms', np.float64), ('frame_score', np.float64), ('truth_patches', np.float64), ('distance_m', np.float64),
-    ('reported_m', np.float64), ('speed', np.float64)])
+    ('verdict', np.uint8), ('held_back', np.bool_), ('reason', np.uint8), ('alarm', np.bool_), ('anomalies', np.int32),
+    ('localized', np.bool_), ('truth_pixels', np.int64), ('latency_ms', np.float64), ('frame_score', np.float64),
+    ('truth_patches', np.float64), ('distance_m', np.float64), ('reported_m', np.float64), ('speed', np.float64)])
 """One frame as one method sees it.
 
-`truth`: 1 anomalous, 0 nominal, -1 unknown; `score`: as ranked; `frame_score`: before the filter; `truth_patches`:
-size of what is anomalous in patches of the encoder's grid; `distance_m`: of the nearest anomaly; `reported_m`: of the
-nearest that what was reported lies on; `speed`: of the vehicle, m/s. What is not known is NaN.
+`truth`: 1 anomalous, 0 nominal, -1 unknown; `score`: as ranked, NaN where the frame could not be judged; `verdict`,
+`reason`: values of Verdict and Reason; `frame_score`: before the filter; `truth_patches`: size of what is anomalous in
+patches of the encoder's grid; `distance_m`: of the nearest anomaly; `reported_m`: of the nearest that what was reported
+lies on; `speed`: of the vehicle, m/s. What is not known is NaN.
 """
 
 
@@ -77,9 +80,10 @@ class Measurement:
             reported = surroundings.nearest(mask & (truth == ANOMALOUS))
         self._frames.append(np.array([(
             result.stamp_ns, sequence, stretch, -1 if truth is None else bool(pixels), verdict.score, result.raw_score,
-            result.p_value, result.threshold, result.anomalous, len(result.anomalies), localized, pixels,
-            verdict.latency_ms, result.score, patches, distance, reported, speed)], FRAME_TYPE))
-        if truth is not None:
+            result.p_value, result.threshold, result.verdict, result.held_back, result.reason, result.anomalous,
+            len(result.anomalies), localized, pixels, verdict.latency_ms, result.score, patches, distance, reported,
+            speed)], FRAME_TYPE))
+        if truth is not None and verdict.pixel_scores is not None:
             self.pixels.add(verdict.pixel_scores, truth, stretch)
             self.components.add(mask, truth, stretch)
 
@@ -109,8 +113,8 @@ class Measurement:
     # -- figures
 
     def known(self) -> npt.NDArray:
-        """The frames that have ground truth."""
-        return self.frames[self.frames['truth'] >= 0]
+        """The frames that have ground truth and could be judged: those that are ranked."""
+        return self.frames[(self.frames['truth'] >= 0) & (self.frames['verdict'] != Verdict.UNKNOWN)]
 
     def frame_curve(self) -> Curve:
         """Curve of the frame scores."""
@@ -135,6 +139,7 @@ class Measurement:
         facts: dict[Group[Any], Any] = {
             FRAME: _judged(known, np.ones(len(known))), PIXEL: self.pixels.curves(), COMPONENT: self.components.sums(),
             OPERATION: operation, TIME: Timelines([line for _, line in parts]), WARNING: FirstReports.of(parts),
+            VERDICT: self.frames,
             LATENCY: self.frames['latency_ms']}
         figures: dict[str, Any] = {}
         for group, fact in facts.items():

@@ -10,6 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
+from semanom_ros.core.results import Verdict
 from semanom_ros.evaluation.components import ComponentSums
 from semanom_ros.evaluation.metrics import (
     AUPRO_LIMIT,
@@ -51,6 +55,8 @@ ALARMS, SCORES = TABLES = ('Alarms', 'Scores and masks')
 OPERATION = Group[OperatingPoint]('operating_point', 'Operating point', ALARMS)
 TIME = Group[Timelines]('', 'Over time', ALARMS)
 WARNING = Group[FirstReports]('warning', 'First report', ALARMS)
+VERDICT = Group[npt.NDArray]('', 'Verdicts', ALARMS)
+"""Known are the frames, of measurement.FRAME_TYPE."""
 FRAME = Group[JudgedFrames]('frame', 'Detection (frames)', SCORES)
 PIXEL = Group[PixelCurves]('pixel', 'Localization (pixels)', SCORES)
 COMPONENT = Group[ComponentSums]('component', 'Components', SCORES)
@@ -115,6 +121,11 @@ class Metric(Generic[Known]):
         """The 95 % interval, of the bootstrap draws or its own; '' where there is none."""
         interval = figures[self.group.key][self.interval] if self.interval else self.value(figures['intervals'])
         return f'{interval[0]:.{self.digits}f} to {interval[1]:.{self.digits}f}' if interval else ''
+
+
+def _count(flags: npt.NDArray[np.bool_]) -> int | None:
+    """How many of the frames; None where there are none."""
+    return int(flags.sum()) if len(flags) else None
 
 
 METRICS: tuple[Metric[Any], ...] = (
@@ -189,6 +200,10 @@ METRICS: tuple[Metric[Any], ...] = (
     Metric(WARNING, 'seconds', lambda reports: reports.median_seconds(),
            'until the vehicle would be there at its speed then, median over the noticed', 1, 'max', 's',
            column='s ahead'),
+    Metric(VERDICT, 'unknown_frames', lambda frames: _count(frames['verdict'] == Verdict.UNKNOWN),
+           'frames that could not be judged: not ranked, and no alarms', 0, 'min', column='unknown'),
+    Metric(VERDICT, 'held_back_frames', lambda frames: _count(frames['held_back']),
+           'frames above the threshold that the filter calls nominal', 0, '', column='held back'),
 
     Metric(LATENCY, 'p50', lambda milliseconds: percentile(milliseconds, 50), 'median time that a frame takes', 0,
            'min', 'ms', column='p50 ms', headline='latency', detail='99 %: {latency_ms[p99]:.0f} ms',

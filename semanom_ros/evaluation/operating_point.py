@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
+from semanom_ros.core.results import Verdict
 from semanom_ros.evaluation.sequences import Timeline
 
 CONFIDENCE = 0.95
@@ -26,7 +27,7 @@ class OperatingPoint:
 
     Attributes:
         asked: share of nominal frames that may alarm; None where something else sets the threshold.
-        nominal, alarmed: nominal frames, and those of them whose verdict is anomalous.
+        nominal, alarmed: nominal frames that could be judged, and those of them whose verdict is anomalous.
         anomalies: events.
         noticed: events with an alarm while in view.
         oracle_level: the smallest level above which no more than the asked share of these very nominal frames score,
@@ -49,8 +50,10 @@ class OperatingPoint:
         The level is sought among the scores before the filter in a filtered row as well: a filter has looked at nothing
         below the product's threshold, so that nobody knows what it would have left of that.
         """
-        nominal = np.concatenate([np.zeros(0), *(frames['frame_score'][frames['truth'] == 0] for frames, _ in parts)])
-        alarmed = sum(int(frames['alarm'][frames['truth'] == 0].sum()) for frames, _ in parts)
+        judged = [(frames['truth'] == 0) & (frames['verdict'] != Verdict.UNKNOWN) for frames, _ in parts]
+        nominal = np.concatenate([np.zeros(0), *(
+            frames['frame_score'][own] for (frames, _), own in zip(parts, judged, strict=True))])
+        alarmed = sum(int(frames['alarm'][own].sum()) for (frames, _), own in zip(parts, judged, strict=True))
         events = [(frames, event) for frames, line in parts for event in line.events]
         noticed = sum(event.delay_s is not None for _, event in events)
         if asked is None or not len(nominal):

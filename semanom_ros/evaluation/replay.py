@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from semanom_ros.core.results import Reason, Verdict
 from semanom_ros.errors import BagError, CameraError
 from semanom_ros.evaluation.detectors import Method, Row
 from semanom_ros.evaluation.measurement import Measurement, rounded
@@ -253,16 +254,18 @@ def _load(path: Path, rows: Sequence[Row]) -> tuple[Recording, list[Measurement]
 
 
 def write_scores(path: Path, found: Replay) -> None:
-    """`scores.csv`: a line for each frame and row of the table."""
+    """`scores.csv`: a line for each frame and row of the table; figures that are not known are empty."""
     with open(path, 'w', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(['bag', 'topic', 'stamp_ns', 'truth', 'variant', 'filter', 'baseline', 'score', 'raw_score',
-                         'p_value', 'threshold', 'alarm', 'anomalies'])
+                         'p_value', 'threshold', 'verdict', 'held_back', 'reason', 'alarm', 'anomalies'])
         for row, measurement in found.measurements.items():
             for recording, frame in zip(found.recording_of, measurement.frames, strict=True):
                 of = found.recordings[recording]
                 writer.writerow([
                     of.name, of.topic, frame['stamp_ns'], '' if frame['truth'] < 0 else frame['truth'], row.variant,
                     int(row.filtered), row.baseline,
-                    *(rounded(frame[name]) for name in ('score', 'raw_score', 'p_value', 'threshold')),
+                    *('' if np.isnan(frame[name]) else rounded(frame[name])
+                      for name in ('score', 'raw_score', 'p_value', 'threshold')),
+                    Verdict(frame['verdict']).words, int(frame['held_back']), Reason(frame['reason']).words,
                     int(frame['alarm']), frame['anomalies']])

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from semanom_ros import __version__
+from semanom_ros.core.results import Verdict
 from semanom_ros.core.scoring.timeline import JOIN_S
 from semanom_ros.evaluation.charts import Chart, rate_curve, share_curve
 from semanom_ros.evaluation.detectors import Row
@@ -56,7 +57,8 @@ def write_report(path: Path, found: Replay, metrics: Mapping[str, Any], figures:
         strips=_strips(found, found.measurements[shown]),
         curves=_curves(rows, found), visibility=_visibility(rows, found),
         legend=[(row.name, f'series-{i % 8}') for i, row in enumerate(rows)],
-        gallery=gallery, recordings=found.recordings, video=_video(video, path.parent), live=live,
+        shown_figures=figures[shown], gallery=gallery, recordings=found.recordings,
+        video=_video(video, path.parent), live=live,
         definitions={'limit': AUPRO_LIMIT, 'join': JOIN_S, 'grace': GRACE_S, 'stretch': STRETCH_S,
                      'resamples': RESAMPLES, 'pixels': found.topics.min_anomaly_pixels})
     path.write_text(page, encoding='utf-8')
@@ -89,6 +91,8 @@ def _summary(metrics: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
         text += '.'
     if figures['false_alarms'] is not None:
         text += f' {_count(figures["false_alarms"], "false alarm", "false alarms").capitalize()} in nominal driving.'
+    if figures['unknown_frames']:
+        text += f' {_count(figures["unknown_frames"], "frame", "frames").capitalize()} could not be judged.'
     return text
 
 
@@ -127,11 +131,15 @@ def _strips(found: Replay, measurement: Measurement) -> list[dict[str, str]]:
 
 
 def _strip(name: str, frames: npt.NDArray, line: Timeline) -> str:
-    """The score relative to its threshold; what is truly anomalous is shaded, alarms are marked at the bottom."""
+    """The score relative to its threshold.
+
+    What is truly anomalous, or unknown, is shaded; alarms, and what is held back, are marked at the bottom.
+    """
     seconds = (frames['stamp_ns'] - frames['stamp_ns'][0]) / 1e9
     level = frames['score'] / np.maximum(frames['threshold'], 1e-12)
     step = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 1.0
-    top = max(2.0, 1.08 * float(np.quantile(level, 0.995)))
+    judged = frames['verdict'] != Verdict.UNKNOWN
+    top = max(2.0, 1.08 * float(np.quantile(level[judged], 0.995))) if judged.any() else 2.0
     chart = Chart((0.0, float(seconds[-1]) + step), (0.0, top), f'anomaly score over time, {escape(name)}', 'seconds',
                   'score / threshold', x_ticks=8)
     for event in line.events:
@@ -140,11 +148,16 @@ def _strip(name: str, frames: npt.NDArray, line: Timeline) -> str:
         chart.span(seconds[first], seconds[last] + step, 'alarm', 0.0, 0.035)
     for first, last in line.false_alarms:
         chart.span(seconds[first], seconds[last] + step, 'false', 0.0, 0.035)
+    for first, last in _stretches(~judged):
+        chart.span(seconds[first], seconds[last] + step, 'unknown')
+    for first, last in _stretches(frames['held_back']):
+        chart.span(seconds[first], seconds[last] + step, 'held', 0.0, 0.035)
     chart.level(1.0, 'threshold')
     if step > 2:  # stills: nothing lies between them
-        chart.dots(seconds + step / 2, level, 'score')
+        chart.dots((seconds + step / 2)[judged], level[judged], 'score')
     else:
-        chart.line(seconds, level, 'score')
+        for first, last in _stretches(judged):
+            chart.line(seconds[first:last + 1], level[first:last + 1], 'score')
     return chart.html()
 
 
@@ -168,6 +181,10 @@ def _visibility(rows: Sequence[Row], found: Replay) -> list[dict[str, str]]:
 def _series(index: int, row: Row) -> str:
     """Style of a row's line."""
     return f'series-{index % 8}' + (' filtered' if row.filtered else '')
+def _stretches(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """(first, last) index of each run of flagged frames."""
+    edges = np.flatnonzero(np.diff(np.r_[False, flags, False].astype(np.int8)))
+    return [(int(first), int(stop) - 1) for first, stop in edges.reshape(-1, 2)]
 
 
 def _curves(rows: Sequence[Row], found: Replay) -> list[dict[str, str]]:

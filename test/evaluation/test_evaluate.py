@@ -10,14 +10,18 @@ from html.parser import HTMLParser
 import cv2
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from semanom_ros.cli import main
+from semanom_ros.core.progress import SILENT
 from semanom_ros.evaluation.measurement import rounded
 from semanom_ros.recordings.bags import BagReader
 from semanom_ros.recordings.images import image_from_message, stamp_ns
+from semanom_ros.recordings.nominal_recording import record_bags
+from semanom_ros.settings import Settings
 
-from .conftest import PERIOD_NS, START_NS, road, write_drive
+from .conftest import HEIGHT, PERIOD_NS, START_NS, WIDTH, ColourPatches, road, write_drive
 
 
 @pytest.fixture(scope='session')
@@ -133,7 +137,7 @@ def test_report_is_one_page_that_needs_nothing_else(evaluated):
     assert page.open == []
     assert all(reference.startswith('data:') for reference in page.references)
     assert not re.search(r'url\((?!data:)|@import|<script', text)
-    assert page.images == 6  # two events: overlay, truth, nearest nominal
+    assert page.images == 12  # two events: overlay, truth, nearest nominal; both were held back before: their maps
     for name in ('grid + filter', 'instance + filter', '1.000', 'No anomaly was missed', 'Strongest detections'):
         assert name in page.text
 
@@ -290,3 +294,67 @@ def test_stills_pass_no_filter_over_time(town, tmp_path):
     assert said['stills'] == [(4, 4), (4, 4)]
     assert 0 not in tracks['drive']
     assert tracks['stills'] == {0}
+
+
+class DividingPatches(ColourPatches):
+    """The same, that divides by zero at white patches."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        patches = torch.nn.functional.avg_pool2d(images, 8)
+        darkness = 1 - patches.mean(dim=1, keepdim=True)
+        return torch.cat([patches - 0.5, torch.full_like(patches[:, :1], 0.1)], 1) * darkness / darkness
+
+
+def test_what_could_not_be_judged_is_counted_and_never_nominal(tmp_path):
+    """Frames 10 to 12 and 20 to 21 hold a white patch; from 20 to 24 there is an anomaly."""
+    torch.jit.save(torch.jit.script(DividingPatches()), str(tmp_path / 'dividing.ts'))
+    given = {'encoder': f'torchscript:{tmp_path / "dividing.ts"}', 'input_size': [HEIGHT, WIDTH], 'device': 'cpu',
+             'held_out_share': 0.5, 'false_alarm_rate': 0.05}
+    options = [part for name, value in given.items() for part in ('--set', f'{name}={value}')]
+    nominal = write_drive(tmp_path / 'nominal', 100, seed=1, truth=False)
+    record_bags([nominal], tmp_path / 'database', Settings.of(given), SILENT)
+    bad = (10, 11, 12, 20, 21)
+    drive = write_drive(tmp_path / 'drive', 40, seed=2, anomalies=((20, 24),), white=bad)
+    assert main(['evaluate', str(drive), '--database', str(tmp_path / 'database'), '--output', str(tmp_path / 'out'),
+                 *options]) == 0
+    with open(tmp_path / 'out' / 'scores.csv') as file:
+        lines = list(csv.DictReader(file))
+    for row, filtered in zip(metrics_of(tmp_path / 'out')['results'], ('0', '1'), strict=True):
+        assert row['unknown_frames'] == 5
+        own = [line for line in lines if line['filter'] == filtered]
+        unknown = [line for line in own if line['verdict'] == 'unknown']
+        assert [own.index(line) for line in unknown] == list(bad)
+        assert {tuple(line[name] for name in ('score', 'raw_score', 'p_value', 'reason', 'alarm', 'held_back'))
+                for line in unknown} == {('', '', '', 'not finite', '0', '0')}
+        ranked = [line for line in own if line['score']]
+        assert len(ranked) == 35
+        assert row['frame']['auroc'] == pytest.approx(roc_auc_score(
+            [int(line['truth']) for line in ranked], [float(line['score']) for line in ranked]), abs=1e-5)
+        held_back = [line for line in own if line['held_back'] == '1']
+        assert row['held_back_frames'] == len(held_back) == (0 if filtered == '0' else 3)
+        assert {(line['verdict'], line['reason'], line['alarm']) for line in held_back} <= {
+            ('nominal', 'unconfirmed', '0')}
+    without = metrics_of(tmp_path / 'out')['results'][0]
+    assert without['detection_delay_s'] == pytest.approx(0.2), 'not in its first two frames, which are unknown'
+    with BagReader(tmp_path / 'out' / 'bags' / 'drive') as reader:
+        counts = {topic.rpartition('camera/')[2]: count for topic, count in reader.counts.items()}
+        assert [counts[name] for name in ('score', 'overlay/compressed', 'mask', 'anomaly_map')] == [40, 40, 35, 35]
+    page = (tmp_path / 'out' / 'report.html').read_text()
+    assert '5 frames could not be judged' in page
+    assert not re.search(r'\bnan\b', re.sub(r'data:[^"]*', '', page)), 'a figure, or a point of a chart'
+
+
+def test_an_evaluation_without_calibration_has_nothing_but_unknown_frames(town, tmp_path):
+    config = town.config.read_text()
+    encoder = re.search(r'torchscript:\S+', config).group()
+    given = {'encoder': encoder, 'input_size': [HEIGHT, WIDTH], 'device': 'cpu', 'held_out_share': 0.0}
+    nominal = write_drive(tmp_path / 'nominal', 20, seed=1, truth=False)
+    record_bags([nominal], tmp_path / 'database', Settings.of(given), SILENT)
+    drive = write_drive(tmp_path / 'drive', 30, seed=2, anomalies=((20, 24),))
+    assert main(['evaluate', str(drive), '--database', str(tmp_path / 'database'), '--output', str(tmp_path / 'out'),
+                 '--config', str(town.config)]) == 0
+    for row in metrics_of(tmp_path / 'out')['results']:
+        assert row['unknown_frames'] == 30
+        assert row['frame']['auroc'] is None
+        assert row['events_noticed'] == 0
+    assert '30 frames could not be judged' in (tmp_path / 'out' / 'report.html').read_text()

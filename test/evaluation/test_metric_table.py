@@ -33,7 +33,7 @@ KEYS = {
     'frame': {'auroc', 'ap', 'fpr95', 'f1'}, 'pixel': {'auroc', 'ap', 'fpr95', 'aupro'},
     'component': {'siou', 'ppv', 'f1'}, 'latency_ms': {'p50', 'p99'},
     '': {'false_alarms_per_minute', 'detection_delay_s', 'alarms_per_minute', 'false_alarms', 'events',
-         'events_noticed', 'events_localized'}}
+         'events_noticed', 'events_localized', 'unknown_frames', 'held_back_frames'}}
 
 
 def measured(*, truth=True, anomalies=True, frames=400, period_ns=100_000_000):
@@ -133,12 +133,12 @@ def test_columns_of_the_report_stand_under_their_groups(tmp_path):
     page = report(tmp_path, measurement.metrics(), measurement)
     alarms, scores = re.findall(r'<thead>(.*?)</thead>', page, re.DOTALL)
     assert re.findall(r'<th colspan="(\d+)">([^<]+)</th>', alarms) == [
-        ('5', 'Operating point'), ('2', 'Over time'), ('2', 'First report'), ('2', 'Latency')]
+        ('5', 'Operating point'), ('2', 'Over time'), ('2', 'First report'), ('2', 'Verdicts'), ('2', 'Latency')]
     assert re.findall(r'<th colspan="(\d+)">([^<]+)</th>', scores) == [
         ('4', 'Detection (frames)'), ('4', 'Localization (pixels)'), ('3', 'Components')]
     assert re.findall(r'<th scope="col"[^>]*>([^<]+)</th>', alarms) == [
         'Method', 'asked', 'got', 'noticed', 'possible', 'efficiency', 'FA/min ↓', 'delay s ↓', 'distance m', 's ahead',
-        'p50 ms ↓', 'p99 ms ↓']
+        'unknown ↓', 'held back', 'p50 ms ↓', 'p99 ms ↓']
     assert re.findall(r'<th scope="col"[^>]*>([^<]+)</th>', scores) == [
         'Method', 'AUROC', 'AP', 'FPR95 ↓', 'F1', 'AUROC', 'AP', 'FPR95 ↓', 'AUPRO', 'sIoU', 'PPV', 'F1']
 

@@ -37,6 +37,8 @@ class FrameEmbedding:
         segment_vectors: (N, D) float32, unit length, embeddings of the segments' crops; None: their patches stand for
             them.
         timings_ms: milliseconds by stage (`preprocess`, `encode`, `segment`), shared evenly within a batch.
+        not_finite: patches and crops whose embedding holds NaN or infinity. Unless 0 no segments were looked for, and
+            the frame has no queries: nothing may be computed from such numbers.
     """
 
     frame: Frame
@@ -45,6 +47,16 @@ class FrameEmbedding:
     segments: Segments | None = None
     segment_vectors: torch.Tensor | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)
+    not_finite: int = 0
+
+    @property
+    def fault(self) -> str:
+        """Why the frame cannot be judged, in a line; '' where it can."""
+        if not self.not_finite:
+            return ''
+        rows, columns = self.patches.shape[:2]
+        return (f'{self.not_finite} of {rows * columns} embeddings of the encoder hold NaN or infinity; choose '
+                'precision bf16 or fp32, or another encoder')
 
 
 class Embedder:
@@ -136,19 +148,21 @@ class Embedder:
         images = self.preprocessor([frame.image for frame in frames])
         preprocess = clock.lap()
         patches = self.encoder.encode(images)
+        not_finite = (~patches.isfinite().all(dim=-1)).flatten(1).sum(dim=1).tolist()
         encode = clock.lap()
         embeddings = []
         known = memories or [MaskMemory() for _ in frames]
-        for frame, one, memory in zip(frames, patches, known, strict=True):
+        for frame, one, bad, memory in zip(frames, patches, not_finite, known, strict=True):
             timings = {'preprocess': preprocess / len(frames), 'encode': encode / len(frames)}
             segments = vectors = None
-            if self.segmenter is not None:
+            if self.segmenter is not None and not bad:
                 segments = refreshed(self.segmenter, self._every_n, frame, one, memory)
                 if self._pictures is not None and len(segments.scores):
                     vectors = self._embed_crops(self._pictures, frame, segments)
+                    bad = int((~vectors.isfinite().all(dim=-1)).sum())
                 timings['segment'] = clock.lap()
             grid = PatchGrid(one.shape[0], one.shape[1], *frame.size)
-            embeddings.append(FrameEmbedding(frame, grid, one, segments, vectors, timings))
+            embeddings.append(FrameEmbedding(frame, grid, one, segments, vectors, timings, bad))
         return embeddings
 
     def _embed_crops(self, encoder: PictureEncoder, frame: Frame, segments: Segments) -> torch.Tensor:
@@ -161,7 +175,13 @@ class Embedder:
     @staticmethod
     @torch.inference_mode()
     def queries(embedding: FrameEmbedding) -> Queries:
-        """What is compared: every patch (grid), or every segment and the patches that none covers (instance)."""
+        """What is compared: every patch (grid), or every segment and the patches that none covers (instance).
+
+        Raises:
+            EncoderError: the embedding holds NaN or infinity.
+        """
+        if embedding.fault:
+            raise EncoderError(f'frame {embedding.frame.stamp_ns}: {embedding.fault}')
         if embedding.segments is None or not len(embedding.segments.scores):
             return patch_queries(embedding.patches, embedding.grid)
         return segment_queries(embedding.patches, embedding.grid, embedding.segments, embedding.segment_vectors)

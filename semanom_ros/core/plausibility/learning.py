@@ -116,6 +116,9 @@ def learn_plausibility(database: NominalDatabase, embedder: Embedder, frames: It
             ranges.append(near)
         for composite, near, fold, embedding in zip(
                 made, ranges, numbers, embedder.embed([Frame(one.image, 0) for one in made]), strict=True):
+            if embedding.fault:  # of NaN nothing is learned
+                progress.advance(1)
+                continue
             queries = embedder.queries(embedding)
             distances, _ = compare(database, queries.vectors, queries.places, near)
             progress.advance(1)
