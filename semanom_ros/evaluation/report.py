@@ -20,7 +20,7 @@ from semanom_ros.evaluation.charts import Chart, rate_curve, share_curve
 from semanom_ros.evaluation.detectors import Row
 from semanom_ros.evaluation.gallery import Gallery
 from semanom_ros.evaluation.measurement import Measurement
-from semanom_ros.evaluation.metric_table import DASH, TABLES, Metric, columns, headlines
+from semanom_ros.evaluation.metric_table import DASH, TABLES, WARNING, Metric, columns, headlines
 from semanom_ros.evaluation.metrics import AUPRO_LIMIT
 from semanom_ros.evaluation.replay import Replay
 from semanom_ros.evaluation.sequences import GRACE_S, RESAMPLES, STRETCH_S, Timeline
@@ -51,7 +51,8 @@ def write_report(path: Path, found: Replay, metrics: Mapping[str, Any], figures:
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template('report.html').render(
         title=', '.join(recording.name for recording in found.recordings), version=__version__, metrics=metrics,
-        headline=[_headline(metric, figures[shown]) for metric in headlines()],
+        headline=[_headline(metric, figures[shown]) for metric in headlines()
+                  if metric.group is not WARNING or metric.value(figures[shown]) is not None],  # few recordings tell
         summary=_summary(metrics, figures[shown]), notes=notes, shown=shown,
         tables=[_table(name, rows, figures) for name in TABLES],
         strips=_strips(found, found.measurements[shown]),
