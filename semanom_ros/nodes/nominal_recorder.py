@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import queue
 import signal
 import sys
@@ -53,8 +54,8 @@ class NominalRecorderNode(Node):
     """Records once and is done: from the parameter `bags`, or from the live cameras until it is stopped.
 
     The executor's thread receives frames, answers `~/stop` and publishes diagnostics; the
-    thread that calls `run` embeds. In between is a queue of `queue_size` frames; what does
-    not fit is dropped, counted, logged and reported.
+    thread that calls `run` embeds, and does not end while the encoder hangs. In between is a queue of `queue_size`
+    frames; what does not fit is dropped, counted, logged and reported.
 
     Attributes:
         counts: live frames `received`, `dropped` and `invalid`.
@@ -114,6 +115,8 @@ class NominalRecorderNode(Node):
     def stop(self) -> None:
         """Ends the recording; a live one is then brought into the database."""
         self._stopping.set()
+        if self._state == 'recording':
+            self._state = 'stopping'
 
     # -- from recordings
 
@@ -311,7 +314,10 @@ class _Progress:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the node until it is done; the first Ctrl-C stops the recording, the second ends the process."""
+    """Runs the node until it is done; the first Ctrl-C stops the recording, the second ends the process.
+
+    The second ends it also where the encoder hangs. What was recorded by then the next run finds again.
+    """
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     # rclpy's own handlers would end the context, and with it the recording, before the frames are in the database
     rclpy.init(args=None if arguments is None else list(arguments), signal_handler_options=SignalHandlerOptions.NO)
@@ -334,15 +340,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in previous:
         signal.signal(number, stop)
     spinning.start()
+    status: list[int] = []
+    # beside this thread, which has signals to attend to: a library that hangs would keep it from that
+    recording = threading.Thread(target=lambda: status.append(node.run()), name='semanom_recording', daemon=True)
+    recording.start()
     try:
-        return node.run()
+        recording.join()
     except KeyboardInterrupt:
-        return 130
-    finally:
-        executor.shutdown()
-        spinning.join()
-        node.destroy_node()
-        rclpy.try_shutdown()
+        os._exit(130)
+    executor.shutdown()
+    spinning.join()
+    node.destroy_node()
+    rclpy.try_shutdown()
+    return status[0] if status else 1
 
 
 def _spin(executor: SingleThreadedExecutor) -> None:

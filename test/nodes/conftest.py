@@ -355,8 +355,8 @@ class Bench:
             scores.clear()
             self._now += SECOND // 10
             self.send(image, self._now, camera)
-            self.spin_until(scores.__len__, what=topic)
-        return scores[0]
+            self.spin_until(lambda: scores and scores[-1].reason != AnomalyScore.REASON_LATE, what=topic)
+        return scores[-1]
 
     def send_raw(self, camera: str = 'camera', **fields: Any) -> None:
         """An Image message with whatever fields."""

@@ -322,6 +322,34 @@ def test_ctrl_c_brings_a_live_recording_into_the_database(stage: Stage, tmp_path
     assert len(recorded(tmp_path / 'database')) == 3
 
 
+@pytest.mark.parametrize('second', [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_the_process_though_the_encoder_hangs(
+        stage: Stage, tmp_path: Path, fragile: dict[str, Any], streets: Any, second: signal.Signals) -> None:
+    """A real network that never comes to an end with a white picture."""
+    file = tmp_path / 'parameters.yaml'
+    file.write_text(yaml.safe_dump({'/**': {'ros__parameters': {
+        **fragile, 'database': str(tmp_path / 'database'), 'held_out_share': 0.0}}}))
+    publisher = stage.vehicle.create_publisher(Image, '/nominal_recorder/input/camera/image', qos_profile_sensor_data)
+    process = subprocess.Popen(command(file), stderr=subprocess.PIPE, text=True)
+    try:
+        white = image_to_message(np.full_like(streets.picture(0), 255), 'rgb8', SECOND, 'optical')
+
+        def arrived() -> bool:
+            publisher.publish(white)
+            return int(stage.values.get('frames received', 0)) > 2
+
+        stage.until(arrived)
+        process.send_signal(signal.SIGINT)
+        stage.until(lambda: stage.values['state'] == 'stopping')
+        process.send_signal(second)
+        _, said = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == (130 if second == signal.SIGINT else -signal.SIGTERM), said
+    assert 'Traceback' not in said
+
+
 def test_live_frames_that_are_not_finite_are_counted_and_named_and_not_recorded(
         stage: Stage, tmp_path: Path, streets: Any, fragile: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
     stage.start(fragile, database=str(tmp_path / 'database'), queue_size=100)
