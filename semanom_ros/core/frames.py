@@ -38,12 +38,14 @@ class Frame:
     Attributes:
         image: (H, W, 3) uint8, RGB.
         stamp_ns: time of exposure in nanoseconds, as stamped by the camera driver.
-        camera: name of the stream that the frame belongs to; temporal state (tracks,
-            persistence) is kept apart for each.
+        camera: name of the stream that the frame belongs to; temporal state (tracks
+            and their evidence) is kept apart for each.
         source: where the frame came from, for provenance: the bag's path or
             `live:<topic>`.
         topic: the image topic.
         segments: instance masks that came with it, for the segmenter `topic`; None: none did.
+        received_ns: when it came, in nanoseconds of a clock that never goes back, for cameras whose stamps say
+            nothing; 0: unknown.
     """
 
     image: npt.NDArray[np.uint8]
@@ -52,6 +54,7 @@ class Frame:
     source: str = ''
     topic: str = ''
     segments: Segments | None = None
+    received_ns: int = 0
 
     @property
     def size(self) -> tuple[int, int]:

@@ -18,14 +18,15 @@ from semanom_ros.core.embedding.embedder import Embedder, FrameEmbedding
 from semanom_ros.core.embedding.segmenters.refreshed import MaskMemory
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.labelling import Labeller
-from semanom_ros.core.localization.filtering import TemporalFilter, keeps
-from semanom_ros.core.localization.regions_of_map import Region, regions
+from semanom_ros.core.localization.evidence import Surprise
+from semanom_ros.core.localization.filtering import TemporalFilter, objection
+from semanom_ros.core.localization.regions_of_map import Region, coarse_regions, regions
 from semanom_ros.core.localization.tracking import Track
 from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel
 from semanom_ros.core.results import Anomaly, FrameResult, Reason, ScoreMap, Verdict
 from semanom_ros.core.scoring.calibration import Calibration, calibrate, parameters_of, stored_parameters
 from semanom_ros.core.scoring.scorer import FrameScores, Scorer
-from semanom_ros.settings import MethodSettings
+from semanom_ros.settings import FilterSettings, MethodSettings
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class CameraState:
 
     Attributes:
         masks: for segmenters that do not look at every frame.
-        filter: tracks and persistence.
+        filter: tracks and their evidence.
     """
 
     masks: MaskMemory = field(default_factory=MaskMemory)
@@ -80,6 +81,7 @@ class Judge:
         self._scorer = Scorer(database, self._calibration, settings.score)
         self._level, doubt = self._calibration.alarm_level(
             settings.alarm.false_alarm_rate, settings.alarm.false_alarms_per_minute)
+        self._surprise = Surprise(self._calibration.survival, self._level, settings.alarm.false_alarm_rate)
         self.warnings: tuple[str, ...] = (doubt,) if doubt else ()
 
     @classmethod
@@ -136,6 +138,11 @@ class Judge:
         database = accept(self.database, additions)
         return Judge(self.embedder, database, self.settings, self._calibration, self._labeller)
 
+    @property
+    def level(self) -> float:
+        """Frame score before calibration that counts as an alarm."""
+        return self._level
+
     def process(self, frame: Frame, state: CameraState) -> FrameResult:
         """What is anomalous in a frame.
 
@@ -160,7 +167,7 @@ class Judge:
         A frame whose score is at or below the threshold holds no anomaly. Above it, the anomalies are the regions of
         pixels above the pixel threshold round those above the alarm level (frame and patch scores share one scale)
         that the filter leaves; the frame is anomalous when there is one. With the filter off, the
-        frame score alone decides.
+        frame score alone decides. Regions that stay below the alarm level are followed too, and gather evidence.
 
         Args:
             scores: of a frame.
@@ -173,24 +180,38 @@ class Judge:
         finer = segments if segments is not None and scores.queries.segments else None
         map_ = ScoreMap(scores.scores, scores.queries.owners, finer)
         reach, above = self.settings.alarm.pixel_threshold, scores.score > ALARM
-        found: list[Region] = []
-        if above:
-            found = [region for region in regions(map_.at(size), ALARM, reach)
-                     if keeps(settings, region, size, segments)]
-        tracked: list[tuple[Region, Track | None]] = [(region, None) for region in found]
+        found = regions(map_.at(size), reach if settings.temporal else ALARM, reach) if above else []
+        tracks: list[Track | None] = [None] * len(found)
         if settings.temporal:
-            tracked = list(state.filter.update(frame.image, frame.stamp_ns, found, settings))
-        anomalies = sorted((self._anomaly(scores, region, track) for region, track in tracked),
+            followed = [(region.box, region.height) for region in found]
+            if not above and scores.scores.max(initial=0.0) > reach:
+                followed = coarse_regions(map_.at, size, reach)
+            surprises = [self._surprise(min(height, scores.score)) for _, height in followed]
+            tracks = list(state.filter.update(frame, [box for box, _ in followed], surprises, settings))[:len(found)]
+        kept: list[tuple[Region, Track | None]] = []
+        dropped: list[tuple[Region, Track | None, Reason]] = []
+        for region, track in zip(found, tracks, strict=True):
+            if region.height <= ALARM:
+                continue
+            if why := objection(settings, region, size, segments):
+                dropped.append((region, track, Reason[why]))
+            elif track is not None and not track.confirmed:
+                dropped.append((region, track, Reason.UNCONFIRMED))
+            else:
+                kept.append((region, track))
+        anomalies = sorted((self._anomaly(scores, region, track) for region, track in kept),
                            key=lambda anomaly: -anomaly.score)
         filtered = settings.spatial or settings.temporal
         verdict = Verdict.of(above and (bool(anomalies) or not filtered))
-        reason = Reason.UNCONFIRMED if above and verdict is Verdict.NOMINAL else Reason.NONE
+        reason, explanation = Reason.NONE, ''
+        if above and verdict is Verdict.NOMINAL:
+            reason, explanation = _held_back(dropped, settings)
         end = time.perf_counter()
         timings = {**scores.timings_ms, 'filter': (end - start) * 1e3, 'total': (end - (since or start)) * 1e3}
         return FrameResult(
             frame.stamp_ns, frame.camera, size, scores.score, scores.raw_score, scores.p_value, ALARM,
-            verdict, map_, reach, tuple(anomalies), tuple(region for region, _ in tracked), scores.queries, timings,
-            reason)
+            verdict, map_, reach, tuple(anomalies), tuple(region for region, _ in kept), scores.queries, timings,
+            reason, explanation, tuple(region for region, _, _ in dropped))
 
     def _anomaly(self, scores: FrameScores, region: Region, track: Track | None) -> Anomaly:
         """What is said about one region: its strongest query, the evidence for it, and a label."""
@@ -214,7 +235,7 @@ class Judge:
         return Anomaly(
             track.track_id if track else 0, score, float(scores.distances[strongest]),
             self._calibration.p_value(score * scores.level), region.box, region.contour(), region.area,
-            track.last_ns - track.first_ns if track else 0, nearest, label, label_score)
+            track.age_ns if track else 0, nearest, label, label_score)
 
     def _warn(self, known: tuple[str, ...]) -> None:
         for warning in self.warnings:
@@ -229,6 +250,23 @@ def calibration_of(database: NominalDatabase, settings: MethodSettings) -> Calib
         log.info('%s: calibrating for the present parameters', database.path)
         arrays = calibrate(database, settings.search, settings.score, model)
     return Calibration.from_arrays(arrays, model if settings.score.plausibility else None)
+
+
+def _held_back(dropped: list[tuple[Region, Track | None, Reason]], settings: FilterSettings) -> tuple[Reason, str]:
+    """Why a frame above the alarm level is not reported, and in words: of the region that came nearest to it."""
+    if not dropped:  # what is above the level is finer than a pixel
+        return Reason.TOO_SMALL, 'smaller than a pixel'
+    waiting = [track for _, track, reason in dropped if reason is Reason.UNCONFIRMED and track is not None]
+    if waiting:
+        track = max(waiting, key=lambda one: one.evidence)
+        return Reason.UNCONFIRMED, (f'evidence {track.evidence:.1f} of {settings.evidence:g} decades, seen in '
+                                    f'{track.seen} of {track.pictures} frames')
+    region, _, reason = max(dropped, key=lambda one: one[0].height)
+    if reason is Reason.TOO_SMALL:
+        return reason, f'{region.area} pixels, smaller than filter_min_area {settings.min_area:g}'
+    if reason is Reason.AT_BORDER:
+        return reason, f'within filter_border {settings.border:g} of the image border'
+    return reason, f'fills less than filter_agreement {settings.agreement:g} of its segment'
 
 
 def evidence_for(frame: Frame, result: FrameResult) -> NominalAddition:

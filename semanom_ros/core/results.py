@@ -158,6 +158,7 @@ class FrameResult:
             `score`, `filter`, `total`).
         reason: why it is unknown, or held back.
         explanation: the same in a line, for people; '' where there is nothing to explain.
+        held_back_regions: what the filter dropped of the regions, in no order.
     """
 
     stamp_ns: int
@@ -176,6 +177,7 @@ class FrameResult:
     timings_ms: dict[str, float] = field(default_factory=dict)
     reason: Reason = Reason.NONE
     explanation: str = ''
+    held_back_regions: tuple[Region, ...] = ()
 
     @property
     def anomalous(self) -> bool:

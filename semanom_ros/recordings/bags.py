@@ -264,7 +264,7 @@ class BagReader:
                         logger.warning('%s: %s at %d.%09d skipped: %s', self.path, topic, *divmod(stamp, 10**9), error)
                     continue
                 yield Frame(image, stamp, camera=topic, source=str(self.path), topic=topic,
-                            segments=segments(topic, stamp, image.shape[:2]))
+                            segments=segments(topic, stamp, image.shape[:2]), received_ns=time_ns)
         finally:
             for topic, count in bad.items():
                 if count > 1:

@@ -113,7 +113,8 @@ class CameraInput:
         segments, fault = None, ''
         if self._masks is not None:
             segments, fault = self._masks.take(stamp, image.shape[:2])
-        return Decoded(Frame(image, stamp, self.name, f'live:{self.topic}', self.topic, segments), frame_id, fault)
+        frame = Frame(image, stamp, self.name, f'live:{self.topic}', self.topic, segments, round(received.when * 1e9))
+        return Decoded(frame, frame_id, fault)
 
     def _lost(self, info: MessageInfo) -> int:
         number, publisher = info.get('publication_sequence_number'), info.get('publisher_gid')
