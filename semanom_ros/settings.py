@@ -136,9 +136,9 @@ class FilterSettings(Section):
     temporal: bool = row(
         True, 'report an anomaly only when enough evidence has come along its track', LIVE, name='filter_temporal')
     evidence: float = row(
-        3.0, 'evidence that confirms an anomaly, in decades of its p-value: 3.0 is one look at something that one of '
-        '2000 nominal frames holds, or as much from weaker looks half a second apart; a higher value holds back more '
-        'false alarms, and weak anomalies for longer', LIVE, name='filter_evidence', minimum=0.0, maximum=30.0)
+        10.0, 'odds against chance that confirm an anomaly: 10 is one look at what one of 400 nominal frames holds, or '
+        'weaker looks, 0.4 s apart, whose odds multiply to it; a higher value holds back more false alarms, and weak '
+        'anomalies for longer', LIVE, name='filter_evidence', minimum=1.0, maximum=1000000.0)
 
 
 @dataclass(frozen=True)

@@ -259,7 +259,7 @@ def _held_back(dropped: list[tuple[Region, Track | None, Reason]], settings: Fil
     waiting = [track for _, track, reason in dropped if reason is Reason.UNCONFIRMED and track is not None]
     if waiting:
         track = max(waiting, key=lambda one: one.evidence)
-        return Reason.UNCONFIRMED, (f'evidence {track.evidence:.1f} of {settings.evidence:g} decades, seen in '
+        return Reason.UNCONFIRMED, (f'evidence {10 ** track.evidence:.1f} of {settings.evidence:g}, seen in '
                                     f'{track.seen} of {track.pictures} frames')
     region, _, reason = max(dropped, key=lambda one: one[0].height)
     if reason is Reason.TOO_SMALL:
