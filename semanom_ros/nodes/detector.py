@@ -24,6 +24,7 @@ from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import Trigger
 
 from semanom_ros.core.frames import Frame
+from semanom_ros.core.localization.frame_clock import LONGEST_GAP_NS
 from semanom_ros.core.pipeline import CameraState, Judge, evidence_for
 from semanom_ros.core.results import FrameResult
 from semanom_ros.errors import CameraError, ImageError, ParameterError, SemanomError
@@ -280,6 +281,8 @@ class Detector(LifecycleNode):
         with self._judging:
             assert self._judge is not None
             result, settings = self._judge.process(frame, camera.state), self._settings.detector
+        if fault := camera.state.filter.clock.fault:
+            camera.log.warning(fault, once=True)
         judged = Judged(frame, result, frame_id, camera.model_of(result.image_size), settings)
         camera.outputs.publish(When.AT_ONCE, judged)
         camera.monitor.processed(result, time.monotonic() - received.when, self._age(frame.stamp_ns))
@@ -463,7 +466,7 @@ class _Camera:
             self.log.warning(without_masks, throttle_duration_sec=LOG_PERIOD_S)
         stamp, last_stamp, self._last_stamp_ns = frame.stamp_ns, self._last_stamp_ns, frame.stamp_ns
         size, last_size, self._last_size = frame.image.shape[:2], self._last_size, frame.image.shape[:2]
-        if stamp < last_stamp:
+        if stamp < last_stamp - LONGEST_GAP_NS:
             self.monitor.restarted()
             self.log.warning(f'stamps went back from {last_stamp / 1e9:.3f} to {stamp / 1e9:.3f}: what was tracked is '
                              'forgotten', throttle_duration_sec=LOG_PERIOD_S)
