@@ -133,9 +133,12 @@ class FilterSettings(Section):
     agreement: float = row(
         0.0, 'share of its segment that a region must fill, where segments are known; 0: any', LIVE,
         name='filter_agreement', minimum=0.0, maximum=1.0)
-    temporal: bool = row(True, 'report an anomaly only when it persists', LIVE, name='filter_temporal')
-    persistence: float = row(
-        0.3, 'seconds that an anomaly must persist', LIVE, name='filter_persistence', minimum=0.0, maximum=10.0)
+    temporal: bool = row(
+        True, 'report an anomaly only when enough evidence has come along its track', LIVE, name='filter_temporal')
+    evidence: float = row(
+        10.0, 'odds against chance that confirm an anomaly: 10 is one look at what one of 400 nominal frames holds, or '
+        'weaker looks, 0.4 s apart, whose odds multiply to it; a higher value holds back more false alarms, and weak '
+        'anomalies for longer', LIVE, name='filter_evidence', minimum=1.0, maximum=1000000.0)
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ class Frame:
     Attributes:
         image: (H, W, 3) uint8, RGB.
         stamp_ns: time of exposure in nanoseconds, as stamped by the camera driver.
-        camera: name of the stream that the frame belongs to; temporal state (tracks,
-            persistence) is kept apart for each.
+        camera: name of the stream that the frame belongs to; temporal state (tracks
+            and their evidence) is kept apart for each.
         source: where the frame came from, for provenance: the bag's path or
             `live:<topic>`.
         topic: the image topic.

@@ -19,14 +19,15 @@ from semanom_ros.core.embedding.embedder import Embedder, FrameEmbedding
 from semanom_ros.core.embedding.segmenters.refreshed import MaskMemory
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.labelling import Labeller
+from semanom_ros.core.localization.evidence import Surprise
 from semanom_ros.core.localization.filtering import TemporalFilter, objection
-from semanom_ros.core.localization.regions_of_map import Region, regions
+from semanom_ros.core.localization.regions_of_map import Region, coarse_regions, regions
 from semanom_ros.core.localization.tracking import Track
 from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel
 from semanom_ros.core.results import ALARM, Anomaly, FrameResult, Reason, ScoreMap, Verdict
 from semanom_ros.core.scoring.calibration import Calibration, calibrate, parameters_of, stored_parameters
 from semanom_ros.core.scoring.scorer import FrameScores, Scorer
-from semanom_ros.settings import MethodSettings
+from semanom_ros.settings import FilterSettings, MethodSettings
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class CameraState:
 
     Attributes:
         masks: for segmenters that do not look at every frame.
-        filter: tracks and persistence.
+        filter: tracks and their evidence.
         stamp_ns: of the last frame that was judged; None: there was none.
     """
 
@@ -80,6 +81,7 @@ class Judge:
         self._scorer = Scorer(database, self._calibration, settings.score)
         alarm = self._calibration.level_for(settings.alarm)
         self._level, self._calibrated = alarm.level, self._calibration.calibrated
+        self._surprise = Surprise(self._calibration.survival, alarm.level, 1.0 if alarm.rate is None else alarm.rate)
         self.warnings: tuple[str, ...] = (alarm.doubt,) if alarm.doubt else ()
 
     @classmethod
@@ -136,6 +138,11 @@ class Judge:
         database = accept(self.database, additions)
         return Judge(self.embedder, database, self.settings, self._calibration, self._labeller)
 
+    @property
+    def level(self) -> float:
+        """Frame score before calibration that counts as an alarm."""
+        return self._level
+
     def process(self, frame: Frame, state: CameraState) -> FrameResult:
         """What is anomalous in a frame.
 
@@ -164,9 +171,9 @@ class Judge:
         A frame whose score is at or below the threshold holds no anomaly. Above it, the anomalies are the regions of
         pixels above the pixel threshold round those above the alarm level (frame and patch scores share one scale)
         that the filter leaves; the frame is anomalous when there is one. With the filter off, the
-        frame score alone decides. A still passes the spatial filter only. A frame that would be nominal is unknown
-        where it has the stamp of the one before: who knows whether it is another picture. Where the database is not
-        calibrated every frame is unknown.
+        frame score alone decides. Regions that stay below the alarm level are followed too, and gather evidence. A
+        still passes the spatial filter only. A frame that would be nominal is unknown where it has the stamp of the one
+        before: who knows whether it is another picture. Where the database is not calibrated every frame is unknown.
 
         Args:
             scores: of a frame.
@@ -188,34 +195,41 @@ class Judge:
         finer = segments if segments is not None and scores.queries.segments else None
         map_ = ScoreMap(scores.scores, scores.queries.owners, finer)
         reach, above = self.settings.alarm.pixel_threshold, scores.score > ALARM
-        found: list[Region] = []
-        dropped: list[tuple[Region, Reason]] = []
-        if above:
-            for region in regions(map_.at(size), ALARM, reach):
-                if why := objection(settings, region, size, segments):
-                    dropped.append((region, Reason[why]))
-                else:
-                    found.append(region)
-        tracked: list[tuple[Region, Track | None]] = [(region, None) for region in found]
+        found = regions(map_.at(size), reach if settings.temporal else ALARM, reach) if above else []
+        tracks: list[Track | None] = [None] * len(found)
         if settings.temporal:
-            tracked = list(state.filter.update(frame.image, frame.stamp_ns, found, settings))
-            left = {id(region) for region, _ in tracked}
-            dropped = [(region, Reason.UNCONFIRMED) for region in found if id(region) not in left] + dropped
-        anomalies = sorted((self._anomaly(scores, region, track) for region, track in tracked),
+            followed = [(region.box, region.height) for region in found]
+            if not above and scores.scores.max(initial=0.0) > reach:
+                followed = coarse_regions(map_.at, size, reach)
+            surprises = [self._surprise(min(height, scores.score)) for _, height in followed]
+            followed_tracks = state.filter.update(frame, [box for box, _ in followed], surprises, settings)
+            tracks = [*followed_tracks[:len(found)]]
+        kept: list[tuple[Region, Track | None]] = []
+        dropped: list[tuple[Region, Track | None, Reason]] = []
+        for region, track in zip(found, tracks, strict=True):
+            if region.height <= ALARM:
+                continue
+            if why := objection(settings, region, size, segments):
+                dropped.append((region, track, Reason[why]))
+            elif track is not None and not track.confirmed:
+                dropped.append((region, track, Reason.UNCONFIRMED))
+            else:
+                kept.append((region, track))
+        anomalies = sorted((self._anomaly(scores, region, track) for region, track in kept),
                            key=lambda anomaly: -anomaly.score)
         filtered = settings.spatial or settings.temporal
         verdict = Verdict.of(above and (bool(anomalies) or not filtered))
-        reason = Reason.NONE
-        if above and verdict is Verdict.NOMINAL:  # no region at all: what is above the level is finer than a pixel
-            reason = dropped[0][1] if dropped else Reason.TOO_SMALL
+        reason, explanation = Reason.NONE, ''
+        if above and verdict is Verdict.NOMINAL:
+            reason, explanation = _held_back(dropped, settings)
         if stands and verdict is Verdict.NOMINAL:
-            verdict, reason = Verdict.UNKNOWN, Reason.STANDING_STAMPS
+            verdict, reason, explanation = Verdict.UNKNOWN, Reason.STANDING_STAMPS, Reason.STANDING_STAMPS.explanation
         end = time.perf_counter()
         timings = {**scores.timings_ms, 'filter': (end - start) * 1e3, 'total': (end - (since or start)) * 1e3}
         return FrameResult(
             frame.stamp_ns, frame.camera, size, scores.score, scores.raw_score, scores.p_value, ALARM,
-            verdict, map_, reach, tuple(anomalies), tuple(region for region, _ in tracked), scores.queries, timings,
-            reason, reason.explanation, tuple(region for region, _ in dropped))
+            verdict, map_, reach, tuple(anomalies), tuple(region for region, _ in kept), scores.queries, timings,
+            reason, explanation, tuple(region for region, _, _ in dropped))
 
     def _anomaly(self, scores: FrameScores, region: Region, track: Track | None) -> Anomaly:
         """What is said about one region: its strongest query, the evidence for it, and a label."""
@@ -239,7 +253,7 @@ class Judge:
         return Anomaly(
             track.track_id if track else 0, score, float(scores.distances[strongest]),
             self._calibration.p_value(score * scores.level), region.box, region.contour(), region.area,
-            track.last_ns - track.first_ns if track else 0, nearest, label, label_score)
+            track.age_ns if track else 0, nearest, label, label_score)
 
     def _warn(self, known: tuple[str, ...]) -> None:
         for warning in self.warnings:
@@ -261,6 +275,23 @@ def not_finite(embedding: FrameEmbedding) -> FrameResult:
     frame = embedding.frame
     return FrameResult.unknown(frame.stamp_ns, frame.camera, Reason.NOT_FINITE, embedding.fault, frame.size,
                                timings_ms=embedding.timings_ms)
+
+
+def _held_back(dropped: list[tuple[Region, Track | None, Reason]], settings: FilterSettings) -> tuple[Reason, str]:
+    """Why a frame above the alarm level is not reported, and in words: of the region that came nearest to it."""
+    if not dropped:  # what is above the level is finer than a pixel
+        return Reason.TOO_SMALL, 'smaller than a pixel'
+    waiting = [track for _, track, reason in dropped if reason is Reason.UNCONFIRMED and track is not None]
+    if waiting:
+        track = max(waiting, key=lambda one: one.evidence)
+        return Reason.UNCONFIRMED, (f'evidence {10 ** track.evidence:.1f} of {settings.evidence:g}, seen in '
+                                    f'{track.seen} of {track.pictures} frames')
+    region, _, reason = max(dropped, key=lambda one: one[0].height)
+    if reason is Reason.TOO_SMALL:
+        return reason, f'{region.area} pixels, smaller than filter_min_area {settings.min_area:g}'
+    if reason is Reason.AT_BORDER:
+        return reason, f'within filter_border {settings.border:g} of the image border'
+    return reason, f'fills less than filter_agreement {settings.agreement:g} of its segment'
 
 
 def evidence_for(frame: Frame, result: FrameResult) -> NominalAddition:

@@ -26,6 +26,7 @@ from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import Trigger
 
 from semanom_ros.core.frames import Frame
+from semanom_ros.core.localization.frame_clock import LONGEST_GAP_NS
 from semanom_ros.core.pipeline import CameraState, Judge, evidence_for
 from semanom_ros.core.results import FrameResult, Reason
 from semanom_ros.errors import CameraError, ImageError, ParameterError, SemanomError
@@ -589,12 +590,15 @@ class _Camera:
         size, last_size, self._last_size = frame.image.shape[:2], self._last_size, frame.image.shape[:2]
         if stamp and stamp == last_stamp:
             self.monitor.standing()
-            self.log.warning(f'stamps stand still at {stamp / 1e9:.3f}: a frame that is not anomalous is unknown; mend '
-                             'the camera driver', throttle_duration_sec=LOG_PERIOD_S)
-        if 0 < stamp < last_stamp:
+            self.log.warning(f'stamps stand still at {stamp / 1e9:.3f}: time is taken from reception, and a frame that '
+                             'is not anomalous is unknown; mend the camera driver', throttle_duration_sec=LOG_PERIOD_S)
+        if 0 < stamp < last_stamp - LONGEST_GAP_NS:
             self.monitor.restarted()
             self.log.warning(f'stamps went back from {last_stamp / 1e9:.3f} to {stamp / 1e9:.3f}: what was tracked is '
                              'forgotten', throttle_duration_sec=LOG_PERIOD_S)
+        elif 0 < stamp < last_stamp:
+            self.log.warning(f'stamps are out of order: found {stamp / 1e9:.3f} after {last_stamp / 1e9:.3f}; time is '
+                             'taken from reception', throttle_duration_sec=LOG_PERIOD_S)
         if last_size is not None and size != last_size:
             self.log.warning(f'images changed from {last_size[1]}x{last_size[0]} to {size[1]}x{size[0]}: what was '
                              'tracked is forgotten', throttle_duration_sec=LOG_PERIOD_S)

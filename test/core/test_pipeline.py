@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +15,13 @@ from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.core.pipeline import CameraState, Judge
 from semanom_ros.core.results import Reason, Verdict
 from semanom_ros.errors import DatabaseError, ParameterError
+
+
+def weakly(judge, frame, score=1.05):
+    """Scores of a frame as if its frame score were this one: no single look at that is enough."""
+    scores = judge.score(judge.embedder.embed([frame])[0])
+    ratio = score / scores.score
+    return dataclasses.replace(scores, score=score, scores=scores.scores * np.float32(ratio))
 
 
 def distances(scores):
@@ -87,18 +95,83 @@ def test_frames_of_other_sizes_get_the_same_score(world):
 
 
 def test_cameras_have_tracks_of_their_own(world):
-    judge, of_front, of_rear = world.judge(world.settings(filter_persistence=0.2)), CameraState(), CameraState()
+    judge, of_front, of_rear = world.judge(), CameraState(), CameraState()
     image = world.with_thing(world.street(1), 96, 40)
-    for stamp in (0, 100_000_000, 200_000_000):
-        front = judge.process(Frame(image, stamp, camera='front'), of_front)
-    rear = judge.process(Frame(image, 200_000_000, camera='rear'), of_rear)
+
+    def look(tenths, camera, state):
+        return judge.filter(weakly(judge, Frame(image, tenths * 10**8, camera=camera)), state)
+
+    for tenths in range(11):
+        front = look(tenths, 'front', of_front)
     assert front.anomalous
     assert front.anomalies[0].track_id == 1
-    assert front.anomalies[0].age_ns == 200_000_000
-    assert not rear.anomalous
-    assert rear.score > rear.threshold  # surprising, but not yet for long enough
-    assert judge.process(Frame(image, 300_000_000, camera='front'), of_front).anomalous
-    assert not judge.process(Frame(image, 400_000_000, camera='front'), CameraState()).anomalous  # knows nothing
+    assert front.anomalies[0].age_ns == 1_000_000_000
+    assert not look(11, 'rear', of_rear).anomalous
+    assert look(11, 'front', of_front).anomalous
+    assert not look(12, 'front', CameraState()).anomalous, 'a new state knows nothing'
+
+
+def test_what_is_held_back_says_why(world):
+    """Above the threshold, and nominal: with the reason, what it is waiting for, and the regions."""
+    frame = Frame(world.with_thing(world.street(1), 96, 40), 10**9)
+
+    def held_back(**given):
+        judge = world.judge(world.settings(**given), name=str(given))
+        result = judge.filter(weakly(judge, frame), CameraState())
+        assert result.score > 1
+        assert result.held_back
+        assert not result.regions
+        assert any(x <= 112 < x + w and y <= 56 < y + h for x, y, w, h in (r.box for r in result.held_back_regions))
+        return result
+
+    waiting = held_back()
+    assert waiting.reason is Reason.UNCONFIRMED
+    assert re.fullmatch(r'evidence [0-9.]+ of 10, seen in 1 of 1 frames', waiting.explanation)
+    small = held_back(filter_min_area=0.9)
+    assert small.reason is Reason.TOO_SMALL
+    assert 'filter_min_area 0.9' in small.explanation
+    assert held_back(filter_border=0.4).reason is Reason.AT_BORDER
+
+
+def test_what_is_not_held_back_has_no_reason(world):
+    judge, image = world.judge(), world.with_thing(world.street(1), 96, 40)
+    for frame in (Frame(image, 10**9), Frame(world.street(1000), 10**9)):
+        result = judge.process(frame, CameraState())
+        assert (result.reason, result.explanation, result.held_back) == (Reason.NONE, '', False)
+
+
+@pytest.mark.parametrize('variant', ['grid', 'instance'])
+def test_a_strong_anomaly_is_reported_in_its_first_frame(world, variant):
+    """At the defaults, though nothing came before; and again ten seconds later, where each frame is all there is."""
+    judge, state = world.judge(world.settings(variant=variant)), CameraState()
+    image = world.with_thing(world.street(1), 96, 40)
+    assert not judge.process(Frame(world.street(1000), 10**9), state).anomalous
+    assert judge.process(Frame(image, 11 * 10**9), state).anomalous
+    assert judge.process(Frame(image, 21 * 10**9), state).anomalous
+
+
+@pytest.mark.parametrize('stamp_ns', [0, 5 * 10**9])
+def test_standing_stamps_do_not_silence_the_filter(world, stamp_ns):
+    """Weak evidence adds up by the time of reception."""
+    judge, state, image = world.judge(), CameraState(), world.with_thing(world.street(1), 96, 40)
+    frames = [Frame(image, stamp_ns, received_ns=(number + 1) * 10**8) for number in range(11)]
+    verdicts = [judge.filter(weakly(judge, frame), state).anomalous for frame in frames]
+    assert not verdicts[0]
+    assert verdicts[-1]
+
+
+def test_what_was_followed_below_the_level_is_reported_as_soon_as_it_is_above(world):
+    """The same frame in the end: after a second just below the alarm level, and after a second of empty street."""
+    judge, image = world.judge(), world.with_thing(world.street(1), 96, 40)
+
+    def last(before):
+        state = CameraState()
+        for number in range(10):
+            assert not judge.filter(weakly(judge, Frame(image, number * 10**8), before), state).anomalous
+        return judge.filter(weakly(judge, Frame(image, 10**9), 1.01), state).anomalous
+
+    assert last(0.95)
+    assert not last(0.1)
 
 
 def test_labels_come_from_the_vocabulary(world, tmp_path):

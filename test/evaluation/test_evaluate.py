@@ -62,11 +62,10 @@ def test_metrics_hold_what_is_promised(evaluated):
     assert metrics['database']['version'] == 1
 
 
-def test_filter_costs_delay(evaluated):
-    """The temporal filter waits for 0.3 s of persistence; without it an anomaly is noticed in its first frame."""
+def test_the_filter_costs_strong_anomalies_no_delay(evaluated):
     delays = {(r['variant'], r['filter']): r['detection_delay_s'] for r in metrics_of(evaluated)['results']}
     assert delays['grid', False] == pytest.approx(0.0)
-    assert delays['grid', True] == pytest.approx(0.3)
+    assert delays['grid', True] == pytest.approx(0.0)
 
 
 def test_two_runs_give_the_same_bytes(town, evaluated, tmp_path):

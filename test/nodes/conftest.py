@@ -344,7 +344,7 @@ class Bench:
         self.publisher(Image, f'{camera}/image').publish(image_to_message(image, encoding, stamp_ns, frame_id))
 
     def verdict(self, image: np.ndarray, camera: str = 'camera') -> AnomalyScore:
-        """The last score of half a second of a picture at 10 Hz: what is in it persists then."""
+        """The last score of half a second of a picture at 10 Hz: there is evidence of what is in it then."""
         topic = f'/semanom_detector/{camera}/score'
         if camera not in self._scores:
             self._scores[camera] = self.listen(AnomalyScore, topic)

@@ -28,7 +28,7 @@ TOPICS = {'score': AnomalyScore, 'anomalies': AnomalyArray, 'mask': Image, 'anom
 
 @pytest.fixture(params=['recorded', 'learned'])
 def published(active: Callable[..., Any], request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Everything that comes of one anomalous frame, with CameraInfo; by topic. The anomaly persists by then."""
+    """Everything that comes of one anomalous frame, with CameraInfo; by topic."""
     one = active(database=str(request.getfixturevalue(request.param)),
                  marker_distance=20.0, marker_lifetime=0.7)  # not the defaults, to be found in the markers
     heard = {topic: one.listen(kind, f'camera/{topic}') for topic, kind in TOPICS.items()}

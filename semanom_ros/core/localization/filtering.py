@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from semanom_ros.core.frames import Segments
-from semanom_ros.core.localization.regions_of_map import Region
+from semanom_ros.core.frames import Frame, Segments
+from semanom_ros.core.localization.evidence import SequentialTest
+from semanom_ros.core.localization.frame_clock import FrameClock
+from semanom_ros.core.localization.regions_of_map import Box, Region
 from semanom_ros.core.localization.tracking import Track, Tracker
 from semanom_ros.settings import FilterSettings
 
@@ -42,17 +43,41 @@ def objection(settings: FilterSettings, region: Region, size: tuple[int, int], s
 
 
 class TemporalFilter:
-    """Persistence and track ids of one camera."""
+    """Tracks of one camera, and the evidence that adds up along them.
+
+    Attributes:
+        clock: time between its frames.
+    """
 
     def __init__(self) -> None:
-        self._tracker = Tracker(memory_ns=0)
+        self.clock = FrameClock()
+        self._tracker = Tracker()
+        self._confirmed = 0
 
-    def update(self, image: npt.NDArray[np.uint8], stamp_ns: int, found: list[Region], settings: FilterSettings
-               ) -> list[tuple[Region, Track]]:
-        """The regions that persist, each with its track; takes one picture after another."""
-        persistence_ns = round(settings.persistence * 1e9)
-        self._tracker.memory_ns = persistence_ns
-        boxes = np.array([region.box for region in found], np.float32).reshape(-1, 4)
-        tracks = self._tracker.update(image, stamp_ns, boxes)
-        return [(region, track) for region, track in zip(found, tracks, strict=True)
-                if track.persists(persistence_ns)]
+    def update(self, frame: Frame, boxes: list[Box], surprises: list[float], settings: FilterSettings) -> list[Track]:
+        """The track of each region; takes one frame after another.
+
+        What is not surprising enough to be reported is followed too ("track before detect"): once it is, it has a
+        history. A track that was confirmed stays so until all of its evidence has leaked away.
+
+        Args:
+            frame: of the regions; its picture, its stamp and its reception count.
+            boxes: of the regions of its map, also of those below the alarm level.
+            surprises: of each, see `Surprise`.
+            settings: what confirms.
+        """
+        elapsed_ns = self.clock.advance(frame.stamp_ns, frame.received_ns)
+        seconds = (elapsed_ns or 0) / 1e9
+        places = np.array(boxes, np.float32).reshape(-1, 4)
+        tracks, test = self._tracker.update(frame.image, elapsed_ns, places), SequentialTest(settings.evidence)
+        for track, surprise in zip(tracks, surprises, strict=True):
+            first = track.seen == 1
+            track.evidence = test.first(surprise) if first else test.seen(track.evidence, surprise, seconds)
+            if test.confirms(track.evidence) and not track.confirmed:
+                self._confirmed += 1
+                track.track_id = self._confirmed
+        for track in self._tracker.tracks:
+            if track.unseen_ns:
+                track.evidence = test.unseen(track.evidence, seconds)
+        self._tracker.tracks = [track for track in self._tracker.tracks if track.evidence > 0]
+        return tracks

@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from semanom_ros.core.motion import Flow, Grey, small_grey
 
 MIN_IOU = 0.1  # overlap from which two boxes can be the same thing
-MAX_GAP_NS = 2_000_000_000  # after a longer pause nothing can be recognized by its place
+DRIFT = 0.05  # image widths that things may move in a second beside what the flow says
 
 
 class CameraMotion:
@@ -64,22 +64,26 @@ class Track:
     """One thing over time.
 
     Attributes:
-        track_id: from 1, never given twice.
         box: (4,) float32 (x, y, width, height) in the last picture, pixels.
-        first_ns, last_ns: stamps of the first and the latest picture in which it was seen.
+        track_id: from 1, never given twice; 0 until it is confirmed.
+        age_ns: from the first picture to the latest in which it was seen.
+        unseen_ns: since then.
         seen, pictures: pictures in which it was seen, and that have passed since its first, that one included.
+        evidence: that it is an anomaly; see `SequentialTest`.
     """
 
-    track_id: int
     box: npt.NDArray[np.float32]
-    first_ns: int
-    last_ns: int
-    seen: int = 1
-    pictures: int = 1
+    track_id: int = 0
+    age_ns: int = 0
+    unseen_ns: int = 0
+    seen: int = 0
+    pictures: int = 0
+    evidence: float = 0.0
 
-    def persists(self, duration_ns: int) -> bool:
-        """Whether it was seen over that long, in at least half of the pictures."""
-        return self.last_ns - self.first_ns >= duration_ns and 2 * self.seen >= self.pictures
+    @property
+    def confirmed(self) -> bool:
+        """Whether enough evidence has come."""
+        return self.track_id > 0
 
 
 @dataclass
@@ -87,54 +91,50 @@ class Tracker:
     """Tracks of one camera: boxes moved with the picture, assigned by overlap.
 
     Attributes:
-        memory_ns: for how long a thing may go unseen before it is forgotten (at least one picture).
+        tracks: that are remembered; whoever uses them takes out what is to be forgotten.
     """
 
-    memory_ns: int
-    _tracks: list[Track] = field(default_factory=list)
-    _next_id: int = 1
-    _stamp_ns: int | None = None
+    tracks: list[Track] = field(default_factory=list)
     _size: tuple[int, ...] = ()
     _motion: CameraMotion = field(default_factory=CameraMotion)
 
-    def update(self, image: npt.NDArray[np.uint8], stamp_ns: int, boxes: npt.NDArray[np.float32]) -> list[Track]:
+    def update(self, image: npt.NDArray[np.uint8], elapsed_ns: int | None, boxes: npt.NDArray[np.float32]
+               ) -> list[Track]:
         """Takes the regions of the next picture.
 
-        Stamps that go backwards (a looped recording) or pause for more than two seconds, and pictures of another size,
-        forget all tracks.
+        A picture that does not follow the last one, and one of another size, forget all tracks. The longer the time
+        between two pictures, the less the flow can tell: boxes may then lie farther from where they are expected.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            stamp_ns: its stamp.
+            elapsed_ns: since the last picture; None: it does not follow that.
             boxes: (N, 4) float32 (x, y, width, height), pixels.
 
         Returns:
-            The track of each box.
+            The track of each box; `tracks` holds them too, and those that were not seen.
         """
-        follows = self._stamp_ns is not None and 0 <= stamp_ns - self._stamp_ns <= MAX_GAP_NS
-        if not follows or image.shape[:2] != self._size:
-            self._tracks, self._motion = [], CameraMotion()
-        self._stamp_ns, self._size = stamp_ns, image.shape[:2]
-        predicted = self._motion.advance(image, np.array([t.box for t in self._tracks], np.float32).reshape(-1, 4))
-        for track, box in zip(self._tracks, predicted, strict=True):
+        if elapsed_ns is None or image.shape[:2] != self._size:
+            self.tracks, self._motion, elapsed_ns = [], CameraMotion(), 0
+        self._size = image.shape[:2]
+        predicted = self._motion.advance(image, np.array([t.box for t in self.tracks], np.float32).reshape(-1, 4))
+        for track, box in zip(self.tracks, predicted, strict=True):
             track.box = box
             track.pictures += 1
-        overlap = iou(predicted, boxes)
-        result: list[Track | None] = [None] * len(boxes)
+            track.unseen_ns += elapsed_ns
+        margin = DRIFT * image.shape[1] * elapsed_ns / 1e9 * np.array([-1, -1, 2, 2], np.float32)
+        overlap = iou(predicted + margin, boxes + margin)
+        known: dict[int, Track] = {}
         for old, new in zip(*linear_sum_assignment(-overlap), strict=True):
             if overlap[old, new] >= MIN_IOU:
-                track = self._tracks[old]
-                track.box, track.last_ns, track.seen = boxes[new], stamp_ns, track.seen + 1
-                result[new] = track
+                known[int(new)] = self.tracks[old]
         assigned = []
-        for box, found in zip(boxes, result, strict=True):
-            if found is None:
-                found = Track(self._next_id, box, stamp_ns, stamp_ns)
-                self._next_id += 1
-                self._tracks.append(found)
-            assigned.append(found)
-        self._tracks = [t for t in self._tracks
-                        if t.last_ns == stamp_ns or t.pictures - t.seen <= 1 or stamp_ns - t.last_ns <= self.memory_ns]
+        for number, box in enumerate(boxes):
+            track = known.get(number) or Track(box, pictures=1)
+            if number not in known:
+                self.tracks.append(track)
+            track.box, track.seen = box, track.seen + 1
+            track.age_ns, track.unseen_ns = track.age_ns + track.unseen_ns, 0
+            assigned.append(track)
         return assigned
 
 
