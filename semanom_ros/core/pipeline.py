@@ -14,6 +14,8 @@ import torch
 from semanom_ros.core.curation.operations import accept
 from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.database.storage import FrameRecord, NominalAddition, thumbnail
+from semanom_ros.core.drift.drift_monitor import DriftMonitor
+from semanom_ros.core.drift.drift_reference import DriftReference, sample_of
 from semanom_ros.core.embedding.embedder import Embedder, FrameEmbedding
 from semanom_ros.core.embedding.segmenters.refreshed import MaskMemory
 from semanom_ros.core.frames import Frame
@@ -42,10 +44,12 @@ class CameraState:
     Attributes:
         masks: for segmenters that do not look at every frame.
         filter: tracks and persistence.
+        drift: whether driving is still like the nominal drives.
     """
 
     masks: MaskMemory = field(default_factory=MaskMemory)
     filter: TemporalFilter = field(default_factory=TemporalFilter)
+    drift: DriftMonitor = field(default_factory=DriftMonitor)
 
 
 class Judge:
@@ -80,7 +84,12 @@ class Judge:
         self._scorer = Scorer(database, self._calibration, settings.score)
         self._level, doubt = self._calibration.alarm_level(
             settings.alarm.false_alarm_rate, settings.alarm.false_alarms_per_minute)
-        self.warnings: tuple[str, ...] = (doubt,) if doubt else ()
+        self.warnings: tuple[str, ...] = tuple(filter(None, (doubt, self._calibration.drift_doubt)))
+
+    @property
+    def drift_reference(self) -> DriftReference | None:
+        """What driving is compared with; None where the database holds too little."""
+        return self._calibration.drift
 
     @classmethod
     def load(cls, settings: MethodSettings, database: Path, embedder: Embedder | None = None) -> Judge:
@@ -184,13 +193,16 @@ class Judge:
                            key=lambda anomaly: -anomaly.score)
         filtered = settings.spatial or settings.temporal
         verdict = Verdict.of(above and (bool(anomalies) or not filtered))
+        drift = state.drift.update(
+            self._calibration.drift, self.settings.drift.level, frame.stamp_ns,
+            lambda: sample_of(scores.distances, scores.queries.positions, self.database.positions_of(scores.nearest)))
         reason = Reason.UNCONFIRMED if above and verdict is Verdict.NOMINAL else Reason.NONE
         end = time.perf_counter()
         timings = {**scores.timings_ms, 'filter': (end - start) * 1e3, 'total': (end - (since or start)) * 1e3}
         return FrameResult(
             frame.stamp_ns, frame.camera, size, scores.score, scores.raw_score, scores.p_value, ALARM,
             verdict, map_, reach, tuple(anomalies), tuple(region for region, _ in tracked), scores.queries, timings,
-            reason)
+            reason, drift=drift)
 
     def _anomaly(self, scores: FrameScores, region: Region, track: Track | None) -> Anomaly:
         """What is said about one region: its strongest query, the evidence for it, and a label."""

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from semanom_ros.core.database.nominal_database import NominalExample
+from semanom_ros.core.drift.drift_monitor import Drift
 from semanom_ros.core.embedding.queries import Queries
 from semanom_ros.core.frames import Segments
 from semanom_ros.core.localization.regions_of_map import Region
@@ -158,6 +159,7 @@ class FrameResult:
             `score`, `filter`, `total`).
         reason: why it is unknown, or held back.
         explanation: the same in a line, for people; '' where there is nothing to explain.
+        drift: whether driving is still like the nominal drives, on which p-value and threshold rest.
     """
 
     stamp_ns: int
@@ -176,6 +178,7 @@ class FrameResult:
     timings_ms: dict[str, float] = field(default_factory=dict)
     reason: Reason = Reason.NONE
     explanation: str = ''
+    drift: Drift = field(default_factory=Drift)
 
     @property
     def anomalous(self) -> bool:

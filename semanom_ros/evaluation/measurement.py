@@ -19,8 +19,10 @@ FRAME_TYPE = np.dtype([
     ('stamp_ns', np.int64), ('sequence', np.int64), ('stretch', np.int64), ('truth', np.int8),
     ('score', np.float64), ('raw_score', np.float64), ('p_value', np.float64), ('threshold', np.float64),
     ('alarm', np.bool_), ('anomalies', np.int32), ('localized', np.bool_), ('truth_pixels', np.int64),
-    ('latency_ms', np.float64)])
-"""One frame as one method sees it. `truth`: 1 anomalous, 0 nominal, -1 unknown; `score`: as ranked."""
+    ('latency_ms', np.float64), ('drift', np.int8), ('drift_since_ns', np.int64), ('drift_strength', np.float32),
+    ('drift_what', 'U32')])
+"""One frame as one method sees it. `truth`: 1 anomalous, 0 nominal, -1 unknown; `score`: as ranked; `drift`: a
+DriftState."""
 
 
 @dataclass
@@ -52,7 +54,8 @@ class Measurement:
         self._frames.append(np.array([(
             result.stamp_ns, sequence, stretch, -1 if truth is None else bool(pixels), verdict.score, result.raw_score,
             result.p_value, result.threshold, result.anomalous, len(result.anomalies), localized, pixels,
-            verdict.latency_ms)], FRAME_TYPE))
+            verdict.latency_ms, result.drift.state, result.drift.since_ns, result.drift.strength, result.drift.what)],
+            FRAME_TYPE))
         if truth is not None:
             self.pixels.add(verdict.pixel_scores, truth, stretch)
             self.components.add(mask, truth, stretch)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from semanom_ros.core.drift.drift_monitor import DriftState
 from semanom_ros.errors import BagError, CameraError
 from semanom_ros.evaluation.detectors import Method, Row
 from semanom_ros.evaluation.measurement import Measurement, rounded
@@ -246,7 +247,7 @@ def write_scores(path: Path, found: Replay) -> None:
     with open(path, 'w', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(['bag', 'topic', 'stamp_ns', 'truth', 'variant', 'filter', 'baseline', 'score', 'raw_score',
-                         'p_value', 'threshold', 'alarm', 'anomalies'])
+                         'p_value', 'threshold', 'alarm', 'anomalies', 'drift'])
         for row, measurement in found.measurements.items():
             for recording, frame in zip(found.recording_of, measurement.frames, strict=True):
                 of = found.recordings[recording]
@@ -254,4 +255,4 @@ def write_scores(path: Path, found: Replay) -> None:
                     of.name, of.topic, frame['stamp_ns'], '' if frame['truth'] < 0 else frame['truth'], row.variant,
                     int(row.filtered), row.baseline,
                     *(rounded(frame[name]) for name in ('score', 'raw_score', 'p_value', 'threshold')),
-                    int(frame['alarm']), frame['anomalies']])
+                    int(frame['alarm']), frame['anomalies'], DriftState(frame['drift']).name.lower()])

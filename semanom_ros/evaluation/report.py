@@ -17,6 +17,7 @@ from semanom_ros import __version__
 from semanom_ros.core.scoring.timeline import JOIN_S
 from semanom_ros.evaluation.charts import Chart, rate_curve
 from semanom_ros.evaluation.detectors import Row
+from semanom_ros.evaluation.drift_summary import drift_sentence
 from semanom_ros.evaluation.gallery import Gallery
 from semanom_ros.evaluation.measurement import Measurement
 from semanom_ros.evaluation.metric_table import DASH, Metric, columns, headlines
@@ -54,7 +55,8 @@ def write_report(path: Path, found: Replay, metrics: Mapping[str, Any], figures:
         table=_table(rows, figures), columns=columns(), groups=_groups(),
         strips=_strips(found, found.measurements[shown]),
         curves=_curves(rows, found), legend=[(row.name, f'series-{i % 8}') for i, row in enumerate(rows)],
-        gallery=gallery, recordings=found.recordings, video=_video(video, path.parent), live=live,
+        gallery=gallery, recordings=found.recordings, drift_sentence=drift_sentence,
+        video=_video(video, path.parent), live=live,
         definitions={'limit': AUPRO_LIMIT, 'join': JOIN_S, 'grace': GRACE_S, 'stretch': STRETCH_S,
                      'resamples': RESAMPLES})
     path.write_text(page, encoding='utf-8')

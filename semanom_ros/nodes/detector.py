@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import rclpy
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
@@ -23,6 +24,7 @@ from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import Trigger
 
+from semanom_ros.core.drift.drift_monitor import Drift, DriftState
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.pipeline import CameraState, Judge, evidence_for
 from semanom_ros.core.results import FrameResult
@@ -81,6 +83,7 @@ class Detector(LifecycleNode):
         self._threads: list[threading.Thread] = []
         self._service: threading.Thread | None = None  # that answers a service, while it does
         self._database_info: Publisher[DatabaseInfo] | None = None
+        self._loaded = Time()
         self._state = 'unconfigured'
         self._fault = ''  # why the last configure failed
         self._reload_fault = ''
@@ -280,11 +283,14 @@ class Detector(LifecycleNode):
         with self._judging:
             assert self._judge is not None
             result, settings = self._judge.process(frame, camera.state), self._settings.detector
+            turned = camera.drifts(result.drift)
         judged = Judged(frame, result, frame_id, camera.model_of(result.image_size), settings)
         camera.outputs.publish(When.AT_ONCE, judged)
         camera.monitor.processed(result, time.monotonic() - received.when, self._age(frame.stamp_ns))
         if result.anomalous:
             camera.flagged = frame, result
+        if turned:
+            self._publish_database_info()
         camera.outputs.publish(When.NEXT, judged)
         if camera.outputs.wanted(When.DRAWN):
             self._renderings.put(camera.name, _Waiting(camera, judged))
@@ -374,9 +380,16 @@ class Detector(LifecycleNode):
     def _announce_database(self) -> str:
         assert self._judge is not None
         assert self._database_info is not None
-        database = self._judge.database
-        self._database_info.publish(messages.database_info(database, self.get_clock().now().to_msg()))
+        database, self._loaded = self._judge.database, self.get_clock().now().to_msg()
+        self._publish_database_info()
         return f'database {database.path} version {database.manifest.version}, {database.manifest.vectors} vectors'
+
+    def _publish_database_info(self) -> None:
+        judge, publisher = self._judge, self._database_info
+        if judge is not None and publisher is not None:
+            publisher.publish(messages.database_info(
+                judge.database, self._loaded, judge.drift_reference,
+                [camera.name for camera in self._cameras if camera.drifting]))
 
     # -- diagnostics
 
@@ -416,6 +429,7 @@ class _Camera:
         self.outputs = CameraOutputs(node, name)
         self.state = CameraState()
         self.flagged: tuple[Frame, FrameResult] | None = None
+        self.drifting = False
         self._node = node
         self._input = CameraInput(node, name, settings.cameras, settings.method.queries, INPUT)
         self._rectified = settings.detector.image_rectified
@@ -429,7 +443,7 @@ class _Camera:
     def open(self, mailbox: Mailbox[_Waiting]) -> None:
         """Lets images in."""
         self._last_stamp_ns, self._last_size = -1, None
-        self.state = CameraState()
+        self.state, self.drifting = CameraState(), False
         self.monitor.start()
 
         def receive(received: Received) -> None:
@@ -438,6 +452,15 @@ class _Camera:
                 self.monitor.dropped(diagnostics.SUPERSEDED)
 
         self._input.open(receive)
+
+    def drifts(self, drift: Drift) -> bool:
+        """Takes note of the drift, and says so in the log; whether it has begun or ended."""
+        drifting = drift.state is DriftState.DRIFTING
+        if drifting == self.drifting:
+            return False
+        self.drifting = drifting
+        self.log.warning(f'driving is {drift}')
+        return True
 
     def close(self) -> None:
         """Lets no more images in."""

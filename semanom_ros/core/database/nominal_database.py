@@ -348,6 +348,16 @@ class NominalDatabase:
         return (np.concatenate([part.vectors[rows] for part, rows in zip(self._parts, chosen, strict=True)]),
                 np.concatenate([part.places(rows) for part, rows in zip(self._parts, chosen, strict=True)]))
 
+    def positions_of(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """(M, 2) where in their images nominal embeddings (M,) are, 0 to 1; NaN for -1."""
+        found = np.full((len(indices), 2), np.nan, np.float32)
+        first = 0
+        for part in self._parts:
+            own = (indices >= first) & (indices < first + len(part.vectors))
+            found[own] = part.positions[indices[own] - first]
+            first += len(part.vectors)
+        return found
+
     def frames(self) -> FrameSequence:
         """The frames to compare with, in the vectors' order: (record, vectors, boxes, positions), memory-mapped."""
         return self._frames

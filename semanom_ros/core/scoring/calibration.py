@@ -19,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from semanom_ros.core.database.nominal_database import NominalDatabase
-from semanom_ros.core.database.storage import FrameRecord
+from semanom_ros.core.database.storage import FrameRecord, NominalFrame
+from semanom_ros.core.drift.drift_reference import DriftReference, drift_arrays, sample_of
 from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.core.scoring.comparison import Comparison
-from semanom_ros.core.scoring.regions import RegionStatistics, recorded_regions
+from semanom_ros.core.scoring.regions import STRETCH_SECONDS, RegionStatistics, recorded_regions
 from semanom_ros.core.scoring.timeline import durations_s, runs
 from semanom_ros.errors import DatabaseError
 from semanom_ros.parameters import Value
@@ -64,12 +65,16 @@ class Calibration:
         drives: the same by camera and recording, in time: stamps (m,) in nanoseconds and scores (m,).
         regions: usual distances by place, None where that is switched off or unknown.
         judge: of what belongs where, None where that is switched off or was not learned.
+        drift: what driving is compared with; None where there is no reference for that.
+        drift_doubt: why there is none.
     """
 
     frame_scores: npt.NDArray[np.float32]
     drives: tuple[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]], ...] = ()
     regions: RegionStatistics | None = None
     judge: QueryJudge | None = None
+    drift: DriftReference | None = None
+    drift_doubt: str = ''
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray], judge: QueryJudge | None = None) -> Calibration:
@@ -83,7 +88,8 @@ class Calibration:
             own = np.flatnonzero(arrays['frame_streams'] == stream)
             own = own[np.argsort(arrays['frame_stamps'][own], kind='stable')]
             drives.append((arrays['frame_stamps'][own], scores[own]))
-        return cls(np.sort(scores), tuple(drives), regions, judge if regions else None)
+        return cls(np.sort(scores), tuple(drives), regions, judge if regions else None,
+                   *(DriftReference.from_arrays(arrays) if arrays else (None, '')))
 
     def relative(self, distances: npt.NDArray[np.float32],
                  positions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -200,8 +206,8 @@ def calibrate(database: NominalDatabase, search: SearchSettings, score: ScoreSet
 
     Returns:
         `frame_scores`, `frame_stamps` (nanoseconds) and `frame_streams` (a number for each camera of each recording),
-        all (n,), `settings`, and `region_mean`, `region_deviation` where distances are judged by their place; {} when
-        the database holds no held-out frames.
+        all (n,), `settings`, `region_mean` and `region_deviation` where distances are judged by their place, and what
+        `drift_arrays` gives; {} when the database holds no held-out frames.
     """
     compare = Comparison.of(score)
     distances, positions = [], []
@@ -236,7 +242,25 @@ def calibrate(database: NominalDatabase, search: SearchSettings, score: ScoreSet
     streams = {key: number for number, key in enumerate(dict.fromkeys((r.source_sha256, r.topic) for r in records))}
     arrays['frame_stamps'] = np.array([r.stamp_ns for r in records], np.int64)
     arrays['frame_streams'] = np.array([streams[r.source_sha256, r.topic] for r in records], np.int32)
-    return arrays
+    return arrays | _drift(database, compare)
+
+
+def _drift(database: NominalDatabase, compare: Comparison) -> dict[str, npt.NDArray]:
+    """The reference for drift, of all nominal frames, each compared with what is not close to it in time."""
+    samples, stamps, numbers = [], [], []
+    streams: dict[tuple[str, str], int] = {}
+
+    def add(frame: NominalFrame, excluded: tuple[int, int] | None) -> None:
+        distances, nearest = compare(database, frame.vectors, frame.places, excluded)
+        samples.append(sample_of(distances, np.asarray(frame.positions, np.float32), database.positions_of(nearest)))
+        stamps.append(frame.record.stamp_ns)
+        numbers.append(streams.setdefault((frame.record.source_sha256, frame.record.topic), len(streams)))
+
+    for index, frame in enumerate(database.frames()):
+        add(frame, database.neighbourhood(index, STRETCH_SECONDS))
+    for frame in database.held_out():
+        add(frame, None)
+    return drift_arrays(samples, stamps, numbers)
 
 
 def _judged(database: NominalDatabase, judge: QueryJudge, relative: list[npt.NDArray[np.float32]]
