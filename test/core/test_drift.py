@@ -156,6 +156,13 @@ def test_a_vehicle_that_stands_before_something_unusual_collects_no_evidence():
     assert not drifting(follow(nominal, samples))
 
 
+def test_a_covered_lens_is_found_although_nothing_moves():
+    rng = np.random.default_rng(12)
+    nominal, samples = reference(rng), drive(rng, 200)
+    samples[100:] = samples[100] + 4 + 0.02 * rng.standard_normal((100, CELLS + 2)).astype(np.float32)
+    assert drifting(follow(nominal, samples))
+
+
 def test_one_frame_a_second_is_looked_at_whatever_the_rate():
     rng = np.random.default_rng(9)
     nominal, monitor, looked = reference(rng), DriftMonitor(), []

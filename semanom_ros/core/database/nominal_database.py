@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from semanom_ros.core.database.manifest import (
     Manifest,
     PartEntry,
 )
-from semanom_ros.core.database.storage import UNREADABLE, FrameSequence, Part, Statistics, sha256_of
+from semanom_ros.core.database.storage import UNREADABLE, FrameRecord, FrameSequence, Part, Statistics, sha256_of
 from semanom_ros.core.database.transaction import JOURNAL, STAGING
 from semanom_ros.core.embedding.description import EmbeddingDescription
 from semanom_ros.core.progress import SILENT, Progress
@@ -366,6 +366,12 @@ class NominalDatabase:
         """The frames that are kept aside for calibration, likewise."""
         held_out = [self._opened[entry.name] for entry in self.manifest.parts if entry.kind == HELD_OUT]
         return FrameSequence(held_out, held_out=True)
+
+    def pictures(self) -> Iterator[tuple[FrameRecord, Callable[[], bytes]]]:
+        """Every nominal frame's record, and what reads its picture, JPEG; empty where none was kept."""
+        for part in self._opened.values():
+            for index in range(len(part.frames)):
+                yield part.record(index, False), partial(part.thumbnail, index)
 
     def frame_indices(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Indices into `frames()` of the frames that vectors belong to."""

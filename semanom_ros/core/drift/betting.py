@@ -4,8 +4,8 @@ Every sample is compared with a fixed nominal reference, so what comes after a c
 Y. Bar, D. Prinster, Y. Romano, "Testing For Distribution Shifts with Conditional Conformal Test Martingales", ICML
 2026). A finite reference is not the distribution that it was drawn from, and given the reference p-values are not
 uniform: what a bet pays is divided by the most that it may yield on average under nominal driving, given any but a
-share `delta` of the references. That costs less than p-values from a confidence band (Dvoretzky, Kiefer, Wolfowitz), which
-hold for every bet at once: only the bets that are made need to be fair.
+share `delta` of the references. That costs less than p-values from a confidence band (Dvoretzky, Kiefer, Wolfowitz),
+which hold for every bet at once: only the bets that are made need to be fair.
 
 Bets start anew with every sample, so that a change is found whenever it comes: J. Shin, A. Ramdas, A. Rinaldo,
 "E-detectors: a nonparametric framework for sequential change detection", 2023.

@@ -30,6 +30,9 @@ WHOLE = 'whole picture'
 HORIZON_S = 3600.0
 """The time that the level is asked for."""
 
+STANDING_S = 30.0
+"""A vehicle that stands sees the same all the time, which counts once in that time."""
+
 _STAKES = np.r_[0.5, np.full(len(SHIFTS), 0.25 / len(SHIFTS)), np.full(REGIONS, 0.25 / REGIONS)]
 _MEMORY = 10  # blocks in which bets on a drift must have lost for it to be over
 _OVER = 0.5  # of a unit that was bet, so much is left then
@@ -79,8 +82,8 @@ class DriftMonitor:
 
     Evidence is the wealth of bets against the null that driving is nominal, shared between the whole picture (half), a
     shift of it (a quarter) and the regions (a quarter), see `betting.Wealth`. Where it reaches 1 / level, the camera
-    drifts; it does so until the same bets have lost for half a minute. On nominal drives that happens within an hour with a probability
-    of at most `level`, and of DELTA for a misleading reference.
+    drifts; it does so until the same bets have lost for half a minute. On nominal drives that happens within an hour
+    with a probability of at most `level`, and of DELTA for each statistic whose reference misleads.
     """
 
     def __init__(self) -> None:
@@ -93,7 +96,7 @@ class DriftMonitor:
         self._columns = Wealth(COLUMNS, max(1, horizon // BLOCK), _MEMORY)
         self._regions = Wealth(REGIONS, max(1, horizon // BLOCK // REGION_BLOCKS), _MEMORY // REGION_BLOCKS)
         self._before: Values | None = None
-        self._before_ns = 0
+        self._before_ns = self._moved_ns = 0
         self._earlier = np.full(COLUMNS, np.nan)
         self._block: list[Values] = []
         self._stamps: list[int] = []
@@ -128,7 +131,7 @@ class DriftMonitor:
 
     def _take(self, reference: DriftReference, scaled: Values, stamp_ns: int, passed: float) -> None:
         if self._before is not None:
-            if reference.stands(scaled, self._before):
+            if stamp_ns - self._moved_ns < STANDING_S * 1e9 and reference.stands(scaled, self._before):
                 self._before_ns = stamp_ns
                 return
             if passed > 1.5 * reference.period_s:
@@ -136,6 +139,7 @@ class DriftMonitor:
                 self._stamps.clear()
                 self._earlier = np.full(COLUMNS, np.nan)
         self._before, self._before_ns = scaled, stamp_ns
+        self._moved_ns = stamp_ns
         self._block.append(scaled)
         self._stamps.append(stamp_ns)
         self._count += 1

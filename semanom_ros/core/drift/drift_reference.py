@@ -3,12 +3,12 @@
 A sample of a frame is 50 numbers, see `sample_of`: how far each of 6 x 8 cells of the image is from the nominal
 database, and where in the image what resembles it was. Neighbouring frames are nearly the same picture, so one frame a
 second is taken, live and of the reference alike, and blocks of them are bet on; what is left of the likeness of
-neighbouring blocks is taken out by a first-order autoregression, and a vehicle that stands adds nothing.
+neighbouring blocks is taken out by a first-order autoregression, and a vehicle that stands adds little.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +46,7 @@ COLUMNS = 1 + len(SHIFTS)
 """Whole picture, and SHIFTS; the regions have columns of their own."""
 
 _OFFSET = 1e-4  # cosine distance: added before the logarithm, so that frames recorded twice are not infinitely near
+_MISSING = -1000.0  # stands for a cell without queries where arrays are stored
 _JITTER = 0.9  # of the period: stamps of cameras are not quite even
 _STANDING = 0.25  # of the usual change from sample to sample, below which the vehicle stands
 
@@ -82,17 +83,19 @@ def sample_of(distances: Array, positions: Array, matched: Array) -> Array:
     return sample
 
 
-def drift_arrays(samples: npt.ArrayLike, stamps_ns: npt.ArrayLike, streams: npt.ArrayLike) -> dict[str, npt.NDArray]:
+def drift_arrays(samples: npt.ArrayLike, stamps_ns: npt.ArrayLike, streams: npt.ArrayLike, names: Sequence[str] = ()
+                 ) -> dict[str, npt.NDArray]:
     """Arrays of the calibration that a reference is made of.
 
     Args:
         samples: (n, 50) of nominal frames, each compared with a database that lacks it and what is near it in time.
         stamps_ns: (n,) nanoseconds.
         streams: (n,) a number for each camera of each recording.
+        names: of the streams.
 
     Returns:
         `drift_samples` (m, 50) float32, `drift_stamps` (m,) int64 and `drift_streams` (m,) int32: samples at least
-        PERIOD_S apart, stream by stream, in time; without what could not be compared with anything.
+        PERIOD_S apart, stream by stream, in time; without what could not be compared with anything. And `drift_names`.
     """
     samples = np.asarray(samples, np.float32).reshape(-1, CELLS + 2)
     stamps, numbers = np.asarray(stamps_ns, np.int64), np.asarray(streams, np.int32)
@@ -102,7 +105,14 @@ def drift_arrays(samples: npt.ArrayLike, stamps_ns: npt.ArrayLike, streams: npt.
         if np.isfinite(samples[index, CELLS:]).all() and (
                 new or stamps[index] - stamps[kept[-1]] >= _JITTER * PERIOD_S * 1e9):
             kept.append(int(index))
-    return {'drift_samples': samples[kept], 'drift_stamps': stamps[kept], 'drift_streams': numbers[kept]}
+    return {'drift_samples': np.nan_to_num(samples[kept], nan=_MISSING), 'drift_stamps': stamps[kept],
+            'drift_streams': numbers[kept], 'drift_names': np.array(names, np.str_)}
+
+
+def stored_samples(arrays: Mapping[str, npt.NDArray]) -> Values:
+    """(m, 50) the samples in arrays that `drift_arrays` made."""
+    samples = np.asarray(arrays['drift_samples'], np.float64)
+    return np.where(samples == _MISSING, np.nan, samples)
 
 
 @dataclass(frozen=True)
@@ -156,7 +166,7 @@ class DriftReference:
         centre, spread: (50,) mean and standard deviation of each number of a sample.
         columns: nominal values of the statistics.
         regions: nominal values of each region's.
-        standing: change of the standardized cells from sample to sample below which the vehicle stands.
+        standing: change from sample to sample, see `_changes`, below which the vehicle stands.
     """
 
     frames: int
@@ -172,7 +182,7 @@ class DriftReference:
         """From what `drift_arrays` returned; None, and why, where that makes no reference."""
         if 'drift_samples' not in arrays:
             return None, 'drift is unknown: the database holds no reference for it; run semanom db calibrate'
-        samples = np.asarray(arrays['drift_samples'], np.float64)
+        samples = stored_samples(arrays)
         stamps, streams = arrays['drift_stamps'], arrays['drift_streams']
         if len(samples) < SMALLEST:
             return None, (f'drift is unknown: found {len(samples)} nominal frames a second or more apart, expected at '
@@ -190,7 +200,7 @@ class DriftReference:
         spread = np.maximum(spread, 1e-6)
         follows = np.r_[False, (np.diff(streams) == 0) & (np.diff(stamps) <= 1.5e9 * period)]
         scaled = (samples - centre) / spread
-        changes = _changes(scaled)
+        changes = _changes(scaled * spread)
         standing = _STANDING * float(np.median(changes[follows])) if follows.any() else 0.0
         moving = ~follows | (changes > standing)
         scaled, follows = scaled[moving], follows[moving]
@@ -219,7 +229,7 @@ class DriftReference:
 
     def stands(self, sample: Values, before: Values) -> bool:
         """Whether nothing has changed between two standardized samples."""
-        return bool(_changes(np.stack([before, sample]))[1] <= self.standing)
+        return bool(_changes(np.stack([before, sample]) * self.spread)[1] <= self.standing)
 
 
 def block_values(block: Values) -> Values:
@@ -256,7 +266,14 @@ def _runs(follows: npt.NDArray[np.bool_], length: int) -> tuple[list[int], list[
 
 
 def _changes(samples: Values) -> Values:
-    """(n,) mean change of the cells since the sample before; infinite for the first."""
-    steps = np.abs(np.diff(samples[:, :CELLS], axis=0))
+    """(n,) mean change of the distances since the sample before, as a share of what is usual; infinite for the first.
+
+    Of the distances, not of their logarithms: what is far from everything nominal, a lens that is covered, does not
+    stand because it stays so.
+
+    Args:
+        samples: (n, 50) minus what is usual.
+    """
+    steps = np.abs(np.diff(np.exp(samples[:, :CELLS]), axis=0))
     known = np.isfinite(steps)
     return np.r_[np.inf, np.where(known, steps, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)]

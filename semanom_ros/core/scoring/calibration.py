@@ -249,18 +249,21 @@ def _drift(database: NominalDatabase, compare: Comparison) -> dict[str, npt.NDAr
     """The reference for drift, of all nominal frames, each compared with what is not close to it in time."""
     samples, stamps, numbers = [], [], []
     streams: dict[tuple[str, str], int] = {}
+    names: dict[tuple[str, str], str] = {}
 
     def add(frame: NominalFrame, excluded: tuple[int, int] | None) -> None:
         distances, nearest = compare(database, frame.vectors, frame.places, excluded)
         samples.append(sample_of(distances, np.asarray(frame.positions, np.float32), database.positions_of(nearest)))
         stamps.append(frame.record.stamp_ns)
-        numbers.append(streams.setdefault((frame.record.source_sha256, frame.record.topic), len(streams)))
+        key = frame.record.source_sha256, frame.record.topic
+        numbers.append(streams.setdefault(key, len(streams)))
+        names[key] = frame.record.source
 
     for index, frame in enumerate(database.frames()):
         add(frame, database.neighbourhood(index, STRETCH_SECONDS))
     for frame in database.held_out():
         add(frame, None)
-    return drift_arrays(samples, stamps, numbers)
+    return drift_arrays(samples, stamps, numbers, [f'{names[key]} {key[1]}' for key in streams])
 
 
 def _judged(database: NominalDatabase, judge: QueryJudge, relative: list[npt.NDArray[np.float32]]
