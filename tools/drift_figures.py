@@ -138,6 +138,7 @@ def plot(path: Path, curves: list[tuple[Followed, list[tuple[float, Drift]]]], l
                 cv2.circle(canvas, (x(second), y(drift.strength)), 3, (40, 40, 210), -1, cv2.LINE_AA)
         what = next((drift.what for _, drift in said if drift.state is DriftState.DRIFTING), 'like the nominal drives')
         _text(canvas, f'{drive.name}: {what}', _MARGIN, row * _HEIGHT + 20, 0.55)
+        _text(canvas, 'log10 of the evidence; red: drifting is said', _WIDTH - _MARGIN - 300, row * _HEIGHT + 20)
     cv2.imwrite(str(path), canvas)
 
 

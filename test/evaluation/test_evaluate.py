@@ -55,6 +55,7 @@ def test_metrics_hold_what_is_promised(evaluated):
     assert metrics['segmenter'] == 'embedding'
     assert metrics['database']['vectors'] == metrics['databases']['instance']['vectors'] > 0
     assert metrics['database']['version'] == 1
+    assert [recording['drift']['drifting'] for recording in metrics['recordings']] == [0]
 
 
 def test_filter_costs_delay(evaluated):

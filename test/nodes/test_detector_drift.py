@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticStatus
 
 from semanom_ros.msg import AnomalyArray, AnomalyScore, DatabaseInfo, Drift
 
@@ -18,10 +18,6 @@ def test_drift_is_published_dated_and_named_and_nominal_streets_are_not_drifting
     one = active()
     scores, arrays = one.listen(AnomalyScore, 'camera/score'), one.listen(AnomalyArray, 'camera/anomalies')
     info = one.listen(DatabaseInfo, 'database_info', latched=True)
-    status: list[DiagnosticStatus] = []
-    one.node_of_tests.create_subscription(
-        DiagnosticArray, '/diagnostics', lambda message: status.extend(
-            found for found in message.status if found.name.endswith(': camera')), 10)
 
     def send(second: int, picture: np.ndarray) -> None:
         one.send(picture, second * SECOND)
@@ -45,5 +41,6 @@ def test_drift_is_published_dated_and_named_and_nominal_streets_are_not_drifting
     assert found[0].drift.what.startswith('whole picture')
     assert arrays[-1].drift == scores[-1].drift
     one.spin_until(lambda: list(info[-1].drifting) == ['camera'], what='the camera among those that drift')
-    one.spin_until(lambda: any(found.level == DiagnosticStatus.WARN and 'unlike the nominal drives' in found.message
-                               for found in status), what='a warning')
+    status = one.status(': camera', lambda status: 'unlike the nominal drives' in status.message)
+    assert status.level == DiagnosticStatus.WARN
+    assert one.values(status)['drift'] == 'drifting'
