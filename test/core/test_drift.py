@@ -172,6 +172,16 @@ def test_one_frame_a_second_is_looked_at_whatever_the_rate():
     assert 10 <= len(looked) <= 12
 
 
+@pytest.mark.parametrize('interval', [2, 5])
+def test_a_camera_that_is_slower_than_the_nominal_one_is_watched_all_the_same(interval):
+    rng = np.random.default_rng(13)
+    nominal, samples, monitor = reference(rng), drive(rng, 120, correlation=0.2), DriftMonitor()
+    samples[60:, :CELLS] += 3
+    said = [monitor.update(nominal, LEVEL, second * interval * SECOND, lambda sample=sample: sample)
+            for second, sample in enumerate(samples)]
+    assert 60 < drifting(said)[0] < 90
+
+
 def test_stamps_that_go_back_and_another_reference_begin_anew():
     rng = np.random.default_rng(10)
     nominal, strange, monitor = reference(rng), drive(rng, 30), DriftMonitor()

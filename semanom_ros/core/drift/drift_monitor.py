@@ -15,6 +15,7 @@ from semanom_ros.core.drift.drift_reference import (
     BLOCK,
     CELLS,
     COLUMNS,
+    LONGEST_PERIOD_S,
     REGION_BLOCKS,
     REGION_COLUMNS,
     REGION_ROWS,
@@ -102,6 +103,7 @@ class DriftMonitor:
         self._stamps: list[int] = []
         self._recent = np.zeros(CELLS)
         self._count = 0
+        self._level = 0.0
         self._drift = Drift()
 
     def update(self, reference: DriftReference | None, level: float, stamp_ns: int,
@@ -121,12 +123,14 @@ class DriftMonitor:
         self._last_ns = stamp_ns
         if reference is None:
             return self._drift
-        passed = (stamp_ns - self._before_ns) / 1e9
+        looked, passed = False, (stamp_ns - self._before_ns) / 1e9
         if self._before is None or passed >= 0.9 * reference.period_s:
             scaled = reference.standardized(sample())
             if np.isfinite(scaled[CELLS:]).all():
                 self._take(reference, scaled, stamp_ns, passed)
-        self._drift = self._verdict(level)
+                looked = True
+        if looked or level != self._level:
+            self._level, self._drift = level, self._verdict(level)
         return self._drift
 
     def _take(self, reference: DriftReference, scaled: Values, stamp_ns: int, passed: float) -> None:
@@ -134,10 +138,11 @@ class DriftMonitor:
             if stamp_ns - self._moved_ns < STANDING_S * 1e9 and reference.stands(scaled, self._before):
                 self._before_ns = stamp_ns
                 return
-            if passed > 1.5 * reference.period_s:
+            if passed > 1.5 * reference.period_s:  # frames come less often than nominal ones did, or there was a pause
+                self._earlier = np.full(COLUMNS, np.nan)
+            if passed > LONGEST_PERIOD_S:
                 self._block.clear()
                 self._stamps.clear()
-                self._earlier = np.full(COLUMNS, np.nan)
         self._before, self._before_ns = scaled, stamp_ns
         self._moved_ns = stamp_ns
         self._block.append(scaled)
