@@ -133,7 +133,7 @@ def test_few_held_out_frames_are_said_to_be_few(world):
     judge = world.judge(held_out=5)
     assert 'extrapolated' in judge.warnings[0]
     assert judge.process(Frame(world.with_thing(world.street(1), 96, 40), 0), CameraState()).score > 1
-    assert judge.live({'false_alarm_rate': 0.2}).warnings == ()
+    assert not any('extrapolated' in warning for warning in judge.live({'false_alarm_rate': 0.2}).warnings)
     assert 'extrapolated' in judge.warnings[0]
 
 

@@ -82,7 +82,8 @@ class Coverage:
                            f'are {farthest.ratio:.1f} times as far from the rest as usual')
         for light in self.lights:
             if light.share < _RARE:
-                reasons.append(f'a drive where it is {light.name}, as {light.share:.0%} of the pictures are')
+                few = f'only {light.share:.0%} of the pictures are' if light.share else 'no picture is'
+                reasons.append(f'a drive where it is {light.name}, as {few}')
             elif light.ratio >= _FAR:
                 reasons.append(f'a longer drive where it is {light.name}: such pictures are {light.ratio:.1f} times as '
                                'far from the rest as usual')

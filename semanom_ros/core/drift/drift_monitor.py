@@ -181,11 +181,11 @@ class DriftMonitor:
         return Drift(DriftState.DRIFTING, int(since), strength, self._what(leading))
 
     def _what(self, leading: int) -> str:
-        """Names the column that has won most, or the regions that stand out lately."""
-        if leading >= COLUMNS:
-            return _PLACES[leading - COLUMNS]
-        if leading:
+        """Names the column that has won most, in the light of which regions stand out lately."""
+        if 0 < leading < COLUMNS:
             return f'{WHOLE}, {SHIFTS[leading - 1]}'
         regions = self._recent.reshape(REGION_ROWS, 2, REGION_COLUMNS, 2).mean(axis=(1, 3)).ravel()
         outstanding = regions > np.median(regions) + _OUTSTANDING
+        if leading >= COLUMNS and outstanding[leading - COLUMNS]:
+            return _PLACES[leading - COLUMNS]
         return _PLACES[int(regions.argmax())] if 0 < outstanding.sum() <= REGIONS // 4 else WHOLE
