@@ -131,11 +131,13 @@ def _lights(database: NominalDatabase, stamps: npt.NDArray[np.int64], streams: n
         picture = frames.get((str(names[streams[index]]), int(stamps[index])))
         content = picture() if picture is not None else b''
         if content:
-            levels.append(float(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE).mean()))
+            grey = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
+            levels.append(float(np.mean(grey)) if grey is not None else np.nan)
             distances.append(own[index])
-    if not levels:
+    known = np.isfinite(levels)
+    if not known.any():
         return ()
-    level, distance = np.array(levels), np.array(distances)
+    level, distance = np.array(levels)[known], np.array(distances)[known]
     lights = []
     for name, low, high in LIGHTS:
         inside = (level >= low) & (level < high)
