@@ -66,8 +66,9 @@ def drives(nominal: int) -> list[Followed]:
                           {**sun, 'seed': 2410, 'fault': CameraFault(turn=3.0, start=ONSET_S)}, ONSET_S, True))
     found.append(Followed('camera turned by 10 degrees',
                           {**sun, 'seed': 2411, 'fault': CameraFault(turn=10.0, start=ONSET_S)}, ONSET_S))
-    found.append(Followed('dirty lens',
-                          {**sun, 'seed': 2420, 'fault': CameraFault(dirt=0.1, start=ONSET_S)}, ONSET_S, True))
+    found += [Followed(f'dirty lens {k}',  # where the dirt is, is the seed's
+                       {**sun, 'seed': 2420 + k, 'fault': CameraFault(dirt=0.1, start=ONSET_S)}, ONSET_S, k == 1)
+              for k in range(3)]
     found.append(Followed('another town', {'anomalies': False, 'weather': 'sun', 'seed': OTHER_TOWN}, 0.0))
     return found
 

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from semanom_ros.commands.options import add_parameter_options, settings_of
+from semanom_ros.commands.options import add_parameter_options, recipe_with
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.core.curation import operations
 from semanom_ros.core.curation.coverage import Coverage, coverage
-from semanom_ros.core.curation.publishing import AUTO, NPROBE, IndexSettings, Recipe
+from semanom_ros.core.curation.publishing import AUTO, NPROBE, IndexSettings
 from semanom_ros.core.database.manifest import MANIFEST, Manifest
 from semanom_ros.core.database.nominal_database import NominalDatabase, read_manifest
+from semanom_ros.core.scoring.calibration import Calibration
 from semanom_ros.errors import ParameterError, SemanomError
 
 
@@ -33,8 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     def recalibrates(one: argparse.ArgumentParser) -> None:
         add_parameter_options(one)
-        one.epilog = ('Distances are measured, and the calibration is made anew from the frames kept aside, '
-                      'with the parameters of the calibration before, unless --config or --set is given.')
+        one.epilog = ('Distances are measured, and the calibration is made anew from the nominal frames, '
+                      'with the parameters of the calibration before, but for what --config or --set gives.')
 
     info = action('info', _info, 'say what databases hold and where it came from')
     info.add_argument('databases', metavar='DIR', nargs='+', type=Path, help='nominal database')
@@ -68,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     size.add_argument('--share', metavar='S', type=_share, help='then keep this share of the vectors, likewise')
     recalibrates(compact)
 
-    calibrate = action('calibrate', _calibrate, 'make thresholds anew from the frames that databases keep aside')
+    calibrate = action('calibrate', _calibrate, 'make thresholds anew from the nominal frames of databases')
     calibrate.add_argument('databases', metavar='DIR', nargs='+', type=Path, help='nominal database')
     recalibrates(calibrate)
 
@@ -113,7 +114,8 @@ def _describe(path: Path, manifest: Manifest) -> list[str]:
         f'  vectors      {manifest.vectors:,} of {made.dimension} dimensions, from {manifest.frames:,} frames; '
         f'{_size(manifest) / 1e6:.1f} MB',
         f'  held out     {manifest.held_out_vectors:,} vectors, from {manifest.held_out_frames:,} frames',
-        f'  calibrated   {"yes" if manifest.calibrated else "no"}',
+        *(f'  {"calibrated" if number == 0 else "":12} {line}' for number, line in enumerate(
+            Calibration.stored(path, manifest).describe())),
         '  learned      ' + (f'from {manifest.learned.composites:,} pictures with transplants' if manifest.learned
                              else 'no'),
         f'  search       {how}',
@@ -174,14 +176,15 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _merge(arguments: argparse.Namespace) -> None:
     before = read_manifest(arguments.output) if (arguments.output / MANIFEST).exists() else None
+    leading = arguments.output if before else arguments.databases[0]
     _done(arguments.output, before,
-          operations.merge(arguments.output, arguments.databases, _recipe(arguments), Bars()))
+          operations.merge(arguments.output, arguments.databases, recipe_with(leading, arguments), Bars()))
 
 
 def _remove(arguments: argparse.Namespace) -> None:
     before = read_manifest(arguments.database)
     _done(arguments.database, before,
-          operations.remove(arguments.database, arguments.sources, _recipe(arguments), Bars()))
+          operations.remove(arguments.database, arguments.sources, recipe_with(arguments.database, arguments), Bars()))
 
 
 def _compact(arguments: argparse.Namespace) -> None:
@@ -192,20 +195,21 @@ def _compact(arguments: argparse.Namespace) -> None:
     if not arguments.distance and size is None:
         raise ParameterError('semanom db compact: found nothing to go by, expected --distance, --size or --share')
     _done(arguments.database, before, operations.compact(
-        arguments.database, distance=arguments.distance, size=size, recipe=_recipe(arguments), progress=Bars()))
+        arguments.database, distance=arguments.distance, size=size,
+        recipe=recipe_with(arguments.database, arguments), progress=Bars()))
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:
     for path in arguments.databases:
         before = read_manifest(path)
-        _done(path, before, operations.calibrate(path, _recipe(arguments), progress=Bars()))
+        _done(path, before, operations.calibrate(path, recipe_with(path, arguments), progress=Bars()))
 
 
 def _index(arguments: argparse.Namespace) -> None:
     before = read_manifest(arguments.database)
     index = IndexSettings(arguments.factory, arguments.nprobe)
     _done(arguments.database, before,
-          operations.build_index(arguments.database, index, _recipe(arguments), Bars()))
+          operations.build_index(arguments.database, index, recipe_with(arguments.database, arguments), Bars()))
 
 
 def _revert(arguments: argparse.Namespace) -> None:
@@ -218,11 +222,6 @@ def _done(path: Path, before: Manifest | None, manifest: Manifest) -> None:
     calibrated = 'calibrated' if manifest.calibrated else 'not calibrated: it keeps no frames aside'
     print(f'{path}: version {manifest.version}, {manifest.vectors:,} vectors{was}, '
           f'{_size(manifest) / 1e6:.1f} MB, {calibrated}')
-
-
-def _recipe(arguments: argparse.Namespace) -> Recipe | None:
-    """What the result is for, where the options say so."""
-    return Recipe.of(settings_of(arguments).method) if arguments.config or arguments.settings else None
 
 
 def _count(text: str) -> int:

@@ -13,6 +13,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,10 @@ from std_srvs.srv import Trigger
 from semanom_ros.core.curation.publishing import Recipe
 from semanom_ros.core.curation.recorder import HeldOut, NominalRecorder, RecordingSummary, Thinning
 from semanom_ros.core.curation.writer import DatabaseWriter
+from semanom_ros.core.database.nominal_database import read_manifest
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
+from semanom_ros.core.scoring.calibration import Calibration
 from semanom_ros.errors import BagError, ImageError, SemanomError
 from semanom_ros.recordings.nominal_recording import database_path, record_bags
 from semanom_ros.ros import diagnostics
@@ -180,7 +183,7 @@ class NominalRecorderNode(Node):
             self._deadline = time.monotonic() + duration
         self.counts['received'] += 1
         try:
-            if not self._thinning(camera.name, received.stamp_ns):
+            if not self._thinning(camera.name, received.stamp_ns or round(received.when * 1e9)):
                 return
             self._frames.put_nowait((camera, received))
         except ImageError as error:
@@ -216,6 +219,11 @@ class NominalRecorderNode(Node):
             if without_masks:
                 self.counts['without masks'] += 1
                 self.get_logger().warning(without_masks, throttle_duration_sec=LOG_PERIOD_S)
+            if not frame.stamp_ns:
+                self.counts['unstamped'] += 1
+                self.get_logger().warning('images have no stamp: time is taken from their reception; mend the camera '
+                                          'driver', once=True)
+                frame = replace(frame, stamp_ns=frame.received_ns)
             yield frame
 
     def _refuse(self, error: ImageError) -> None:
@@ -226,6 +234,12 @@ class NominalRecorderNode(Node):
         self._state, summary = 'finished', self._summary
         self.get_logger().info(f'{database}: {summary.frames} frames added, {summary.held_out} of them held out; '
                                f'{summary.known} were there already; {summary.vectors} vectors')
+        calibration = Calibration.stored(database, read_manifest(database))
+        doubt = calibration.level_for(self._settings.method.alarm).doubt
+        if doubt:
+            self.get_logger().warning(f'{database}: {doubt}')
+        if summary.not_finite:
+            self.get_logger().error(summary.not_finite_line)
 
     # -- services and diagnostics
 
@@ -240,14 +254,19 @@ class NominalRecorderNode(Node):
         health = Health()
         if self._state.startswith('failed'):
             health.add(diagnostics.ERROR, self._state)
+        if self._summary.not_finite:
+            health.add(diagnostics.ERROR, self._summary.not_finite_line)
         if new['dropped']:
             health.add(diagnostics.WARN, f'{new["dropped"]} frames dropped: the encoder is slower than the cameras')
         if new['without masks']:
             health.add(diagnostics.WARN, f'{new["without masks"]} images came without masks')
+        if new['unstamped']:
+            health.add(diagnostics.WARN, f'{new["unstamped"]} images have no stamp: time is taken from their reception')
         if new['invalid']:
             health.add(diagnostics.WARN, f'{new["invalid"]} images hold no picture')
         values = {'state': self._state, 'progress': self._progress.text, 'frames recorded': self._summary.frames,
-                  'frames held out': self._summary.held_out, 'vectors': self._summary.vectors}
+                  'frames held out': self._summary.held_out, 'vectors': self._summary.vectors,
+                  'frames not finite': self._summary.not_finite}
         if not self._bags:
             values |= {'frames received': self.counts['received'], 'frames dropped': self.counts['dropped'],
                        'images without picture': self.counts['invalid'], 'frames waiting': self._frames.qsize()}

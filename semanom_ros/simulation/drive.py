@@ -71,12 +71,14 @@ class SimulatedFrame:
         instance_ids: (360, 640) uint16; 0 is no thing (sky, ground, houses).
         surfaces: (360, 640) uint8, where no thing is: index into `SURFACES`; 0 elsewhere.
         instances: what each id is.
+        distances: of each id, metres along the optical axis to its nearest corner.
         scenarios: names of the anomalies whose pixels are marked in this frame.
         twins: names of the nominal twins that are in view.
         weather: the weather's name.
         position: (3,) camera in the world, metres: x east, y north, z up.
         axes: (3, 3) rows right, down, forward of the optical frame in the world.
         ego: (x, y, yaw) of the vehicle on the ground.
+        speed: of the vehicle, metres per second.
     """
 
     image: npt.NDArray[np.uint8]
@@ -85,12 +87,14 @@ class SimulatedFrame:
     instance_ids: npt.NDArray[np.uint16]
     surfaces: npt.NDArray[np.uint8]
     instances: dict[int, Instance]
+    distances: dict[int, float]
     scenarios: tuple[str, ...]
     twins: tuple[str, ...]
     weather: str
     position: FloatArray
     axes: FloatArray
     ego: tuple[float, float, float]
+    speed: float
 
 
 class Drive:
@@ -377,12 +381,14 @@ class Drive:
             np.where(things, ids, 0).astype(np.uint16),
             np.where(things, 0, ids).astype(np.uint8),
             instances,
+            {k: canvas.depths[k] for k in sorted(present)},
             tuple(sorted(scenarios)),
             twins,
             name,
             self._camera.position.copy(),
             self._camera.axes.copy(),
             ego,
+            self._motion.speed(number / RATE),
         )
 
     def _wet(self, image: Picture, ids: npt.NDArray[np.uint16], rain: float, number: int) -> Picture:

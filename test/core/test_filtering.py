@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from semanom_ros.core.frames import Segments
-from semanom_ros.core.localization.filtering import TemporalFilter, keeps
+from semanom_ros.core.localization.filtering import TemporalFilter, objection
 from semanom_ros.core.localization.regions_of_map import regions
 from semanom_ros.core.localization.tracking import Tracker, iou
 from semanom_ros.settings import FilterSettings
@@ -72,7 +72,8 @@ def test_a_region_reaches_beyond_its_core_but_not_without_one():
 def test_small_and_border_regions_are_dropped(given, kept):
     anomaly_map = hot((20, 20, 6, 6), (60, 50, 20, 20), (152, 40, 6, 6))
     found = sorted(regions(anomaly_map, 1.0, 1.0), key=lambda region: region.box)
-    assert [i for i, region in enumerate(found) if keeps(settings(**given), region, (HEIGHT, WIDTH), None)] == kept
+    assert [i for i, region in enumerate(found)
+            if not objection(settings(**given), region, (HEIGHT, WIDTH), None)] == kept
 
 
 def test_a_region_must_fill_its_segment():
@@ -84,8 +85,8 @@ def test_a_region_must_fill_its_segment():
     strict = settings(agreement=0.5)
     half = Segments(labels[::2, ::2], segments.scores, segments.names)  # as found at a working resolution
     for known in (segments, half):
-        assert [keeps(strict, r, (HEIGHT, WIDTH), known) for r in (speck, most, outside)] == [False, True, True]
-    assert keeps(strict, speck, (HEIGHT, WIDTH), None)
+        assert [objection(strict, r, (HEIGHT, WIDTH), known) for r in (speck, most, outside)] == ['DISAGREES', '', '']
+    assert not objection(strict, speck, (HEIGHT, WIDTH), None)
 
 
 def test_what_persists_is_reported_after_its_time():

@@ -186,3 +186,27 @@ def test_a_splash_covers_the_share_that_was_asked_for(share):
 def test_a_fault_that_makes_no_sense_is_one_line(wrong):
     with pytest.raises(ParameterError, match='expected'):
         CameraFault(**wrong)
+
+
+@pytest.mark.parametrize(('name', 'half'), [('fridge_in_lane', 0.7), ('car_on_its_side', 2.6),
+                                            ('road_painted_on_truck', 4.5)])
+def test_distances_are_those_of_the_scene(name: str, half: float):
+    """Along the optical axis to the nearest corner: to the middle of its foot, less at most half its length."""
+    drive = Drive(8, True, 'sun', tuple(s for s in CATALOGUE if s.name == name))
+    seen = []
+    for metres in (40, 30, 20, 12):
+        number = int(drive.time_at(FIRST_SCENARIO - metres) * RATE)
+        frame = drive.frame(number)
+        identity = next(k for k, one in frame.instances.items() if one.scenario == name and one.anomalous)
+        thing = next(
+            one for block in drive._blocks.values() for one in block.things if one.scenario == name and one.anomalous
+        )
+        along, right = thing.place(number / RATE)
+        foot = float((drive.town.route.point(along, right, thing.z) - frame.position) @ frame.axes[2])
+        assert foot - half < frame.distances[identity] < foot + 0.3, metres
+        seen.append((number / RATE, frame.distances[identity]))
+        assert frame.speed == drive._motion.speed(number / RATE)
+    (first, far), (last, near) = seen[0], seen[-1]
+    if name != 'road_painted_on_truck':  # it stands still: what was driven is what it came nearer
+        driven = drive._motion.position(last) - drive._motion.position(first)
+        assert far - near == pytest.approx(driven, rel=0.05)

@@ -11,8 +11,8 @@ from semanom_ros.core.localization.tracking import Track, Tracker
 from semanom_ros.settings import FilterSettings
 
 
-def keeps(settings: FilterSettings, region: Region, size: tuple[int, int], segments: Segments | None) -> bool:
-    """Whether the spatial part keeps a region of an image of this (height, width).
+def objection(settings: FilterSettings, region: Region, size: tuple[int, int], segments: Segments | None) -> str:
+    """Why the spatial part drops a region of an image of this (height, width): a name of Reason; '': it keeps it.
 
     Args:
         settings: by area, border and agreement.
@@ -21,15 +21,15 @@ def keeps(settings: FilterSettings, region: Region, size: tuple[int, int], segme
         segments: of the image, for the agreement; None: unknown.
     """
     if not settings.spatial:
-        return True
+        return ''
     height, width = size
     if region.area < settings.min_area * height * width:
-        return False
+        return 'TOO_SMALL'
     x, y, w, h = region.box
     if settings.border > 0:
         centre = (x + w / 2) / width, (y + h / 2) / height
         if not all(settings.border <= c <= 1 - settings.border for c in centre):
-            return False
+            return 'AT_BORDER'
     if settings.agreement > 0 and segments is not None:
         labels = segments.at(size)
         px, py = region.peak
@@ -37,8 +37,8 @@ def keeps(settings: FilterSettings, region: Region, size: tuple[int, int], segme
         if segment > 0:
             inside = labels[y:y + h, x:x + w] == segment
             if (inside & region.mask).sum() < settings.agreement * (labels == segment).sum():
-                return False
-    return True
+                return 'DISAGREES'
+    return ''
 
 
 class TemporalFilter:
