@@ -142,6 +142,15 @@ class FilterSettings(Section):
 
 
 @dataclass(frozen=True)
+class DriftSettings(Section):
+    """Whether driving is still like the nominal drives."""
+
+    level: float = row(
+        0.05, 'probability with which an hour of driving that is like the nominal drives may be called drifting; the '
+        'lower, the longer it takes to notice a drift', LIVE, name='drift_level', minimum=1e-6, maximum=0.5)
+
+
+@dataclass(frozen=True)
 class MethodSettings(Section):
     """The method: detector, recorder and evaluator."""
 
@@ -151,6 +160,7 @@ class MethodSettings(Section):
     score: ScoreSettings = ScoreSettings()
     alarm: AlarmSettings = AlarmSettings()
     filter: FilterSettings = FilterSettings()
+    drift: DriftSettings = DriftSettings()
 
 
 @dataclass(frozen=True)

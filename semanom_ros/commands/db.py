@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,9 +16,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from semanom_ros.commands.options import add_parameter_options, recipe_with
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.core.curation import operations
+from semanom_ros.core.curation.coverage import Coverage, coverage
 from semanom_ros.core.curation.publishing import AUTO, NPROBE, IndexSettings
 from semanom_ros.core.database.manifest import MANIFEST, Manifest
-from semanom_ros.core.database.nominal_database import read_manifest
+from semanom_ros.core.database.nominal_database import NominalDatabase, read_manifest
 from semanom_ros.core.scoring.calibration import Calibration
 from semanom_ros.errors import ParameterError, SemanomError
 
@@ -38,6 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     info = action('info', _info, 'say what databases hold and where it came from')
     info.add_argument('databases', metavar='DIR', nargs='+', type=Path, help='nominal database')
     info.add_argument('--json', action='store_true', help='print their manifests as JSON')
+
+    covers = action('coverage', _coverage, 'say where and when databases are thin, and which drive to record next')
+    covers.add_argument('databases', metavar='DIR', nargs='+', type=Path, help='nominal database')
 
     verify = action('verify', _verify, 'check every file of databases against its checksum')
     verify.add_argument('databases', metavar='DIR', nargs='+', type=Path, help='nominal database')
@@ -126,6 +131,29 @@ def _describe(path: Path, manifest: Manifest) -> list[str]:
                      f'{source.held_out_frames:,} held out, {begun} to {ended} UTC'
                      + (f' (fingerprint {source.sha256[:12]})' if source.sha256 else ''))
     return lines
+
+
+def _coverage(arguments: argparse.Namespace) -> None:
+    for path in arguments.databases:
+        print('\n'.join(_covered(path, coverage(NominalDatabase.open(path, verify=False)))))
+
+
+def _covered(path: Path, found: Coverage) -> list[str]:
+    places = ('left', 'centre left', 'centre right', 'right')
+    lines = [f'{path}: {found.frames:,} nominal frames, each compared with the others that are not near it in time',
+             '  where: distance of each region as a multiple of the mean (and the factor by which it varies)',
+             '    ' + ' ' * 8 + ''.join(f'{place:>16}' for place in places)]
+    for name, far, factors in zip(('upper', 'middle', 'lower'), found.regions, found.variation, strict=True):
+        lines.append(f'    {name:8}' + ''.join(
+            f'{f"{ratio:.2f} (x{factor:.2f})":>16}' for ratio, factor in zip(far, factors, strict=True)))
+    if found.lights:
+        lines.append('  light: share of the pictures, and their distance as a multiple of what is usual')
+        lines += [f'    {light.name:8}{light.share:>8.0%}' + ('' if math.isnan(light.ratio) else f'{light.ratio:>8.2f}')
+                  for light in found.lights]
+    lines.append('  stretches that are farthest from the rest')
+    lines += [f'    {stretch.ratio:.2f}  {stretch.name}, {stretch.start_s:.0f} to {stretch.end_s:.0f} s'
+              for stretch in found.stretches[:3]]
+    return [*lines, found.advice]
 
 
 def _size(manifest: Manifest) -> int:

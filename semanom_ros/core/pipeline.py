@@ -15,6 +15,8 @@ import torch
 from semanom_ros.core.curation.operations import accept
 from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.database.storage import FrameRecord, NominalAddition, thumbnail
+from semanom_ros.core.drift.drift_monitor import Drift, DriftMonitor
+from semanom_ros.core.drift.drift_reference import DriftReference, sample_of
 from semanom_ros.core.embedding.embedder import Embedder, FrameEmbedding
 from semanom_ros.core.embedding.segmenters.refreshed import MaskMemory
 from semanom_ros.core.frames import Frame
@@ -41,11 +43,13 @@ class CameraState:
     Attributes:
         masks: for segmenters that do not look at every frame.
         filter: tracks and their evidence.
+        drift: whether driving is still like the nominal drives.
         stamp_ns: of the last frame that was judged; None: there was none.
     """
 
     masks: MaskMemory = field(default_factory=MaskMemory)
     filter: TemporalFilter = field(default_factory=TemporalFilter)
+    drift: DriftMonitor = field(default_factory=DriftMonitor)
     stamp_ns: int | None = None
 
 
@@ -82,7 +86,12 @@ class Judge:
         alarm = self._calibration.level_for(settings.alarm)
         self._level, self._calibrated = alarm.level, self._calibration.calibrated
         self._surprise = Surprise(self._calibration.survival, alarm.level, 1.0 if alarm.rate is None else alarm.rate)
-        self.warnings: tuple[str, ...] = (alarm.doubt,) if alarm.doubt else ()
+        self.warnings: tuple[str, ...] = tuple(filter(None, (alarm.doubt, self._calibration.drift_doubt)))
+
+    @property
+    def drift_reference(self) -> DriftReference | None:
+        """What driving is compared with; None where the database holds too little."""
+        return self._calibration.drift
 
     @classmethod
     def load(cls, settings: MethodSettings, database: Path, embedder: Embedder | None = None) -> Judge:
@@ -219,6 +228,9 @@ class Judge:
                            key=lambda anomaly: -anomaly.score)
         filtered = settings.spatial or settings.temporal
         verdict = Verdict.of(above and (bool(anomalies) or not filtered))
+        drift = Drift() if frame.still else state.drift.update(
+            self._calibration.drift, self.settings.drift.level, frame.stamp_ns,
+            lambda: sample_of(scores.distances, scores.queries.positions, self.database.positions_of(scores.nearest)))
         reason, explanation = Reason.NONE, ''
         if above and verdict is Verdict.NOMINAL:
             reason, explanation = _held_back(dropped, settings)
@@ -229,7 +241,7 @@ class Judge:
         return FrameResult(
             frame.stamp_ns, frame.camera, size, scores.score, scores.raw_score, scores.p_value, ALARM,
             verdict, map_, reach, tuple(anomalies), tuple(region for region, _ in kept), scores.queries, timings,
-            reason, explanation, tuple(region for region, _, _ in dropped))
+            reason, explanation, tuple(region for region, _, _ in dropped), drift)
 
     def _anomaly(self, scores: FrameScores, region: Region, track: Track | None) -> Anomaly:
         """What is said about one region: its strongest query, the evidence for it, and a label."""

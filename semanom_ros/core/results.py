@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from semanom_ros.core.database.nominal_database import NominalExample
+from semanom_ros.core.drift.drift_monitor import Drift
 from semanom_ros.core.embedding.queries import Queries
 from semanom_ros.core.frames import Segments
 from semanom_ros.core.localization.regions_of_map import Region
@@ -195,6 +196,7 @@ class FrameResult:
         reason: why it is unknown, or held back.
         explanation: the same in a line, for people; '' where there is nothing to explain.
         held_back_regions: what the filter dropped of the regions, in no order.
+        drift: whether driving is still like the nominal drives, on which p-value and threshold rest.
     """
 
     stamp_ns: int
@@ -214,6 +216,7 @@ class FrameResult:
     reason: Reason = Reason.NONE
     explanation: str = ''
     held_back_regions: tuple[Region, ...] = ()
+    drift: Drift = field(default_factory=Drift)
 
     @classmethod
     def unknown(cls, stamp_ns: int, camera: str, reason: Reason, explanation: str = '',

@@ -36,13 +36,14 @@ FRAME_TYPE = np.dtype([
     ('score', np.float64), ('raw_score', np.float64), ('p_value', np.float64), ('threshold', np.float64),
     ('verdict', np.uint8), ('held_back', np.bool_), ('reason', np.uint8), ('alarm', np.bool_), ('anomalies', np.int32),
     ('localized', np.bool_), ('truth_pixels', np.int64), ('latency_ms', np.float64), ('frame_score', np.float64),
-    ('truth_patches', np.float64), ('distance_m', np.float64), ('reported_m', np.float64), ('speed', np.float64)])
+    ('truth_patches', np.float64), ('distance_m', np.float64), ('reported_m', np.float64), ('speed', np.float64),
+    ('drift', np.int8), ('drift_since_ns', np.int64), ('drift_strength', np.float32), ('drift_what', 'U32')])
 """One frame as one method sees it.
 
 `truth`: 1 anomalous, 0 nominal, -1 unknown; `score`: as ranked, NaN where the frame could not be judged; `verdict`,
 `reason`: values of Verdict and Reason; `frame_score`: before the filter; `truth_patches`: size of what is anomalous in
 patches of the encoder's grid; `distance_m`: of the nearest anomaly; `reported_m`: of the nearest that what was reported
-lies on; `speed`: of the vehicle, m/s. What is not known is NaN.
+lies on; `speed`: of the vehicle, m/s; `drift`: a DriftState. What is not known is NaN.
 """
 
 
@@ -82,7 +83,7 @@ class Measurement:
             result.stamp_ns, sequence, stretch, -1 if truth is None else bool(pixels), verdict.score, result.raw_score,
             result.p_value, result.threshold, result.verdict, result.held_back, result.reason, result.anomalous,
             len(result.anomalies), localized, pixels, verdict.latency_ms, result.score, patches, distance, reported,
-            speed)], FRAME_TYPE))
+            speed, result.drift.state, result.drift.since_ns, result.drift.strength, result.drift.what)], FRAME_TYPE))
         if truth is not None and verdict.pixel_scores is not None:
             self.pixels.add(verdict.pixel_scores, truth, stretch)
             self.components.add(mask, truth, stretch)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from semanom_ros.core.drift.drift_monitor import DriftState
 from semanom_ros.core.results import Reason, Verdict
 from semanom_ros.errors import BagError, CameraError
 from semanom_ros.evaluation.detectors import Method, Row
@@ -258,7 +259,8 @@ def write_scores(path: Path, found: Replay) -> None:
     with open(path, 'w', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(['bag', 'topic', 'stamp_ns', 'truth', 'variant', 'filter', 'baseline', 'score', 'raw_score',
-                         'p_value', 'threshold', 'verdict', 'held_back', 'reason', 'alarm', 'anomalies'])
+                         'p_value', 'threshold', 'verdict', 'held_back', 'reason', 'alarm', 'anomalies',
+                         'drift'])
         for row, measurement in found.measurements.items():
             for recording, frame in zip(found.recording_of, measurement.frames, strict=True):
                 of = found.recordings[recording]
@@ -268,4 +270,4 @@ def write_scores(path: Path, found: Replay) -> None:
                     *('' if np.isnan(frame[name]) else rounded(frame[name])
                       for name in ('score', 'raw_score', 'p_value', 'threshold')),
                     Verdict(frame['verdict']).words, int(frame['held_back']), Reason(frame['reason']).words,
-                    int(frame['alarm']), frame['anomalies']])
+                    int(frame['alarm']), frame['anomalies'], DriftState(frame['drift']).name.lower()])

@@ -18,6 +18,7 @@ from semanom_ros.core.results import Verdict
 from semanom_ros.core.scoring.timeline import JOIN_S
 from semanom_ros.evaluation.charts import Chart, rate_curve, share_curve
 from semanom_ros.evaluation.detectors import Row
+from semanom_ros.evaluation.drift_summary import drift_sentence
 from semanom_ros.evaluation.gallery import Gallery
 from semanom_ros.evaluation.measurement import Measurement
 from semanom_ros.evaluation.metric_table import DASH, TABLES, WARNING, Metric, columns, headlines
@@ -59,6 +60,7 @@ def write_report(path: Path, found: Replay, metrics: Mapping[str, Any], figures:
         curves=_curves(rows, found), visibility=_visibility(rows, found),
         legend=[(row.name, f'series-{i % 8}') for i, row in enumerate(rows)],
         shown_figures=figures[shown], gallery=gallery, recordings=found.recordings,
+        drift_sentence=drift_sentence,
         video=_video(video, path.parent), live=live,
         definitions={'limit': AUPRO_LIMIT, 'join': JOIN_S, 'grace': GRACE_S, 'stretch': STRETCH_S,
                      'resamples': RESAMPLES, 'pixels': found.topics.min_anomaly_pixels})

@@ -13,11 +13,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from semanom_ros import __version__
 from semanom_ros.core.scoring import timeline
 from semanom_ros.errors import SemanomError
 from semanom_ros.evaluation import components, operating_point, sequences, visibility
 from semanom_ros.evaluation.detectors import Detectors, Method, Row
+from semanom_ros.evaluation.drift_summary import drift_summary
 from semanom_ros.evaluation.gallery import choose, illustrate
 from semanom_ros.evaluation.measurement import rounded
 from semanom_ros.evaluation.metrics import AUPRO_LIMIT
@@ -143,6 +146,8 @@ def _content(found: Replay, figures: Mapping[Row, Mapping[str, Any]], detectors:
     databases = {variant: {'vectors': database.manifest.vectors, 'version': database.manifest.version,
                            'sources': [Path(source.path).name for source in database.manifest.sources]}
                  for variant, database in detectors.databases.items()}
+    last = found.measurements[detectors.rows[-1]].frames
+    by_recording = [last[np.array(found.recording_of) == index] for index in range(len(found.recordings))]
     content = {
         'frames': len(frames), 'frames_with_truth': len(known),
         'anomalous_frames': int((known['truth'] == 1).sum()) if len(known) else None,
@@ -154,8 +159,9 @@ def _content(found: Replay, figures: Mapping[Row, Mapping[str, Any]], detectors:
         'database': databases[detectors.rows[-1].variant], 'databases': databases,
         'recordings': [{'name': r.name, 'image_topic': r.topic, 'truth_topic': r.truth_topic,
                         'truth_instances': list(found.topics.truth_instances), 'frames': r.frames,
-                        'unreadable_images': r.unreadable, 'damage': r.damage, 'stills': r.stills}
-                       for r in found.recordings],
+                        'unreadable_images': r.unreadable, 'damage': r.damage, 'stills': r.stills,
+                        'drift': drift_summary(own) if len(own) else None}
+                       for r, own in zip(found.recordings, by_recording, strict=True)],
         'parameters': settings.values(),
         'definitions': {
             'min_anomaly_pixels': found.topics.min_anomaly_pixels,

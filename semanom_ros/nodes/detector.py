@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
@@ -25,10 +26,11 @@ from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import Trigger
 
+from semanom_ros.core.drift.drift_monitor import Drift, DriftState
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.localization.frame_clock import LONGEST_GAP_NS
 from semanom_ros.core.pipeline import CameraState, Judge, evidence_for
-from semanom_ros.core.results import FrameResult, Reason
+from semanom_ros.core.results import FrameResult, Reason, Verdict
 from semanom_ros.errors import CameraError, ImageError, ParameterError, SemanomError
 from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.msg import DatabaseInfo
@@ -117,6 +119,7 @@ class Detector(LifecycleNode):
         self._abandoned: list[threading.Thread] = []  # that did not end
         self._service: threading.Thread | None = None  # that answers a service, while it does
         self._database_info: Publisher[DatabaseInfo] | None = None
+        self._loaded = Time()
         self._state = 'unconfigured'
         self._fault = ''  # why the last configure failed
         self._reload_fault = ''
@@ -375,6 +378,7 @@ class Detector(LifecycleNode):
 
     def _publish(self, camera: _Camera, judged: Judged, received: Received) -> None:
         result, frame = judged.result, judged.frame
+        turned = result.verdict is not Verdict.UNKNOWN and camera.drifts(result.drift)
         camera.outputs.publish(When.AT_ONCE, judged)
         if result.timings_ms:  # it went through the pipeline, whatever came of it
             camera.monitor.processed(result, time.monotonic() - received.when, self._age(result.stamp_ns))
@@ -383,6 +387,8 @@ class Detector(LifecycleNode):
                              throttle_duration_sec=LOG_PERIOD_S)
         if result.anomalous and frame is not None:
             camera.flagged = frame, result
+        if turned:
+            self._publish_database_info()
         camera.outputs.publish(When.NEXT, judged)
         if camera.outputs.wanted(When.DRAWN):
             self._renderings.put(camera.name, _Drawing(camera, judged))
@@ -491,9 +497,16 @@ class Detector(LifecycleNode):
     def _announce_database(self) -> str:
         assert self._judge is not None
         assert self._database_info is not None
-        database = self._judge.database
-        self._database_info.publish(messages.database_info(database, self.get_clock().now().to_msg()))
+        database, self._loaded = self._judge.database, self.get_clock().now().to_msg()
+        self._publish_database_info()
         return f'database {database.path} version {database.manifest.version}, {database.manifest.vectors} vectors'
+
+    def _publish_database_info(self) -> None:
+        judge, publisher = self._judge, self._database_info
+        if judge is not None and publisher is not None:
+            publisher.publish(messages.database_info(
+                judge.database, self._loaded, judge.drift_reference,
+                [camera.name for camera in self._cameras if camera.drifting]))
 
     # -- diagnostics
 
@@ -535,6 +548,7 @@ class _Camera:
         self.outputs = CameraOutputs(node, name)
         self.state = CameraState()
         self.flagged: tuple[Frame, FrameResult] | None = None
+        self.drifting = False
         self._node = node
         self._input = CameraInput(node, name, settings.cameras, settings.method.queries, INPUT)
         self._rectified = settings.detector.image_rectified
@@ -548,7 +562,7 @@ class _Camera:
     def open(self, mailbox: Mailbox[_Waiting]) -> None:
         """Lets images in."""
         self._last_stamp_ns, self._last_size = -1, None
-        self.state = CameraState()
+        self.state, self.drifting = CameraState(), False
         self.monitor.start()
 
         def receive(received: Received) -> None:
@@ -557,6 +571,15 @@ class _Camera:
                 self.monitor.dropped(diagnostics.SUPERSEDED)
 
         self._input.open(receive)
+
+    def drifts(self, drift: Drift) -> bool:
+        """Takes note of the drift, and says so in the log; whether it has begun or ended."""
+        drifting = drift.state is DriftState.DRIFTING
+        if drifting == self.drifting:
+            return False
+        self.drifting = drifting
+        self.log.warning(f'driving is {drift}')
+        return True
 
     def close(self) -> None:
         """Lets no more images in."""

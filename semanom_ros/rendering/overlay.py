@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from semanom_ros.core.drift.drift_monitor import Drift, DriftState
 from semanom_ros.core.results import Anomaly, FrameResult, Reason, Verdict, region_mask
 
 Picture = npt.NDArray[np.uint8]
@@ -21,6 +22,7 @@ GREY: Colour = (190, 194, 202)
 INK: Colour = (16, 18, 24)
 ALARM: Colour = (220, 38, 54)
 CALM: Colour = (22, 128, 106)
+DRIFT: Colour = (245, 184, 46)
 AMBER: Colour = (245, 176, 20)
 VIOLET: Colour = (104, 84, 150)
 
@@ -94,6 +96,8 @@ def render_overlay(image: Picture, result: FrameResult, *, max_width: int = 0, e
     _draw_heat(canvas, result)
     _draw_outlines(canvas, result, style)
     taken = _draw_banner(canvas, result, style)
+    if result.drift.state is DriftState.DRIFTING:
+        taken.append(_draw_drift(canvas, result.drift, taken[-1], style))
     shown = result.anomalies[:MAX_LABELS]
     boxes = [_scaled(anomaly.box, zoom) for anomaly in shown]
     if evidence:
@@ -320,6 +324,16 @@ def _draw_sign(canvas: Picture, state: _State, x: int, y: int, style: _Style) ->
         cv2.line(canvas, (x, foot - line), (x, foot - line), state.colour, line)
     else:
         style.write(canvas, '?', x - style.measure('?', _BOLD) // 2, y, state.ink, _BOLD)
+
+
+def _draw_drift(canvas: Picture, drift: Drift, banner: Rect, style: _Style) -> Rect:
+    """One line below the banner."""
+    text = f'drifting: {drift.what}'
+    line = Rect(0, banner.height, min(canvas.shape[1], style.measure(text) + 2 * style.pad),
+                min(canvas.shape[0] - banner.height, style.row + style.pad))
+    _shade(canvas, line, DRIFT, 0.85)
+    style.write(canvas, text, style.pad, line.y + line.height // 2, INK)
+    return line
 
 
 def _draw_gauge(canvas: Picture, result: FrameResult, bar: Rect, colour: Colour, style: _Style) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
+from semanom_ros.core.drift.drift_monitor import DriftState
 from semanom_ros.core.results import FrameResult, Reason, Verdict
 from semanom_ros.ros.middleware import PROFILES
 
@@ -212,6 +213,9 @@ class CameraMonitor:
                 health.add(WARN, self._masks_fault)
             if self._bearing_fault:
                 health.add(WARN, self._bearing_fault)
+            if self._last is not None and self._last.drift.state is DriftState.DRIFTING:
+                health.add(WARN, f'{self._last.drift}: p-values and the false-alarm rate do not hold; check the '
+                                 'camera, or record nominal drives like this one')
             values: dict[str, object] = {
                 'image topic': topic, 'frames received': self._counts['received'],
                 'frames processed': self._counts['processed'],
@@ -227,7 +231,9 @@ class CameraMonitor:
             if self._last is not None:
                 values |= {'verdict': self._last.verdict.words, 'held back': self._last.held_back,
                            'score': f'{self._last.score:.4g}', 'threshold': f'{self._last.threshold:.4g}',
-                           'p-value': f'{self._last.p_value:.4g}', 'anomalies': len(self._last.anomalies)}
+                           'p-value': f'{self._last.p_value:.4g}', 'anomalies': len(self._last.anomalies),
+                           'drift': self._last.drift.state.name.lower(),
+                           'drift strength': f'{self._last.drift.strength:.2f}'}
                 if self._last.reason is not Reason.NONE:
                     values |= {'reason': self._last.reason.words}
                 values |= {f'{stage} (ms)': f'{spent:.2f}' for stage, spent in self._last.timings_ms.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,14 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from semanom_ros.core.database.nominal_database import NominalDatabase, NominalExample
+from semanom_ros.core.drift.drift_monitor import Drift
+from semanom_ros.core.drift.drift_reference import DriftReference
 from semanom_ros.core.results import Anomaly, FrameResult, Reason
 from semanom_ros.errors import ImageError
 from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.msg import Anomaly as AnomalyMessage
 from semanom_ros.msg import AnomalyArray, AnomalyScore, DatabaseInfo, NominalMatch
+from semanom_ros.msg import Drift as DriftMessage
 from semanom_ros.recordings.bags import BagWriter
 from semanom_ros.recordings.images import (
     compress_pixels,
@@ -158,7 +162,8 @@ def anomaly_score(result: FrameResult, header: Header) -> AnomalyScore:
     """The small message for plots and monitors."""
     return AnomalyScore(header=header, score=result.score, raw_score=result.raw_score, p_value=result.p_value,
                         threshold=result.threshold, verdict=int(result.verdict), anomalous=result.anomalous,
-                        held_back=result.held_back, reason=int(result.reason), explanation=result.explanation)
+                        held_back=result.held_back, reason=int(result.reason), explanation=result.explanation,
+                        drift=_drift(result.drift))
 
 
 def anomaly_array(result: FrameResult, header: Header, camera: CameraModel | None) -> AnomalyArray:
@@ -180,23 +185,28 @@ def anomaly_array(result: FrameResult, header: Header, camera: CameraModel | Non
         header=header, camera=result.camera, image_height=height, image_width=width, score=result.score,
         raw_score=result.raw_score, p_value=result.p_value, threshold=result.threshold, verdict=int(result.verdict),
         anomalous=result.anomalous, held_back=result.held_back, reason=int(result.reason),
-        explanation=result.explanation,
+        explanation=result.explanation, drift=_drift(result.drift),
         anomalies=[_anomaly(anomaly, None if bearings is None else bearings[number])
                    for number, anomaly in enumerate(result.anomalies)])
 
 
-def database_info(database: NominalDatabase, loaded: Time) -> DatabaseInfo:
+def database_info(database: NominalDatabase, loaded: Time, reference: DriftReference | None = None,
+                  drifting: Sequence[str] = ()) -> DatabaseInfo:
     """What the detector compares with.
 
     Args:
         database: the open database.
         loaded: when it was loaded.
+        reference: what driving is compared with; None: there is nothing.
+        drifting: cameras that drive unlike the nominal drives.
     """
     manifest, made = database.manifest, database.manifest.description
     return DatabaseInfo(
         loaded=loaded, path=str(database.path), version=manifest.version, vectors=manifest.vectors,
         dimension=made.dimension, encoder=made.encoder, variant=made.variant,
-        sources=[source.path for source in manifest.sources], calibrated=manifest.calibrated)
+        sources=[source.path for source in manifest.sources], calibrated=manifest.calibrated,
+        drift_frames=reference.frames if reference else 0, drift_minutes=reference.minutes if reference else 0.0,
+        drifting=list(drifting))
 
 
 def detection_array(result: FrameResult, header: Header) -> Any:
@@ -243,6 +253,11 @@ def image_annotations(result: FrameResult, header: Header) -> Any:
             timestamp=header.stamp, position=Point2(x=float(anomaly.box[0]), y=float(anomaly.box[1])),
             text=caption(anomaly), font_size=max(10.0, height / 36), text_color=white, background_color=dark))
     return array
+
+
+def _drift(drift: Drift) -> DriftMessage:
+    return DriftMessage(state=int(drift.state), since=header(drift.since_ns, '').stamp, strength=drift.strength,
+                        what=drift.what)
 
 
 def _colour(colour: tuple[int, int, int]) -> Any:

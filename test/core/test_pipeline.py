@@ -211,8 +211,7 @@ def test_few_nominal_frames_are_said_to_be_few(world):
     judge = world.judge(world.settings(false_alarm_rate=0.01), held_out=5)
     assert 'the lowest that 5 nominal frames support' in judge.warnings[0]
     assert judge.process(Frame(world.with_thing(world.street(1), 96, 40), 0), CameraState()).score > 1
-    assert judge.live({'false_alarm_rate': 0.2}).warnings == ()
-    assert judge.warnings
+    assert len(judge.live({'false_alarm_rate': 0.2}).warnings) < len(judge.warnings)
 
 
 def test_only_live_parameters_change(world):

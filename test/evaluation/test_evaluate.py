@@ -60,6 +60,7 @@ def test_metrics_hold_what_is_promised(evaluated):
     assert metrics['segmenter'] == 'embedding'
     assert metrics['database']['vectors'] == metrics['databases']['instance']['vectors'] > 0
     assert metrics['database']['version'] == 1
+    assert [recording['drift']['drifting'] for recording in metrics['recordings']] == [0]
 
 
 def test_the_filter_costs_strong_anomalies_no_delay(evaluated):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from semanom_ros.core.database.nominal_database import NominalExample
+from semanom_ros.core.drift.drift_monitor import Drift, DriftState
 from semanom_ros.core.localization.regions_of_map import Region
 from semanom_ros.core.results import Anomaly, FrameResult, Reason, ScoreMap, Verdict
 from semanom_ros.rendering.overlay import ALARM, AMBER, CALM, VIOLET, Rect, heat_colour, place_labels, render_overlay
@@ -117,6 +118,19 @@ def test_the_banner_tells_anomalous_from_nominal() -> None:
     calm = render_overlay(image, result_with([], size))[2, 2].astype(int)
     assert alarm[0] > alarm[1] + 100
     assert calm[1] > calm[0] + 50
+
+
+def test_a_drift_is_a_line_below_the_banner_and_nothing_else():
+    image, size = street((360, 480)), (360, 480)
+    nominal = result_with([], size)
+    calm = render_overlay(image, nominal)
+    said = render_overlay(image, replace(nominal, drift=Drift(DriftState.DRIFTING, 1, 3.0, 'upper left')))
+    rows = np.flatnonzero((said != calm).any(axis=(1, 2)))
+    height = banner_height(calm, image)
+    assert rows.min() == height
+    assert rows.max() < 2.5 * height
+    unknown = replace(nominal, drift=Drift(DriftState.UNKNOWN))
+    assert (render_overlay(image, unknown) == calm).all()
 
 
 def held_back(size: tuple[int, int], box: tuple[int, int, int, int]) -> FrameResult:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -358,6 +358,16 @@ class NominalDatabase:
         return (np.concatenate([part.vectors[rows] for part, rows in zip(self._parts, chosen, strict=True)]),
                 np.concatenate([part.places(rows) for part, rows in zip(self._parts, chosen, strict=True)]))
 
+    def positions_of(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """(M, 2) where in their images nominal embeddings (M,) are, 0 to 1; NaN for -1."""
+        found = np.full((len(indices), 2), np.nan, np.float32)
+        first = 0
+        for part in self._parts:
+            own = (indices >= first) & (indices < first + len(part.vectors))
+            found[own] = part.positions[indices[own] - first]
+            first += len(part.vectors)
+        return found
+
     def frames(self) -> FrameSequence:
         """The frames to compare with, in the vectors' order: (record, vectors, boxes, positions), memory-mapped."""
         return self._frames
@@ -366,6 +376,12 @@ class NominalDatabase:
         """The frames that are kept aside for calibration, likewise."""
         held_out = [self._opened[entry.name] for entry in self.manifest.parts if entry.kind == HELD_OUT]
         return FrameSequence(held_out, held_out=True)
+
+    def pictures(self) -> Iterator[tuple[FrameRecord, Callable[[], bytes]]]:
+        """Every nominal frame's record, and what reads its picture, JPEG; empty where none was kept."""
+        for part in self._opened.values():
+            for index in range(len(part.frames)):
+                yield part.record(index, False), partial(part.thumbnail, index)
 
     def frame_indices(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Indices into `frames()` of the frames that vectors belong to."""

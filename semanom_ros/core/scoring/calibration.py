@@ -24,6 +24,7 @@ import numpy.typing as npt
 from semanom_ros.core.database.manifest import Manifest
 from semanom_ros.core.database.nominal_database import NominalDatabase, read_calibration
 from semanom_ros.core.database.storage import FrameRecord, NominalFrame
+from semanom_ros.core.drift.drift_reference import DriftReference, drift_arrays, sample_of
 from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.core.scoring.comparison import Comparison
 from semanom_ros.core.scoring.regions import STRETCH_SECONDS, RegionStatistics
@@ -91,12 +92,16 @@ class Calibration:
         drives: the same by camera and recording, in time: stamps (m,) in nanoseconds and scores (m,).
         regions: usual distances by place, None where that is switched off or unknown.
         judge: of what belongs where, None where that is switched off or was not learned.
+        drift: what driving is compared with; None where there is no reference for that.
+        drift_doubt: why there is none.
     """
 
     frame_scores: npt.NDArray[np.float32]
     drives: tuple[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]], ...] = ()
     regions: RegionStatistics | None = None
     judge: QueryJudge | None = None
+    drift: DriftReference | None = None
+    drift_doubt: str = ''
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray], judge: QueryJudge | None = None) -> Calibration:
@@ -110,7 +115,8 @@ class Calibration:
             own = np.flatnonzero(arrays['frame_streams'] == stream)
             own = own[np.argsort(arrays['frame_stamps'][own], kind='stable')]
             drives.append((arrays['frame_stamps'][own], scores[own]))
-        return cls(np.sort(scores), tuple(drives), regions, judge if regions else None)
+        return cls(np.sort(scores), tuple(drives), regions, judge if regions else None,
+                   *(DriftReference.from_arrays(arrays) if arrays else (None, '')))
 
     @classmethod
     def stored(cls, path: Path, manifest: Manifest) -> Calibration:
@@ -289,8 +295,8 @@ def calibrate(database: NominalDatabase, search: SearchSettings, score: ScoreSet
 
     Returns:
         `frame_scores`, `frame_stamps` (nanoseconds) and `frame_streams` (a number for each camera of each recording),
-        all (n,), `settings`, and `region_mean`, `region_deviation` where distances are judged by their place; {} when
-        no frame can be compared with others.
+        all (n,), `settings`, `region_mean` and `region_deviation` where distances are judged by their place, and what
+        `drift_arrays` gives; {} when no frame can be compared with others.
     """
     own = distances_of(database, Comparison.of(score), MOST_FRAMES, progress, frames)
     if not own:
@@ -307,6 +313,7 @@ def calibrate(database: NominalDatabase, search: SearchSettings, score: ScoreSet
         regions = regions_of(own)
         relative = _relative(own)
         arrays |= {'region_mean': regions.mean, 'region_deviation': regions.deviation}
+    drift = _drift(own)
     if judge is not None and score.plausibility and by_region:
         own, relative = _judged(database, judge, own, relative)
     arrays['frame_scores'] = np.array(
@@ -315,15 +322,31 @@ def calibrate(database: NominalDatabase, search: SearchSettings, score: ScoreSet
     streams = {key: number for number, key in enumerate(dict.fromkeys((r.source_sha256, r.topic) for r in records))}
     arrays['frame_stamps'] = np.array([r.stamp_ns for r in records], np.int64)
     arrays['frame_streams'] = np.array([streams[r.source_sha256, r.topic] for r in records], np.int32)
-    return arrays
+    return arrays | drift
+
+
+def _drift(frames: Sequence[CrossDistances]) -> dict[str, npt.NDArray]:
+    """What driving is compared with, to tell drift."""
+    records = [one.frame.record for one in frames]
+    names = {(record.source_sha256, record.topic): f'{record.source} {record.topic}' for record in records}
+    streams = {key: number for number, key in enumerate(names)}
+    samples = [sample_of(one.distances, np.asarray(one.frame.positions, np.float32), one.matched) for one in frames]
+    return drift_arrays(samples, [record.stamp_ns for record in records],
+                        [streams[record.source_sha256, record.topic] for record in records], list(names.values()))
 
 
 @dataclass(frozen=True)
 class CrossDistances:
-    """A nominal frame, and (n,) float32 how far its embeddings are from the rest of the database."""
+    """A nominal frame, and (n,) float32 how far its embeddings are from the rest of the database.
+
+    Attributes:
+        frame, distances: those.
+        matched: (n, 2) float32 where in their images the nearest embeddings are, 0 to 1.
+    """
 
     frame: NominalFrame
     distances: npt.NDArray[np.float32]
+    matched: npt.NDArray[np.float32]
 
 
 def distances_of(database: NominalDatabase, compare: Comparison, most: int, progress: Progress = SILENT,
@@ -347,9 +370,9 @@ def distances_of(database: NominalDatabase, compare: Comparison, most: int, prog
         frame = given[int(index)]
         held_out = frame.record.held_out  # with its whole stretch
         near = (0, 0) if held_out else database.neighbourhood(frame.record, STRETCH_SECONDS)
-        distances, _ = compare(database, frame.vectors, frame.places, near)
+        distances, nearest = compare(database, frame.vectors, frame.places, near)
         if len(distances) and np.isfinite(distances).all():
-            found.append(CrossDistances(frame, distances))
+            found.append(CrossDistances(frame, distances, database.positions_of(nearest)))
         progress.advance(1)
     progress.end()
     return found
