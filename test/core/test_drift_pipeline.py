@@ -21,7 +21,7 @@ SECOND = 10**9
 
 @pytest.mark.parametrize('variant', ['grid', 'instance'])
 def test_a_drive_like_the_recorded_one_with_things_on_it_is_told_from_a_darker_one(world, variant):
-    judge, state = world.judge(world.settings(variant=variant), recorded=90, held_out=30), CameraState()
+    judge, state = world.judge(world.settings(variant=variant), recorded=120, held_out=0), CameraState()
     assert judge.drift_reference is not None
     assert judge.drift_reference.frames == 120
     drifts = []
@@ -39,7 +39,7 @@ def test_a_drive_like_the_recorded_one_with_things_on_it_is_told_from_a_darker_o
 
 
 def test_it_goes_on_with_other_live_settings_and_after_a_person_accepted_something(world):
-    judge, state = world.judge(recorded=90, held_out=30), CameraState()
+    judge, state = world.judge(recorded=120, held_out=0), CameraState()
     for second in range(20):
         judge.process(Frame(world.street(400 + second), (1000 + second) * SECOND), state)
     frame = Frame(world.with_thing(world.street(500), 64, 48), 1020 * SECOND, topic='/camera', source='later')
@@ -55,9 +55,9 @@ def test_it_goes_on_with_other_live_settings_and_after_a_person_accepted_somethi
 
 def test_an_appended_database_has_a_reference_of_all_its_drives(world):
     settings = world.settings()
-    database = world.database(settings, recorded=60, held_out=20)
+    database = world.database(settings, recorded=80, held_out=0)
     before, _ = DriftReference.from_arrays(database.calibration)
-    other = world.database(settings, name='other', recorded=70, held_out=20,
+    other = world.database(settings, name='other', recorded=90, held_out=0,
                            frame=lambda i: Frame(world.street(1000 + i), i * SECOND))
     operations.merge(database.path, [other.path])
     judge = Judge.load(settings, database.path, world.embedder(settings))
@@ -67,7 +67,7 @@ def test_an_appended_database_has_a_reference_of_all_its_drives(world):
 
 
 def test_a_calibration_without_a_reference_says_that_it_must_be_made_anew(world):
-    database = world.database(recorded=60, held_out=20)
+    database = world.database(recorded=80, held_out=0)
     arrays = {name: array for name, array in database.calibration.items() if not name.startswith('drift_')}
     made, doubt = DriftReference.from_arrays(arrays)
     assert made is None
@@ -84,7 +84,7 @@ def test_coverage_finds_the_stretch_that_is_unlike_the_rest_and_says_what_to_rec
     def picture(second: int) -> np.ndarray:
         return world.street(second) // 3 if 60 <= second < 64 else world.street(second)
 
-    database = world.database(recorded=120, held_out=20, picture=picture)
+    database = world.database(recorded=140, held_out=0, picture=picture)
     found = coverage(database)
     assert found.stretches[0].start_s == 60
     assert found.stretches[0].ratio > 1.4

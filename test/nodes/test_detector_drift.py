@@ -11,7 +11,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from semanom_ros.msg import AnomalyArray, AnomalyScore, DatabaseInfo, Drift
 
 SECOND = 1_000_000_000
-NOMINAL_S, NIGHT_S = 12, 30
+NOMINAL_S, NIGHT_S = 12, 50
 
 
 def test_drift_is_published_dated_and_named_and_nominal_streets_are_not_drifting(active: Callable[..., Any]) -> None:
