@@ -19,6 +19,7 @@ COMMANDS = {
     'record': 'turn nominal bags into a nominal database',
     'learn': 'learn from nominal recordings what belongs where',
     'evaluate': 'replay a bag through the detector and measure it',
+    'benchmark': 'measure on a public set of road anomalies, beside published figures',
     'db': 'look after nominal databases',
     'demo': 'simulate, record, detect live over DDS, evaluate',
     'bench': 'measure speed, as ratios',

@@ -142,6 +142,15 @@ class FilterSettings(Section):
 
 
 @dataclass(frozen=True)
+class DriftSettings(Section):
+    """Whether driving is still like the nominal drives."""
+
+    level: float = row(
+        0.05, 'probability with which an hour of driving that is like the nominal drives may be called drifting; the '
+        'lower, the longer it takes to notice a drift', LIVE, name='drift_level', minimum=1e-6, maximum=0.5)
+
+
+@dataclass(frozen=True)
 class MethodSettings(Section):
     """The method: detector, recorder and evaluator."""
 
@@ -151,6 +160,7 @@ class MethodSettings(Section):
     score: ScoreSettings = ScoreSettings()
     alarm: AlarmSettings = AlarmSettings()
     filter: FilterSettings = FilterSettings()
+    drift: DriftSettings = DriftSettings()
 
 
 @dataclass(frozen=True)
@@ -172,7 +182,7 @@ class DetectorSettings(Section):
     """The detector."""
 
     max_age: float = row(
-        0.0, 'seconds; a frame that is older by its stamp is dropped before it costs anything; 0: no limit, as '
+        0.0, 'seconds; a frame that is older by its stamp is unknown, before it costs anything; 0: no limit, as '
         'replayed recordings without /clock need', LIVE, minimum=0.0, maximum=3600.0)
     image_rectified: bool = row(
         False, 'the images are rectified: bearings come from P of the CameraInfo, not from K and D', RUN)
@@ -189,7 +199,8 @@ class DetectorSettings(Section):
         2.0, 'seconds without an image from a camera after which diagnostics report an error', LIVE, minimum=0.1,
         maximum=3600.0)
     latency_limit: float = row(
-        1.0, 'seconds from receiving an image to its score; when the median is longer, diagnostics warn', LIVE,
+        1.0, 'seconds from receiving an image to its score; when the median is longer, diagnostics warn; a frame that '
+        'waits longer is unknown until its verdict comes, and diagnostics report an error', LIVE,
         minimum=0.001, maximum=60.0)
 
 
@@ -207,8 +218,9 @@ class RecorderSettings(Section):
         0.0, 'frames per second to take of a camera at most, by their stamps; 0: all', RUN, minimum=0.0,
         maximum=1000.0)
     held_out_share: float = row(
-        0.2, 'share of the drive, in whole stretches of time, that is kept aside for calibration; 0: none, then there '
-        'are no thresholds', RUN, minimum=0.0, maximum=0.5)
+        0.0, 'share of the drive, in whole stretches of time, that is kept aside to calibrate with (split-conformal); '
+        '0: every frame is recorded, and calibrates by being compared with the rest of the database (cross-conformal)',
+        RUN, minimum=0.0, maximum=0.5)
     thumbnail_size: int = row(
         160, 'longer side of the pictures kept as evidence, in pixels; 0: keep none', RUN, minimum=0, maximum=1024)
     index: str = row(

@@ -126,6 +126,7 @@ class AnomalibMethod:
 
     Attributes:
         rows: one.
+        false_alarm_rate: none.
     """
 
     def __init__(self, name: str, model: Any, embedder: Embedder, nominal: Path, settings: Settings) -> None:
@@ -138,6 +139,7 @@ class AnomalibMethod:
             settings: which frames are taken.
         """
         self.rows: tuple[Row, ...] = (Row('grid', baseline=name),)
+        self.false_alarm_rate: float | None = None
         self._model, self._embedder = model.to(embedder.encoder.device), embedder
         self._model.train()
         with BagReader(nominal) as reader, torch.no_grad():

@@ -214,6 +214,8 @@ class LiveDetector:
 
     def _on_score(self, message: AnomalyScore) -> None:
         now = time.perf_counter()
+        if message.reason == AnomalyScore.REASON_LATE:  # the score is still to come
+            return
         with self._changed:
             self._scored = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
             self._scored_at[self._scored] = now

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,12 +13,14 @@ from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from semanom_ros.commands.options import add_parameter_options, settings_of
+from semanom_ros.commands.options import add_parameter_options, recipe_with
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.core.curation import operations
-from semanom_ros.core.curation.publishing import AUTO, NPROBE, IndexSettings, Recipe
+from semanom_ros.core.curation.coverage import Coverage, coverage
+from semanom_ros.core.curation.publishing import AUTO, NPROBE, IndexSettings
 from semanom_ros.core.database.manifest import MANIFEST, Manifest
-from semanom_ros.core.database.nominal_database import read_manifest
+from semanom_ros.core.database.nominal_database import NominalDatabase, read_manifest
+from semanom_ros.core.scoring.calibration import Calibration
 from semanom_ros.errors import ParameterError, SemanomError
 
 
@@ -31,12 +34,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     def recalibrates(one: argparse.ArgumentParser) -> None:
         add_parameter_options(one)
-        one.epilog = ('Distances are measured, and the calibration is made anew from the frames kept aside, '
-                      'with the parameters of the calibration before, unless --config or --set is given.')
+        one.epilog = ('Distances are measured, and the calibration is made anew from the nominal frames, '
+                      'with the parameters of the calibration before, but for what --config or --set gives.')
 
     info = action('info', _info, 'say what databases hold and where it came from')
     info.add_argument('databases', metavar='DIR', nargs='+', type=Path, help='nominal database')
     info.add_argument('--json', action='store_true', help='print their manifests as JSON')
+
+    covers = action('coverage', _coverage, 'say where and when databases are thin, and which drive to record next')
+    covers.add_argument('databases', metavar='DIR', nargs='+', type=Path, help='nominal database')
 
     verify = action('verify', _verify, 'check every file of databases against its checksum')
     verify.add_argument('databases', metavar='DIR', nargs='+', type=Path, help='nominal database')
@@ -63,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     size.add_argument('--share', metavar='S', type=_share, help='then keep this share of the vectors, likewise')
     recalibrates(compact)
 
-    calibrate = action('calibrate', _calibrate, 'make thresholds anew from the frames that databases keep aside')
+    calibrate = action('calibrate', _calibrate, 'make thresholds anew from the nominal frames of databases')
     calibrate.add_argument('databases', metavar='DIR', nargs='+', type=Path, help='nominal database')
     recalibrates(calibrate)
 
@@ -108,7 +114,8 @@ def _describe(path: Path, manifest: Manifest) -> list[str]:
         f'  vectors      {manifest.vectors:,} of {made.dimension} dimensions, from {manifest.frames:,} frames; '
         f'{_size(manifest) / 1e6:.1f} MB',
         f'  held out     {manifest.held_out_vectors:,} vectors, from {manifest.held_out_frames:,} frames',
-        f'  calibrated   {"yes" if manifest.calibrated else "no"}',
+        *(f'  {"calibrated" if number == 0 else "":12} {line}' for number, line in enumerate(
+            Calibration.stored(path, manifest).describe())),
         '  learned      ' + (f'from {manifest.learned.composites:,} pictures with transplants' if manifest.learned
                              else 'no'),
         f'  search       {how}',
@@ -124,6 +131,29 @@ def _describe(path: Path, manifest: Manifest) -> list[str]:
                      f'{source.held_out_frames:,} held out, {begun} to {ended} UTC'
                      + (f' (fingerprint {source.sha256[:12]})' if source.sha256 else ''))
     return lines
+
+
+def _coverage(arguments: argparse.Namespace) -> None:
+    for path in arguments.databases:
+        print('\n'.join(_covered(path, coverage(NominalDatabase.open(path, verify=False)))))
+
+
+def _covered(path: Path, found: Coverage) -> list[str]:
+    places = ('left', 'centre left', 'centre right', 'right')
+    lines = [f'{path}: {found.frames:,} nominal frames, each compared with the others that are not near it in time',
+             '  where: distance of each region as a multiple of the mean (and the factor by which it varies)',
+             '    ' + ' ' * 8 + ''.join(f'{place:>16}' for place in places)]
+    for name, far, factors in zip(('upper', 'middle', 'lower'), found.regions, found.variation, strict=True):
+        lines.append(f'    {name:8}' + ''.join(
+            f'{f"{ratio:.2f} (x{factor:.2f})":>16}' for ratio, factor in zip(far, factors, strict=True)))
+    if found.lights:
+        lines.append('  light: share of the pictures, and their distance as a multiple of what is usual')
+        lines += [f'    {light.name:8}{light.share:>8.0%}' + ('' if math.isnan(light.ratio) else f'{light.ratio:>8.2f}')
+                  for light in found.lights]
+    lines.append('  stretches that are farthest from the rest')
+    lines += [f'    {stretch.ratio:.2f}  {stretch.name}, {stretch.start_s:.0f} to {stretch.end_s:.0f} s'
+              for stretch in found.stretches[:3]]
+    return [*lines, found.advice]
 
 
 def _size(manifest: Manifest) -> int:
@@ -146,14 +176,15 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _merge(arguments: argparse.Namespace) -> None:
     before = read_manifest(arguments.output) if (arguments.output / MANIFEST).exists() else None
+    leading = arguments.output if before else arguments.databases[0]
     _done(arguments.output, before,
-          operations.merge(arguments.output, arguments.databases, _recipe(arguments), Bars()))
+          operations.merge(arguments.output, arguments.databases, recipe_with(leading, arguments), Bars()))
 
 
 def _remove(arguments: argparse.Namespace) -> None:
     before = read_manifest(arguments.database)
     _done(arguments.database, before,
-          operations.remove(arguments.database, arguments.sources, _recipe(arguments), Bars()))
+          operations.remove(arguments.database, arguments.sources, recipe_with(arguments.database, arguments), Bars()))
 
 
 def _compact(arguments: argparse.Namespace) -> None:
@@ -164,20 +195,21 @@ def _compact(arguments: argparse.Namespace) -> None:
     if not arguments.distance and size is None:
         raise ParameterError('semanom db compact: found nothing to go by, expected --distance, --size or --share')
     _done(arguments.database, before, operations.compact(
-        arguments.database, distance=arguments.distance, size=size, recipe=_recipe(arguments), progress=Bars()))
+        arguments.database, distance=arguments.distance, size=size,
+        recipe=recipe_with(arguments.database, arguments), progress=Bars()))
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:
     for path in arguments.databases:
         before = read_manifest(path)
-        _done(path, before, operations.calibrate(path, _recipe(arguments), progress=Bars()))
+        _done(path, before, operations.calibrate(path, recipe_with(path, arguments), progress=Bars()))
 
 
 def _index(arguments: argparse.Namespace) -> None:
     before = read_manifest(arguments.database)
     index = IndexSettings(arguments.factory, arguments.nprobe)
     _done(arguments.database, before,
-          operations.build_index(arguments.database, index, _recipe(arguments), Bars()))
+          operations.build_index(arguments.database, index, recipe_with(arguments.database, arguments), Bars()))
 
 
 def _revert(arguments: argparse.Namespace) -> None:
@@ -190,11 +222,6 @@ def _done(path: Path, before: Manifest | None, manifest: Manifest) -> None:
     calibrated = 'calibrated' if manifest.calibrated else 'not calibrated: it keeps no frames aside'
     print(f'{path}: version {manifest.version}, {manifest.vectors:,} vectors{was}, '
           f'{_size(manifest) / 1e6:.1f} MB, {calibrated}')
-
-
-def _recipe(arguments: argparse.Namespace) -> Recipe | None:
-    """What the result is for, where the options say so."""
-    return Recipe.of(settings_of(arguments).method) if arguments.config or arguments.settings else None
 
 
 def _count(text: str) -> int:

@@ -6,7 +6,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from semanom_ros.commands.options import add_parameter_options, settings_of
+from semanom_ros.commands.options import add_parameter_options, settings_with
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.evaluation.baselines import BaselineContext, all_baselines
 from semanom_ros.evaluation.detectors import Detectors
@@ -33,6 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--truth-instances', nargs='+', default=(), metavar='CLASS[:ACTOR]',
                         help='the truth topic holds CARLA\'s instance segmentation, and these are anomalous: semantic '
                              'classes, or single actors, in numbers (14:231)')
+    parser.add_argument('--min-anomaly-pixels', type=_count, default=1, metavar='N',
+                        help='anomalous pixels from which on a frame counts as anomalous; with fewer, but some, it '
+                             'counts as neither anomalous nor nominal (default 1)')
     add_parameter_options(parser)
     group = parser.add_argument_group('baselines, for the same table')
     baselines = all_baselines()
@@ -45,7 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates and says where the report is."""
     check_output(arguments.output)
-    settings = settings_of(arguments)
+    settings = settings_with(arguments.database, arguments)
     variants = () if arguments.variant == 'all' else (arguments.variant,)
     filters = {'on': (True,), 'off': (False,), 'all': (False, True)}[arguments.filter]
     detectors = Detectors(settings.method, arguments.database, variants, filters)
@@ -54,10 +57,18 @@ def run(arguments: argparse.Namespace) -> int:
             baseline.make(BaselineContext(arguments, settings.method, arguments.database, detectors,
                                           Path(scratch) / baseline.name, Bars()))
             for baseline in all_baselines() if baseline.name in arguments.baseline]
-        topics = Topics(arguments.image_topic, arguments.truth_topic, tuple(arguments.truth_instances))
+        topics = Topics(arguments.image_topic, arguments.truth_topic, tuple(arguments.truth_instances),
+                        min_anomaly_pixels=arguments.min_anomaly_pixels)
         content = evaluate(arguments.bags, detectors, arguments.output, topics, baselines=baselines, settings=settings)
     names = [row.name for method in (detectors, *baselines) for row in method.rows]
     for name, figures in zip(names, (*content['results'], *content['baselines']), strict=True):
         print(terminal_line(name, figures))
     print(arguments.output / REPORT)
     return 0
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'found {text}, expected at least 1')
+    return value

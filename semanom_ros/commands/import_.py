@@ -7,7 +7,7 @@ from pathlib import Path
 
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.errors import BagError
-from semanom_ros.recordings.importing import Masks, import_images, import_video
+from semanom_ros.recordings.importing import Masks, MaskValues, import_images, import_video
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -15,16 +15,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest='kind', metavar='images|video', required=True)
     images = kinds.add_parser('images', help='every picture in a folder, in the order of their names')
     images.add_argument('source', type=Path, metavar='DIR', help='folder of pictures')
-    images.add_argument('--rate', type=_positive, default=10.0, metavar='HZ',
-                        help='pictures a second (default 10); 0.2 for pictures that have nothing to do with each other')
+    pace = images.add_mutually_exclusive_group()
+    pace.add_argument('--rate', type=_positive, default=10.0, metavar='HZ', help='pictures a second (default 10)')
+    pace.add_argument('--stills', action='store_true',
+                      help='the pictures have nothing to do with each other: nothing is tracked or joined over time')
     images.add_argument('--masks', type=Path, metavar='DIR',
-                        help='folder of ground-truth masks with the pictures\' names')
+                        help='folder of ground-truth masks (PNG), named as the pictures and in the same folders')
     images.add_argument('--mask-suffix', default='', metavar='TEXT',
                         help='what follows the picture\'s name in that of its mask, e.g. _labels_semantic')
-    images.add_argument('--anomalous', type=int, default=255, metavar='VALUE',
-                        help='pixels of a mask that are anomalous (default 255; SegmentMeIfYouCan, Fishyscapes: 1)')
-    images.add_argument('--ignore', type=int, default=128, metavar='VALUE',
-                        help='pixels of a mask to leave out (default 128; SegmentMeIfYouCan, Fishyscapes: 255)')
+    images.add_argument('--unmasked', choices=('nominal', 'unknown'), default='unknown',
+                        help='what a picture without a mask is (default unknown)')
+    declared = MaskValues()
+    for meaning, values, what in (('nominal', declared.nominal, 'are nominal'),
+                                  ('anomalous', declared.anomalous, 'are anomalous'),
+                                  ('ignore', declared.ignore, 'are left out')):
+        images.add_argument(f'--{meaning}', type=int, nargs='*', default=values, metavar='VALUE',
+                            help=f'pixels of a mask that {what} (default {" ".join(map(str, values))})')
     video = kinds.add_parser('video', help='a video at its own rate')
     video.add_argument('source', type=Path, metavar='FILE', help='video file')
     video.add_argument('--every', type=int, default=1, metavar='N', help='take every n-th frame')
@@ -44,13 +50,18 @@ def run(arguments: argparse.Namespace) -> None:
     if not (source.is_dir() if wanted == 'folder' else source.is_file()):
         raise BagError(f'{source}: found no such {wanted}; give another')
     if arguments.kind == 'images':
-        masks = arguments.masks and Masks(arguments.masks, arguments.mask_suffix, arguments.anomalous, arguments.ignore)
-        count = import_images(source, arguments.output, rate=arguments.rate, fov_degrees=arguments.fov, masks=masks,
-                              storage=arguments.storage, progress=Bars())
+        values = MaskValues(tuple(arguments.nominal), tuple(arguments.anomalous), tuple(arguments.ignore))
+        masks = arguments.masks and Masks(arguments.masks, arguments.mask_suffix, values)
+        nominal = arguments.unmasked == 'nominal'
+        count, masked = import_images(source, arguments.output, rate=arguments.rate, fov_degrees=arguments.fov,
+                                      masks=masks, unmasked_nominal=nominal, stills=arguments.stills,
+                                      storage=arguments.storage, progress=Bars())
+        print(f'{arguments.output}: {count} frames, {masked} with a mask'
+              + (f', {count - masked} nominal without one' if nominal and masked < count else ''))
     else:
         count = import_video(source, arguments.output, every=max(1, arguments.every), fov_degrees=arguments.fov,
                              storage=arguments.storage, progress=Bars())
-    print(f'{arguments.output}: {count} frames')
+        print(f'{arguments.output}: {count} frames')
 
 
 def _positive(text: str) -> float:

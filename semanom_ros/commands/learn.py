@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from semanom_ros.commands.options import add_parameter_options, settings_of
+from semanom_ros.commands.options import add_parameter_options, settings_with
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.core.curation import operations
 from semanom_ros.core.curation.publishing import Learned, Recipe
@@ -36,7 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Learns, calibrates with what was learned, and publishes the next version of the database."""
-    method = settings_of(arguments).method.changed({'segmenter_every_n': 1})  # no transplant follows another
+    method = settings_with([arguments.database], arguments).method.changed(
+        {'segmenter_every_n': 1})  # no transplant follows another
     embedder = Embedder.load(method)
     database = NominalDatabase.open(arguments.database, method.search, device=embedder.encoder.device)
     database.check_compatible(embedder.description)

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from semanom_ros.errors import ParameterError
+from semanom_ros.core.curation.publishing import Recipe, read_recipe
+from semanom_ros.core.database.nominal_database import read_manifest
+from semanom_ros.core.embedding.description import EmbeddingDescription
+from semanom_ros.core.embedding.recorded_parameters import contradiction, parameters_of, unsaid
+from semanom_ros.core.embedding.registry import find_encoder_weights
+from semanom_ros.errors import DatabaseError, EncoderError, ParameterError
 from semanom_ros.parameter_files import read_yaml
-from semanom_ros.settings import Settings
+from semanom_ros.settings import EncoderSettings, Settings
+
+log = logging.getLogger(__name__)
 
 
 def add_parameter_options(parser: argparse.ArgumentParser) -> None:
@@ -47,3 +56,93 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         ParameterError: the file is unreadable, or a name or value is bad.
     """
     return Settings.of(given_parameters(arguments))
+
+
+def settings_with(databases: Sequence[Path], arguments: argparse.Namespace) -> Settings:
+    """What the options give, for the rest what the databases were made with and calibrated for.
+
+    Encoder, input size, variant and segmenter are those that made the embeddings; what is given must fit, and nothing
+    is loaded to find out. How they are searched and scored is what the calibration was made for, so that none is made
+    anew for an option that was not repeated; what is given comes before it.
+
+    Args:
+        databases: of one encoder, of different variants.
+        arguments: with those of `add_parameter_options`.
+
+    Raises:
+        DatabaseError: no database, or what is given, or another of the databases, was not made with the same.
+        ParameterError: see `settings_of`.
+    """
+    given = given_parameters(arguments)
+    checked = Settings.of(given)
+    said = {name: value for name, value in checked.values().items() if name in given and not unsaid(name, value)}
+    made = {path: read_manifest(path).description for path in databases}
+    variants = [description.variant for description in made.values()]
+    if said.get('variant') in variants:  # of several databases each has its own
+        del said['variant']
+    recorded: dict[str, Any] = {}
+    for path, description in sorted(made.items(), key=lambda item: item[1].variant == 'instance'):
+        _check_given(path, description, said)
+        _check_alike(path, description, databases[0], made[databases[0]])
+        recorded |= parameters_of(description)  # those of the segmenter last: the grid has none
+    settings = Settings.of({**recorded, **_calibrated_for(databases, said), **said})
+    if 'encoder' not in said and 'encoder_weights' not in said:
+        _check_here(databases[0], made[databases[0]], settings.method.encoder)
+    return settings
+
+
+def recipe_with(database: Path, arguments: argparse.Namespace) -> Recipe | None:
+    """What a changed database is to be for: as before, but for what the options say; None: as before altogether.
+
+    Raises:
+        DatabaseError: no database.
+        ParameterError: see `settings_of`.
+    """
+    if not arguments.config and not arguments.settings:
+        return None
+    given = settings_of(arguments).values()
+    said = {name: value for name, value in given.items() if name in given_parameters(arguments)}
+    return Recipe.of(Settings.of({**_calibrated_for([database], said), **said}).method)
+
+
+def _check_given(path: Path, description: EmbeddingDescription, said: dict[str, Any]) -> None:
+    different = contradiction(said, description)
+    if different:
+        name, found, expected = different
+        raise DatabaseError(f'{path}: parameter {name}: found {found}, expected {expected}, which the database was '
+                            'made with; leave it out, or name a database that was recorded with it')
+
+
+def _check_alike(path: Path, description: EmbeddingDescription, first: Path, other: EmbeddingDescription) -> None:
+    """Two variants share the encoder, and how pictures come to it."""
+    own, its = (dict(one.settings) for one in (description, other))
+    for name in ('segmenter', 'segment_embedding'):
+        own.pop(name, None)
+        its.pop(name, None)
+    for name, found, expected in (
+            ('encoder', description.encoder, other.encoder), ('input_size', description.input_size, other.input_size),
+            ('encoder_weights', description.weights_sha256[:12], other.weights_sha256[:12]), ('settings', own, its)):
+        if found != expected:
+            raise DatabaseError(f'{path}: {name}: found {found}, expected {expected} as in {first}; give databases of '
+                                'one encoder')
+
+
+def _calibrated_for(databases: Sequence[Path], said: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of search and score that calibrations were made for; where they differ, the first database's."""
+    found: dict[str, Any] = {}
+    for path in databases:
+        recipe = read_recipe(path)
+        for name, value in {**recipe.search.values(), **recipe.score.values()}.items():
+            if found.setdefault(name, value) != value and name not in said:
+                log.warning('%s: is calibrated for %s %s, %s for %s, which is taken; the other is calibrated anew in '
+                            'memory', path, name, value, databases[0], found[name])
+    return found
+
+
+def _check_here(path: Path, description: EmbeddingDescription, settings: EncoderSettings) -> None:
+    try:
+        find_encoder_weights(settings)
+    except EncoderError as error:
+        raise DatabaseError(f'{path}: was made with encoder {settings.name}, weights {description.weights} (SHA-256 '
+                            f'{description.weights_sha256[:12]}), which are not found ({error}); name where they lie '
+                            'now with --set encoder=NAME or --set encoder_weights=FILE') from error

@@ -11,7 +11,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from semanom_ros.commands.options import add_parameter_options, settings_of
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.core.curation.recorder import folder_size
+from semanom_ros.core.scoring.calibration import Calibration
 from semanom_ros.recordings.nominal_recording import BagRecording, database_path, record_bags
+from semanom_ros.settings import AlarmSettings
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,24 +40,30 @@ def run(arguments: argparse.Namespace) -> None:
         recording = record_bags(arguments.bags, database, settings, Bars())
     for line in recording.damaged:
         logging.warning('%s; what came before is recorded', line)
-    print(summarize(recording, database))
+    print(summarize(recording, database, settings.method.alarm))
 
 
-def summarize(recording: BagRecording, database: Path) -> str:
-    """What was recorded, for people."""
+def summarize(recording: BagRecording, database: Path, alarm: AlarmSettings) -> str:
+    """What was recorded, for people, and what its calibration is worth for what will be asked of it."""
     summary, manifest = recording.summary, recording.manifest
     rate = summary.frames / recording.seconds if recording.seconds else 0.0
     lines = [f'{database}: {summary.frames} frames in {recording.seconds:.1f} s ({rate:.1f} frames/s), '
-             f'{summary.held_out} of them held out for calibration; {summary.vectors} vectors, '
+             f'{summary.held_out} of them held out; {summary.vectors} vectors, '
              f'{folder_size(database) / 1e6:.1f} MB']
     if summary.known:
         lines.append(f'{summary.known} frames were recorded already')
     if recording.bad_images:
         lines.append(f'{recording.bad_images} images skipped: they hold no picture')
+    if summary.not_finite:
+        lines.append(summary.not_finite_line)
     if manifest is not None:
         lines.append(f'version {manifest.version}: {manifest.vectors} vectors of {manifest.description.encoder} from')
         lines += [f'  {source.path} ({source.frames} frames, {source.held_out_frames} held out)'
                   for source in manifest.sources]
-        if not manifest.calibrated:
-            lines.append('not calibrated: there are no thresholds; record a longer drive with held_out_share > 0')
+        calibration = Calibration.stored(database, manifest)
+        lines += [f'calibrated {line}' if number == 0 else f'  {line}'
+                  for number, line in enumerate(calibration.describe())]
+        doubt = calibration.level_for(alarm).doubt
+        if doubt:
+            lines.append(doubt)
     return '\n'.join(lines)

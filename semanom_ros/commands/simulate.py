@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from semanom_ros.errors import BagError
 from semanom_ros.simulation import CATALOGUE, simulate
+from semanom_ros.simulation.camera_faults import CameraFault
 from semanom_ros.simulation.drive import RATE
 from semanom_ros.simulation.drive_bag import IMAGE_TOPIC, write_bag
 from semanom_ros.simulation.weather import CHOICES
@@ -49,6 +50,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--weather', choices=CHOICES, default='mixed', help='default: all of them in turn')
     parser.add_argument(
+        '--camera-turn',
+        type=float,
+        default=0.0,
+        metavar='DEG',
+        help='turn the camera on its mount to the right by so many degrees (negative: to the left)',
+    )
+    parser.add_argument(
+        '--lens-dirt',
+        type=float,
+        default=0.0,
+        metavar='SHARE',
+        help='splash mud on the lens, over so much of the picture; where, is the seed\'s',
+    )
+    parser.add_argument(
+        '--from',
+        type=float,
+        default=0.0,
+        metavar='SECONDS',
+        dest='fault_start',
+        help='when the camera is turned or becomes dirty, in seconds of the drive (default 0)',
+    )
+    parser.add_argument(
         '--scenario',
         action='append',
         choices=[s.name for s in CATALOGUE],
@@ -80,6 +103,7 @@ def run(arguments: argparse.Namespace) -> None:
         scenarios=names,
         every=every,
         town=arguments.town,
+        fault=CameraFault(arguments.camera_turn, arguments.lens_dirt, arguments.fault_start),
     )
     bar = tqdm(frames, total=arguments.frames, unit='frame', desc='simulate', file=sys.stderr, disable=None)
     write_bag(bar, arguments.bag, arguments.storage, arguments.raw)

@@ -44,6 +44,7 @@ class Frame:
             `live:<topic>`.
         topic: the image topic.
         segments: instance masks that came with it, for the segmenter `topic`; None: none did.
+        still: it has nothing to do with the frames before and after it, however close they are stamped.
         received_ns: when it came, in nanoseconds of a clock that never goes back, for cameras whose stamps say
             nothing; 0: unknown.
     """
@@ -54,6 +55,7 @@ class Frame:
     source: str = ''
     topic: str = ''
     segments: Segments | None = None
+    still: bool = False
     received_ns: int = 0
 
     @property

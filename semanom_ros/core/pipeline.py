@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ import torch
 from semanom_ros.core.curation.operations import accept
 from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.database.storage import FrameRecord, NominalAddition, thumbnail
+from semanom_ros.core.drift.drift_monitor import Drift, DriftMonitor
+from semanom_ros.core.drift.drift_reference import DriftReference, sample_of
 from semanom_ros.core.embedding.embedder import Embedder, FrameEmbedding
 from semanom_ros.core.embedding.segmenters.refreshed import MaskMemory
 from semanom_ros.core.frames import Frame
@@ -23,15 +26,12 @@ from semanom_ros.core.localization.filtering import TemporalFilter, objection
 from semanom_ros.core.localization.regions_of_map import Region, coarse_regions, regions
 from semanom_ros.core.localization.tracking import Track
 from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel
-from semanom_ros.core.results import Anomaly, FrameResult, Reason, ScoreMap, Verdict
+from semanom_ros.core.results import ALARM, Anomaly, FrameResult, Reason, ScoreMap, Verdict
 from semanom_ros.core.scoring.calibration import Calibration, calibrate, parameters_of, stored_parameters
 from semanom_ros.core.scoring.scorer import FrameScores, Scorer
 from semanom_ros.settings import FilterSettings, MethodSettings
 
 log = logging.getLogger(__name__)
-
-ALARM = 1.0
-"""Calibrated frame score above which a frame is anomalous."""
 
 EVIDENCE_SIZE = 160  # longer side of the picture kept with what was accepted, pixels
 
@@ -43,10 +43,14 @@ class CameraState:
     Attributes:
         masks: for segmenters that do not look at every frame.
         filter: tracks and their evidence.
+        drift: whether driving is still like the nominal drives.
+        stamp_ns: of the last frame that was judged; None: there was none.
     """
 
     masks: MaskMemory = field(default_factory=MaskMemory)
     filter: TemporalFilter = field(default_factory=TemporalFilter)
+    drift: DriftMonitor = field(default_factory=DriftMonitor)
+    stamp_ns: int | None = None
 
 
 class Judge:
@@ -79,10 +83,15 @@ class Judge:
         self._labeller = labeller or (Labeller.load(embedder.encoder, Path(vocabulary)) if vocabulary else None)
         self._calibration = calibration or calibration_of(database, settings)
         self._scorer = Scorer(database, self._calibration, settings.score)
-        self._level, doubt = self._calibration.alarm_level(
-            settings.alarm.false_alarm_rate, settings.alarm.false_alarms_per_minute)
-        self._surprise = Surprise(self._calibration.survival, self._level, settings.alarm.false_alarm_rate)
-        self.warnings: tuple[str, ...] = (doubt,) if doubt else ()
+        alarm = self._calibration.level_for(settings.alarm)
+        self._level, self._calibrated = alarm.level, self._calibration.calibrated
+        self._surprise = Surprise(self._calibration.survival, alarm.level, 1.0 if alarm.rate is None else alarm.rate)
+        self.warnings: tuple[str, ...] = tuple(filter(None, (alarm.doubt, self._calibration.drift_doubt)))
+
+    @property
+    def drift_reference(self) -> DriftReference | None:
+        """What driving is compared with; None where the database holds too little."""
+        return self._calibration.drift
 
     @classmethod
     def load(cls, settings: MethodSettings, database: Path, embedder: Embedder | None = None) -> Judge:
@@ -155,10 +164,14 @@ class Judge:
         """
         start = time.perf_counter()
         embedding = self.embedder.embed([frame], [state.masks])[0]
-        return self.filter(self.score(embedding), state, start)
+        return not_finite(embedding) if embedding.fault else self.filter(self.score(embedding), state, start)
 
     def score(self, embedding: FrameEmbedding) -> FrameScores:
-        """Raw and calibrated scores of an embedded frame, before the filter."""
+        """Raw and calibrated scores of an embedded frame, before the filter.
+
+        Raises:
+            EncoderError: the embedding holds NaN or infinity.
+        """
         return self._scorer.score(embedding, self.embedder.queries(embedding), self._level)
 
     def filter(self, scores: FrameScores, state: CameraState, since: float | None = None) -> FrameResult:
@@ -167,7 +180,9 @@ class Judge:
         A frame whose score is at or below the threshold holds no anomaly. Above it, the anomalies are the regions of
         pixels above the pixel threshold round those above the alarm level (frame and patch scores share one scale)
         that the filter leaves; the frame is anomalous when there is one. With the filter off, the
-        frame score alone decides. Regions that stay below the alarm level are followed too, and gather evidence.
+        frame score alone decides. Regions that stay below the alarm level are followed too, and gather evidence. A
+        still passes the spatial filter only. A frame that would be nominal is unknown where it has the stamp of the one
+        before: who knows whether it is another picture. Where the database is not calibrated every frame is unknown.
 
         Args:
             scores: of a frame.
@@ -176,7 +191,16 @@ class Judge:
         """
         start = time.perf_counter()
         frame, grid, settings = scores.embedding.frame, scores.embedding.grid, self.settings.filter
+        if frame.still:
+            settings = replace(settings, temporal=False)
         size, segments = (grid.height, grid.width), scores.embedding.segments
+        stands, state.stamp_ns = frame.stamp_ns == state.stamp_ns != 0, frame.stamp_ns
+        if not self._calibrated:
+            return FrameResult.unknown(frame.stamp_ns, frame.camera, Reason.NOT_CALIBRATED, '', size, scores.raw_score,
+                                       scores.timings_ms)
+        if not math.isfinite(scores.score):  # NaN is below any level
+            return FrameResult.unknown(frame.stamp_ns, frame.camera, Reason.NOT_FINITE, 'its score is NaN or infinity; '
+                                       'check the database with `semanom db verify`', size, math.nan, scores.timings_ms)
         finer = segments if segments is not None and scores.queries.segments else None
         map_ = ScoreMap(scores.scores, scores.queries.owners, finer)
         reach, above = self.settings.alarm.pixel_threshold, scores.score > ALARM
@@ -208,15 +232,20 @@ class Judge:
                            key=lambda anomaly: -anomaly.score)
         filtered = settings.spatial or settings.temporal
         verdict = Verdict.of(above and (bool(anomalies) or not filtered))
+        drift = Drift() if frame.still else state.drift.update(
+            self._calibration.drift, self.settings.drift.level, frame.stamp_ns,
+            lambda: sample_of(scores.distances, scores.queries.positions, self.database.positions_of(scores.nearest)))
         reason, explanation = Reason.NONE, ''
         if above and verdict is Verdict.NOMINAL:
             reason, explanation = _held_back(dropped, settings)
+        if stands and verdict is Verdict.NOMINAL:
+            verdict, reason, explanation = Verdict.UNKNOWN, Reason.STANDING_STAMPS, Reason.STANDING_STAMPS.explanation
         end = time.perf_counter()
         timings = {**scores.timings_ms, 'filter': (end - start) * 1e3, 'total': (end - (since or start)) * 1e3}
         return FrameResult(
             frame.stamp_ns, frame.camera, size, scores.score, scores.raw_score, scores.p_value, ALARM,
             verdict, map_, reach, tuple(anomalies), tuple(region for region, _ in kept), scores.queries, timings,
-            reason, explanation, tuple(region for region, _, _ in dropped))
+            reason, explanation, tuple(region for region, _, _ in dropped), drift)
 
     def _anomaly(self, scores: FrameScores, region: Region, track: Track | None) -> Anomaly:
         """What is said about one region: its strongest query, the evidence for it, and a label."""
@@ -257,6 +286,13 @@ def calibration_of(database: NominalDatabase, settings: MethodSettings) -> Calib
     return Calibration.from_arrays(arrays, model if settings.score.plausibility else None)
 
 
+def not_finite(embedding: FrameEmbedding) -> FrameResult:
+    """What is said about a frame whose embedding holds NaN or infinity."""
+    frame = embedding.frame
+    return FrameResult.unknown(frame.stamp_ns, frame.camera, Reason.NOT_FINITE, embedding.fault, frame.size,
+                               timings_ms=embedding.timings_ms)
+
+
 def _held_back(dropped: list[tuple[Region, Track | None, Reason]], settings: FilterSettings) -> tuple[Reason, str]:
     """Why a frame above the alarm level is not reported, and in words."""
     if not dropped:  # what is above the level is finer than a pixel
@@ -286,6 +322,7 @@ def evidence_for(frame: Frame, result: FrameResult) -> NominalAddition:
     """
     queries = result.queries
     assert queries is not None
+    assert result.scores is not None
     height, width = result.image_size
     rows, columns = queries.owners.shape
     chosen = result.scores.patches > result.pixel_threshold

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
@@ -11,9 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from semanom_ros.core.database.nominal_database import NominalExample
+from semanom_ros.core.drift.drift_monitor import Drift
 from semanom_ros.core.embedding.queries import Queries
 from semanom_ros.core.frames import Segments
 from semanom_ros.core.localization.regions_of_map import Region
+
+ALARM = 1.0
+"""Calibrated frame score above which a frame is anomalous."""
 
 
 class Verdict(IntEnum):
@@ -27,6 +33,11 @@ class Verdict(IntEnum):
     def of(cls, anomalous: bool) -> Verdict:
         """Of a frame that was judged."""
         return cls.ANOMALOUS if anomalous else cls.NOMINAL
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return self.name.lower()
 
 
 class Reason(IntEnum):
@@ -56,6 +67,32 @@ class Reason(IntEnum):
     def holds_back(self) -> bool:
         """Whether it holds a frame back that scores above the threshold."""
         return Reason.NONE < self < Reason.NOT_CALIBRATED
+
+    @property
+    def words(self) -> str:
+        """In few words, for people; '' where there is none."""
+        return '' if self is Reason.NONE else self.name.lower().replace('_', ' ')
+
+    @property
+    def explanation(self) -> str:
+        """In a line, where nothing more is known of the frame; '' where there is nothing to explain."""
+        return _EXPLANATIONS[self]
+
+
+_EXPLANATIONS = {
+    Reason.NONE: '',
+    Reason.UNCONFIRMED: 'not seen for long enough yet',
+    Reason.TOO_SMALL: 'smaller than filter_min_area',
+    Reason.AT_BORDER: 'at the image border, see filter_border',
+    Reason.DISAGREES: 'fills too little of its segment, see filter_agreement',
+    Reason.NOT_CALIBRATED: 'the database holds no nominal frames to calibrate by; record more',
+    Reason.NOT_FINITE: 'the encoder gave NaN or infinity; choose precision bf16 or fp32, or another encoder',
+    Reason.STALE: 'older than max_age; synchronize the clocks, set use_sim_time, or raise max_age',
+    Reason.STANDING_STAMPS: 'it has the stamp of the frame before; mend the camera driver',
+    Reason.LATE: 'not answered within latency_limit; choose a smaller encoder or input_size',
+    Reason.INVALID_IMAGE: 'it holds no picture; check the camera driver',
+    Reason.FAILED: 'it failed in the pipeline; see the log',
+}
 
 
 @dataclass(frozen=True)
@@ -142,13 +179,13 @@ class FrameResult:
 
     Attributes:
         stamp_ns, camera: those of the frame, untouched.
-        image_size: (height, width) of the source image in pixels.
-        score: calibrated frame score, >= 0; the alarm threshold is `threshold`.
-        raw_score: the frame score before calibration: cosine distance, 0 to 2.
-        p_value: conformal p-value of the frame score, (0, 1].
+        image_size: (height, width) of the source image in pixels; (0, 0) where no picture was read.
+        score: calibrated frame score, >= 0; the alarm threshold is `threshold`. NaN where it is unknown.
+        raw_score: the frame score before calibration: cosine distance, 0 to 2. NaN where nothing was compared.
+        p_value: conformal p-value of the frame score, (0, 1]; NaN where it is unknown.
         threshold: frame score above which the frame is anomalous.
         verdict: after the filter where it is on.
-        scores: where it is how surprising.
+        scores: where it is how surprising; None where that is unknown.
         pixel_threshold: value of the anomaly map above which a pixel belongs to an anomaly whose core is above
             `threshold`.
         anomalies: what is left after the filter, the highest score first.
@@ -159,6 +196,7 @@ class FrameResult:
         reason: why it is unknown, or held back.
         explanation: the same in a line, for people; '' where there is nothing to explain.
         held_back_regions: what the filter dropped of the regions, in no order.
+        drift: whether driving is still like the nominal drives, on which p-value and threshold rest.
     """
 
     stamp_ns: int
@@ -169,7 +207,7 @@ class FrameResult:
     p_value: float
     threshold: float
     verdict: Verdict
-    scores: ScoreMap
+    scores: ScoreMap | None
     pixel_threshold: float
     anomalies: tuple[Anomaly, ...] = ()
     regions: tuple[Region, ...] = ()
@@ -178,6 +216,24 @@ class FrameResult:
     reason: Reason = Reason.NONE
     explanation: str = ''
     held_back_regions: tuple[Region, ...] = ()
+    drift: Drift = field(default_factory=Drift)
+
+    @classmethod
+    def unknown(cls, stamp_ns: int, camera: str, reason: Reason, explanation: str = '',
+                image_size: tuple[int, int] = (0, 0), raw_score: float = math.nan,
+                timings_ms: dict[str, float] | None = None) -> FrameResult:
+        """Of a frame that could not be judged.
+
+        Args:
+            stamp_ns, camera: those of the frame.
+            reason: why, 16 or more.
+            explanation: the same in a line; '': what is usual.
+            image_size: (height, width), pixels; (0, 0): no picture was read.
+            raw_score: where distances were computed.
+            timings_ms: as far as it went.
+        """
+        return cls(stamp_ns, camera, image_size, math.nan, raw_score, math.nan, ALARM, Verdict.UNKNOWN, None, ALARM,
+                   timings_ms=timings_ms or {}, reason=reason, explanation=explanation or reason.explanation)
 
     @property
     def anomalous(self) -> bool:
@@ -191,14 +247,20 @@ class FrameResult:
 
     @cached_property
     def anomaly_map(self) -> npt.NDArray[np.float32]:
-        """(H, W) float32, calibrated score per source pixel."""
+        """(H, W) float32, calibrated score per source pixel; there is none where `scores` is None."""
+        assert self.scores is not None
         return self.scores.at(self.image_size)
 
     @cached_property
     def mask(self) -> npt.NDArray[np.uint8]:
         """(H, W) uint8, 255 where an anomaly is, else 0."""
-        mask = np.zeros(self.image_size, np.uint8)
-        for region in self.regions:
-            x, y, w, h = region.box
-            mask[y:y + h, x:x + w][region.mask] = 255
-        return mask
+        return region_mask(self.regions, self.image_size)
+
+
+def region_mask(regions: Sequence[Region], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """(H, W) uint8, 255 inside the regions of an image of this (height, width), else 0."""
+    mask = np.zeros(size, np.uint8)
+    for region in regions:
+        x, y, w, h = region.box
+        mask[y:y + h, x:x + w][region.mask] = 255
+    return mask

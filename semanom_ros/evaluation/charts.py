@@ -7,7 +7,7 @@ follows its light and dark look.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
@@ -42,6 +42,8 @@ class Chart:
         x_title, y_title: axis titles.
         x_ticks, y_ticks: most ticks.
         square: height equals width, else the page decides.
+        x_labels: what stands below the axis, by place, instead of round numbers.
+        notes: what stands above the box, by place.
     """
 
     x_range: tuple[float, float]
@@ -52,6 +54,8 @@ class Chart:
     x_ticks: int = 6
     y_ticks: int = 4
     square: bool = False
+    x_labels: Mapping[float, str] = field(default_factory=dict)
+    notes: Mapping[float, str] = field(default_factory=dict)
     _shapes: list[str] = field(default_factory=list)
 
     def line(self, x: npt.ArrayLike, y: npt.ArrayLike, style: str) -> None:
@@ -80,9 +84,11 @@ class Chart:
     def html(self) -> str:
         """The chart, to be put into a page that styles it."""
         texts, grid = [], []
-        for tick in nice_ticks(*self.x_range, self.x_ticks):
-            at = self._x(np.array([tick]))[0] / _UNITS * 100
-            texts.append(f'<span class="tick x" style="left:{at:.2f}%">{number(tick)}</span>')
+        below = self.x_labels or {tick: number(tick) for tick in nice_ticks(*self.x_range, self.x_ticks)}
+        for style, labels in (('x', below), ('above', self.notes)):
+            for tick, text in labels.items():
+                at = self._x(np.array([tick]))[0] / _UNITS * 100
+                texts.append(f'<span class="tick {style}" style="left:{at:.2f}%">{escape(text)}</span>')
         for tick in nice_ticks(*self.y_range, self.y_ticks):
             at = self._y(np.array([tick]))[0]
             texts.append(f'<span class="tick y" style="top:{at / _UNITS * 100:.2f}%">{number(tick)}</span>')
@@ -122,4 +128,26 @@ def rate_curve(label: str, x_title: str, y_title: str, curves: Sequence[tuple[np
         chart.line([0, 1], [0, 1], 'chance')
     for x, y, style in curves:
         chart.line(x, y, style)
+    return chart.html()
+
+
+def share_curve(label: str, x_title: str, edges: Sequence[float], counts: Sequence[int],
+                curves: Sequence[tuple[Sequence[float | None], str]]) -> str:
+    """A chart of shares from 0 to 1 over bins of equal width.
+
+    Args:
+        label, x_title: see Chart.
+        edges: where the N bins begin, and the last ends, inf where it does not.
+        counts: (N,) of what; written above.
+        curves: (N,) shares, None where there are none, and style of each line.
+    """
+    bins = len(counts)
+    chart = Chart((0, bins), (0, 1), label, x_title, 'share noticed', y_ticks=5,
+                  x_labels={i: number(edge) if np.isfinite(edge) else '' for i, edge in enumerate(edges)},
+                  notes={i + 0.5: f'{count}' for i, count in enumerate(counts)})
+    for shares, style in curves:
+        known = [(i + 0.5, share) for i, share in enumerate(shares) if share is not None]
+        x, y = np.array(known, np.float64).reshape(-1, 2).T
+        chart.line(x, y, style)
+        chart.dots(x, y, style)
     return chart.html()

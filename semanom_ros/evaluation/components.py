@@ -131,9 +131,11 @@ class ComponentStatistics:
     def __init__(self) -> None:
         self.stretches: dict[int, npt.NDArray[np.float64]] = {}
 
-    def add(self, predicted: npt.NDArray[np.bool_], truth: npt.NDArray[np.uint8], stretch: int) -> None:
+    def add(self, predicted: npt.NDArray[np.bool_], truth: npt.NDArray[np.uint8], stretch: int, *,
+            smallest_truth: int = SMALLEST_TRUTH, smallest_prediction: int = SMALLEST_PREDICTION) -> None:
         """Adds one frame; see `component_overlaps`."""
-        siou, ppv = component_overlaps(predicted, truth)
+        siou, ppv = component_overlaps(predicted, truth, smallest_truth=smallest_truth,
+                                       smallest_prediction=smallest_prediction)
         hits = (siou[:, None] >= THRESHOLDS).sum(axis=0)
         false = (ppv[:, None] < THRESHOLDS).sum(axis=0)
         self.stretches[stretch] = self.stretches.get(stretch, np.zeros(self._FIELDS)) + np.concatenate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +15,8 @@ from semanom_ros.core.database.nominal_database import NominalDatabase, read_man
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.embedding.segmenters.refreshed import MaskMemory
 from semanom_ros.core.frames import Frame
-from semanom_ros.core.pipeline import CameraState, Judge
-from semanom_ros.core.results import FrameResult
+from semanom_ros.core.pipeline import CameraState, Judge, not_finite
+from semanom_ros.core.results import FrameResult, Verdict
 from semanom_ros.errors import DatabaseError
 from semanom_ros.settings import MethodSettings
 
@@ -50,21 +51,27 @@ class Ranked:
 
     Attributes:
         result: the detector's result.
-        score: frame score that is ranked.
-        pixel_scores: (H, W) float32, at least 0, that are ranked.
+        score: frame score that is ranked; NaN where the frame could not be judged: it is not ranked then.
+        pixel_scores: (H, W) float32, at least 0, that are ranked; None where the frame could not be judged.
         latency_ms: milliseconds that the method needs for the frame on its own.
     """
 
     result: FrameResult
     score: float
-    pixel_scores: npt.NDArray[np.float32]
+    pixel_scores: npt.NDArray[np.float32] | None
     latency_ms: float
 
 
 class Method(Protocol):
-    """Something that judges frames: one or several rows of the table at once."""
+    """Something that judges frames: one or several rows of the table at once.
+
+    Attributes:
+        rows: of the table.
+        false_alarm_rate: share of nominal frames that its threshold is asked for; None: something else sets that.
+    """
 
     rows: tuple[Row, ...]
+    false_alarm_rate: float | None
 
     def process(self, frame: Frame) -> list[Ranked]:
         """The verdict of each row on the next frame of a recording."""
@@ -82,7 +89,10 @@ def ranked(result: FrameResult, filtered: bool, latency_ms: float) -> Ranked:
     A filter does not change scores, it takes alarms back. What it takes back is ranked as
     just below an alarm: a frame without a verdict at its threshold at most, and pixels
     outside the reported regions at the alarm level at most, below all that are reported.
+    What is unknown is not ranked at all.
     """
+    if result.verdict is Verdict.UNKNOWN:
+        return Ranked(result, math.nan, None, latency_ms)
     score, pixels = result.score, result.anomaly_map
     if filtered:
         score = score if result.anomalous else min(score, result.threshold)
@@ -99,6 +109,7 @@ class Detectors:
         rows: grid, grid + filter, instance, instance + filter, as far as asked for.
         databases: the nominal database of each variant.
         embedder: what all share.
+        false_alarm_rate: see Method.
     """
 
     def __init__(self, settings: MethodSettings, databases: Sequence[Path], variants: Sequence[str],
@@ -137,6 +148,7 @@ class Detectors:
             self.databases[variant] = judge.database
             rows += [Row(variant, on) for on in filters]
         self.rows = tuple(rows)
+        self.false_alarm_rate = None if settings.alarm.false_alarms_per_minute else settings.alarm.false_alarm_rate
         self.warnings = tuple(dict.fromkeys(w for _, all in self._judges for judge in all for w in judge.warnings))
         self.reset()
 
@@ -150,10 +162,10 @@ class Detectors:
         verdicts: list[Ranked] = []
         for variant, judges in self._judges:
             own = embedding if variant == 'instance' else replace(embedding, segments=None)
-            scores = judges[0].score(own)
+            scores = None if own.fault else judges[0].score(own)
             for judge in judges:
                 row = self.rows[len(verdicts)]
-                result = judge.filter(scores, self._states[row])
+                result = judge.filter(scores, self._states[row]) if scores is not None else not_finite(own)
                 latency = sum(result.timings_ms.get(stage, 0.0) for stage in _STAGES[variant])
                 verdicts.append(ranked(result, row.filtered, latency))
         return verdicts

@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from semanom_ros.core.results import Reason
+from semanom_ros.core.scoring.timeline import runs
 from semanom_ros.errors import BagError
 from semanom_ros.evaluation.measurement import Measurement
 from semanom_ros.evaluation.metrics import ANOMALOUS, IGNORE
@@ -28,6 +30,8 @@ from semanom_ros.ros.outputs import ANOMALIES, ANOMALY_MAP, OVERLAY_JPEG
 
 MOST = 6
 """Most pictures of each kind."""
+
+MOST_HELD_BACK = 2
 
 _WIDTH = 560  # pixels of a picture in the report
 _TRUTH_COLOUR = (255, 196, 0)
@@ -49,6 +53,7 @@ class Moment:
         overlay, truth, evidence: data URIs; '' where there is none.
         evidence_caption: what the evidence shows.
         label: text label of the strongest anomaly.
+        reason: why it is held back, or unknown; '' where it is neither.
         staged: what a simulated drive has staged there: anomalies, or their nominal twins.
     """
 
@@ -64,6 +69,7 @@ class Moment:
     evidence: str = ''
     evidence_caption: str = ''
     label: str = ''
+    reason: str = ''
     staged: str = ''
 
 
@@ -74,14 +80,16 @@ class Gallery:
     found: list[Moment] = field(default_factory=list)
     missed: list[Moment] = field(default_factory=list)
     false: list[Moment] = field(default_factory=list)
+    held_back: list[Moment] = field(default_factory=list)
 
     def moments(self) -> Iterable[Moment]:
         """All of them."""
-        return (*self.found, *self.missed, *self.false)
+        return (*self.found, *self.missed, *self.false, *self.held_back)
 
 
 def choose(found: Replay, measurement: Measurement) -> Gallery:
-    """One frame for each noticed event, missed event and false alarm; without ground truth, the strongest alarms."""
+    """One frame for each noticed event, missed event, false alarm and stretch that was held back; without ground truth,
+    the strongest alarms."""
     starts: dict[int, int] = {}
     at = 0
     gallery = Gallery()
@@ -94,8 +102,10 @@ def choose(found: Replay, measurement: Measurement) -> Gallery:
         def moment(index: int, delay: float | None = None, *, of: npt.NDArray = frames, in_: int = recording,
                    since: int = start) -> Moment:
             frame = of[index]
+            why = Reason(frame['reason'])
+            reason = '' if why is Reason.NONE else f'{"held back" if why.holds_back else "unknown"}, {why.words}'
             return Moment(in_, int(frame['stamp_ns']), (int(frame['stamp_ns']) - since) / 1e9, float(frame['score']),
-                          float(frame['threshold']), float(frame['p_value']), delay)
+                          float(frame['threshold']), float(frame['p_value']), delay, reason=reason)
 
         for event in line.events:
             part = np.arange(event.start, event.stop + 1)
@@ -112,9 +122,17 @@ def choose(found: Replay, measurement: Measurement) -> Gallery:
             alarmed = part[frames['alarm'][part] & (frames['truth'][part] != 1)]
             strongest = int(alarmed[frames['score'][alarmed].argmax()])
             (gallery.found if unknown else gallery.false).append(moment(strongest))
+        for first, last in runs(frames['stamp_ns'], frames['held_back']):
+            part = np.arange(first, last + 1)
+            part = part[frames['held_back'][part]]
+            strongest = int(part[frames['p_value'][part].argmin()])  # their scores are ranked as the threshold
+            gallery.held_back.append(moment(strongest))
     gallery.found = sorted(gallery.found, key=lambda m: -m.score)[:MOST]
     gallery.false = sorted(gallery.false, key=lambda m: -m.score)[:MOST]
     gallery.missed = sorted(gallery.missed, key=lambda m: -missed_size[id(m)])[:MOST]
+    shown_already = {(m.recording, m.stamp_ns) for m in (*gallery.found, *gallery.missed, *gallery.false)}
+    gallery.held_back = sorted((m for m in gallery.held_back if (m.recording, m.stamp_ns) not in shown_already),
+                               key=lambda m: m.p_value)[:MOST_HELD_BACK]
     return gallery
 
 
@@ -159,6 +177,8 @@ def _readable(items: Iterator[T]) -> Iterator[T]:
 
 
 def _by_stamp(reader: BagReader, topic: str, stamps: Iterable[int]) -> dict[int, Any]:
+    if topic not in reader.topics:  # no frame had any
+        return {}
     wanted = set(stamps)
     messages = _readable(reader.messages([topic]))
     return {stamp: message for _, _, message in messages if (stamp := stamp_ns(message)) in wanted}

@@ -21,9 +21,11 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.client import Client
 from rclpy.node import Node
+from rclpy.serialization import deserialize_message
 
 from semanom_ros.errors import SemanomError
 from semanom_ros.evaluation.result_bag import CAMERA, PREFIX, RECORDED
+from semanom_ros.msg import AnomalyScore
 from semanom_ros.recordings.bags import BagReader, BagWriter, camera_info_topic
 from semanom_ros.ros.background import background_node, domain_environment, private_domain
 from semanom_ros.ros.messages import stamp_of
@@ -107,6 +109,9 @@ def _run(process: DetectorProcess, node: Node, writer: BagWriter, bag: Path, ima
 
     def on_result(topic: str, cdr: bytes) -> None:
         if topic == PREFIX + SCORE.name:
+            message: AnomalyScore = deserialize_message(cdr, AnomalyScore)
+            if message.reason == AnomalyScore.REASON_LATE:  # the score is still to come
+                return
             with arrived:
                 received.setdefault(stamp_of(cdr), time.monotonic())
                 arrived.notify_all()

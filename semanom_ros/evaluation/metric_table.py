@@ -10,6 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
+from semanom_ros.core.results import Verdict
 from semanom_ros.evaluation.components import ComponentSums
 from semanom_ros.evaluation.metrics import (
     AUPRO_LIMIT,
@@ -19,7 +23,9 @@ from semanom_ros.evaluation.metrics import (
     f1_of_verdicts,
     percentile,
 )
+from semanom_ros.evaluation.operating_point import OperatingPoint
 from semanom_ros.evaluation.sequences import Timelines
+from semanom_ros.evaluation.visibility import FirstReports
 
 DASH = '–'
 """Stands in the report where a figure is missing."""
@@ -35,17 +41,26 @@ class Group(Generic[Known]):
     Attributes:
         key: in metrics.json; '': its metrics stand at the top.
         heading: over its columns in the report.
+        table: of the report that it stands in; one of TABLES.
     """
 
     key: str
     heading: str
+    table: str
 
 
-FRAME = Group[JudgedFrames]('frame', 'Detection (frames)')
-PIXEL = Group[PixelCurves]('pixel', 'Localization (pixels)')
-COMPONENT = Group[ComponentSums]('component', 'Components')
-TIME = Group[Timelines]('', 'Over time')
-LATENCY = Group[Array]('latency_ms', 'Latency')
+ALARMS, SCORES = TABLES = ('Alarms', 'Scores and masks')
+"""The tables of the report: what the product does at its threshold, and what its scores are worth."""
+
+OPERATION = Group[OperatingPoint]('operating_point', 'Operating point', ALARMS)
+TIME = Group[Timelines]('', 'Over time', ALARMS)
+WARNING = Group[FirstReports]('warning', 'First report', ALARMS)
+VERDICT = Group[npt.NDArray]('', 'Verdicts', ALARMS)
+"""Known are the frames, of measurement.FRAME_TYPE."""
+FRAME = Group[JudgedFrames]('frame', 'Detection (frames)', SCORES)
+PIXEL = Group[PixelCurves]('pixel', 'Localization (pixels)', SCORES)
+COMPONENT = Group[ComponentSums]('component', 'Components', SCORES)
+LATENCY = Group[Array]('latency_ms', 'Latency', ALARMS)
 """Known are the milliseconds of each frame."""
 
 
@@ -67,6 +82,7 @@ class Metric(Generic[Known]):
         terminal: title in the line that `semanom evaluate` prints.
         short: title in the demo's table, and in the benchmark's rows as far as those hold the figure.
         out_of: key of the count that this one is a part of: shown as `2 of 3`.
+        interval: key of its 95 % interval where its group has one of its own; '': that of the bootstrap.
     """
 
     group: Group[Known]
@@ -82,6 +98,7 @@ class Metric(Generic[Known]):
     terminal: str = ''
     short: str = ''
     out_of: str = ''
+    interval: str = ''
 
     def value(self, figures: Mapping[str, Any]) -> Any:
         """Its figure among those of a method, or its interval among their intervals; None where there is none."""
@@ -101,12 +118,36 @@ class Metric(Generic[Known]):
         return f'{value:.{self.digits}f}'
 
     def interval_text(self, figures: Mapping[str, Any]) -> str:
-        """The interval that holds 95 % of the bootstrap draws; '' where there is none."""
-        interval = self.value(figures['intervals'])
+        """The 95 % interval, of the bootstrap draws or its own; '' where there is none."""
+        interval = figures[self.group.key][self.interval] if self.interval else self.value(figures['intervals'])
         return f'{interval[0]:.{self.digits}f} to {interval[1]:.{self.digits}f}' if interval else ''
 
 
+def _count(flags: npt.NDArray[np.bool_]) -> int | None:
+    """How many of the frames; None where there are none."""
+    return int(flags.sum()) if len(flags) else None
+
+
 METRICS: tuple[Metric[Any], ...] = (
+    Metric(OPERATION, 'asked', lambda point: point.asked, 'share of nominal frames that may alarm', best='',
+           column='asked', terminal='asked'),
+    Metric(OPERATION, 'got', lambda point: point.got, 'share of the nominal frames of these recordings that alarm',
+           best='', column='got', headline='nominal frames that alarm', terminal='got', interval='interval'),
+    Metric(OPERATION, 'anomalies', lambda point: point.anomalies or None, 'anomalies in view', 0, ''),
+    Metric(OPERATION, 'noticed', lambda point: point.noticed if point.anomalies else None,
+           'anomalies with an alarm while in view', 0, '', column='noticed', terminal='noticed', out_of='anomalies'),
+    Metric(OPERATION, 'noticed_at_oracle', lambda point: point.noticed_at_oracle if point.anomalies else None,
+           'anomalies that score above the level which gives the asked share on these very nominal frames', 0, '',
+           column='possible', terminal='possible'),
+    Metric(OPERATION, 'oracle_level', lambda point: point.oracle_level,
+           'that level, the product\'s own being 1', best=''),
+    Metric(OPERATION, 'efficiency', lambda point: point.efficiency if point.anomalies else None,
+           'noticed of those possible at the asked share', 2, '', column='efficiency',
+           headline='operating-point efficiency',
+           detail='{operating_point[noticed]} noticed, {operating_point[noticed_at_oracle]} possible at the asked '
+                  '{operating_point[asked]:g}',
+           terminal='efficiency', short='efficiency'),
+
     Metric(FRAME, 'auroc', lambda frames: frames.curve.auroc(), 'area under the ROC curve of the frame scores',
            column='AUROC', headline='frame AUROC', terminal='frame AUROC', short='frame AUROC'),
     Metric(FRAME, 'ap', lambda frames: frames.curve.average_precision(), 'average precision of the frame scores',
@@ -150,6 +191,20 @@ METRICS: tuple[Metric[Any], ...] = (
            'from coming into view to the alarm, mean over the noticed', 2, 'min', 's', column='delay s',
            headline='detection delay', detail='mean over the noticed', terminal='delay'),
 
+    Metric(WARNING, 'anomalies', lambda reports: len(reports.distances_m) or None,
+           'anomalies whose distance at the first report is known', 0, ''),
+    Metric(WARNING, 'distance_m', lambda reports: reports.median_distance(),
+           'distance of an anomaly when it is first reported where it is, median over the noticed', 1, 'max', 'm',
+           column='distance m', headline='distance at the first report',
+           detail='median of {warning[anomalies]} anomalies'),
+    Metric(WARNING, 'seconds', lambda reports: reports.median_seconds(),
+           'until the vehicle would be there at its speed then, median over the noticed', 1, 'max', 's',
+           column='s ahead'),
+    Metric(VERDICT, 'unknown_frames', lambda frames: _count(frames['verdict'] == Verdict.UNKNOWN),
+           'frames that could not be judged: not ranked, and no alarms', 0, 'min', column='unknown'),
+    Metric(VERDICT, 'held_back_frames', lambda frames: _count(frames['held_back']),
+           'frames above the threshold that the filter calls nominal', 0, '', column='held back'),
+
     Metric(LATENCY, 'p50', lambda milliseconds: percentile(milliseconds, 50), 'median time that a frame takes', 0,
            'min', 'ms', column='p50 ms', headline='latency', detail='99 %: {latency_ms[p99]:.0f} ms',
            terminal='latency', short='latency'),
@@ -163,9 +218,9 @@ def measured(group: Group[Known], known: Known) -> dict[str, Value]:
     return {metric.key: metric.compute(known) for metric in METRICS if metric.group == group}
 
 
-def columns() -> list[Metric[Any]]:
-    """Of the report's table, those of a group side by side."""
-    shown = [metric for metric in METRICS if metric.column]
+def columns(table: str) -> list[Metric[Any]]:
+    """Of one of the report's TABLES, those of a group side by side."""
+    shown = [metric for metric in METRICS if metric.column and metric.group.table == table]
     groups = list(dict.fromkeys(metric.group for metric in shown))
     return sorted(shown, key=lambda metric: groups.index(metric.group))
 
@@ -181,7 +236,8 @@ def terminal_line(name: str, figures: Mapping[str, Any]) -> str:
     for metric in METRICS:
         if metric.terminal:
             width = metric.digits + 2 if metric.digits else 1
-            figure = metric.text(figures, f'{"-":^{width}}') + (metric.unit and f' {metric.unit}')
+            part = f' of {metric.total(figures)}' if metric.out_of and metric.total(figures) else ''
+            figure = metric.text(figures, f'{"-":^{width}}') + part + (metric.unit and f' {metric.unit}')
             line += ('  ' if metric.group == group else '   ' if group else ' ') + f'{metric.terminal} {figure}'
             group = metric.group
     return line

@@ -15,11 +15,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from semanom_ros.core.drift.drift_monitor import DriftState
+from semanom_ros.core.results import Reason, Verdict
 from semanom_ros.errors import BagError, CameraError
 from semanom_ros.evaluation.detectors import Method, Row
 from semanom_ros.evaluation.measurement import Measurement, rounded
+from semanom_ros.evaluation.metrics import ANOMALOUS
 from semanom_ros.evaluation.result_bag import CAMERA, ResultBag
 from semanom_ros.evaluation.sequences import SequenceCounter
+from semanom_ros.evaluation.surroundings import SurroundingsReader
 from semanom_ros.evaluation.truth import TruthReader
 from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.recordings.bags import BagReader
@@ -41,12 +45,15 @@ class Topics:
         truth: '' for the default one, where there is one.
         truth_instances: what is anomalous where `truth` holds CARLA's instance segmentation, see TruthReader.
         segments: masks for the segmenter `topic`, at most one.
+        min_anomaly_pixels: a frame with fewer anomalous pixels, but some, is neither anomalous nor nominal: it counts
+            nowhere.
     """
 
     image: str = ''
     truth: str = ''
     truth_instances: tuple[str, ...] = ()
     segments: tuple[str, ...] = ()
+    min_anomaly_pixels: int = 1
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ class Recording:
         frames: how many were judged.
         unreadable: image messages that hold no picture.
         damage: what could not be read, '' when all could.
+        stills: its pictures have nothing to do with each other: each is an event of its own, and nothing is tracked.
     """
 
     name: str
@@ -70,6 +78,7 @@ class Recording:
     frames: int
     unreadable: int
     damage: str
+    stills: bool
 
 
 @dataclass
@@ -137,7 +146,8 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
     target = folder / 'bags' / name
     shutil.rmtree(target, ignore_errors=True)
     damage, frames, sequence, size = '', 0, -1, (0, 0, 0)
-    with BagReader(path) as reader, TruthReader(BagReader(path), topics.truth, topics.truth_instances) as truths:
+    with BagReader(path) as reader, TruthReader(BagReader(path), topics.truth, topics.truth_instances) as truths, \
+            SurroundingsReader(path) as told:
         topic = reader.image_topic(topics.image)
         with BagSegments(reader, [topic], topics.segments) as segments, \
                 ResultBag(target, _frame_id(reader, topic), _camera(reader, topic), drawn) as results, \
@@ -154,13 +164,16 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
                 frame = replace(frame, camera=CAMERA)
                 before = sequence, size
                 (sequence, stretch), size = count(frame.stamp_ns), frame.image.shape
-                if before != (sequence, size):  # as the detector does
+                if reader.stills or before != (sequence, size):  # as the detector does
                     for method in methods:
                         method.reset()
                 truth = truths.at(frame.stamp_ns, frame.size)
+                if truth is not None and 0 < np.count_nonzero(truth == ANOMALOUS) < topics.min_anomaly_pixels:
+                    truth = None
+                surroundings = told.at(frame.stamp_ns, frame.size)
                 for method in methods:
                     for row, verdict in zip(method.rows, method.process(frame), strict=True):
-                        measurements[row].add(verdict, truth, sequence, stretch)
+                        measurements[row].add(verdict, truth, sequence, stretch, surroundings)
                         if row == shown:
                             results.add(frame, verdict.result)
                 frames += 1
@@ -169,7 +182,7 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
             log.warning('%s: found no mask on %s with the stamp of a frame; expected the stamps of %s', path,
                         truths.topic, topic)
         recording = Recording(name, path, topic, truths.topic if truths.topic in reader.topics else '', frames,
-                              reader.bad_images, damage)
+                              reader.bad_images, damage, reader.stills)
     _store(stored, recording, [measurements[row] for row in rows])
 
 
@@ -242,16 +255,19 @@ def _load(path: Path, rows: Sequence[Row]) -> tuple[Recording, list[Measurement]
 
 
 def write_scores(path: Path, found: Replay) -> None:
-    """`scores.csv`: a line for each frame and row of the table."""
+    """`scores.csv`: a line for each frame and row of the table; figures that are not known are empty."""
     with open(path, 'w', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(['bag', 'topic', 'stamp_ns', 'truth', 'variant', 'filter', 'baseline', 'score', 'raw_score',
-                         'p_value', 'threshold', 'alarm', 'anomalies'])
+                         'p_value', 'threshold', 'verdict', 'held_back', 'reason', 'alarm', 'anomalies',
+                         'drift'])
         for row, measurement in found.measurements.items():
             for recording, frame in zip(found.recording_of, measurement.frames, strict=True):
                 of = found.recordings[recording]
                 writer.writerow([
                     of.name, of.topic, frame['stamp_ns'], '' if frame['truth'] < 0 else frame['truth'], row.variant,
                     int(row.filtered), row.baseline,
-                    *(rounded(frame[name]) for name in ('score', 'raw_score', 'p_value', 'threshold')),
-                    int(frame['alarm']), frame['anomalies']])
+                    *('' if np.isnan(frame[name]) else rounded(frame[name])
+                      for name in ('score', 'raw_score', 'p_value', 'threshold')),
+                    Verdict(frame['verdict']).words, int(frame['held_back']), Reason(frame['reason']).words,
+                    int(frame['alarm']), frame['anomalies'], DriftState(frame['drift']).name.lower()])

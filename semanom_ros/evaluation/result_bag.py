@@ -55,7 +55,8 @@ class ResultBag:
         """Adds what is said about the next frame, at its stamp."""
         judged = Judged(frame, result, self._frame_id, self._camera_of(result.image_size), self._settings)
         for output in RECORDED:
-            write_message(self._writer, PREFIX + output.name, output.make(judged), frame.stamp_ns)
+            if output.needs.met(judged):
+                write_message(self._writer, PREFIX + output.name, output.make(judged), frame.stamp_ns)
 
     def _camera_of(self, image_size: tuple[int, int]) -> CameraModel | None:
         if self._camera is None:

@@ -13,16 +13,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from semanom_ros import __version__
 from semanom_ros.core.scoring import timeline
 from semanom_ros.errors import SemanomError
-from semanom_ros.evaluation import components, sequences
+from semanom_ros.evaluation import components, operating_point, sequences, visibility
 from semanom_ros.evaluation.detectors import Detectors, Method, Row
+from semanom_ros.evaluation.drift_summary import drift_summary
 from semanom_ros.evaluation.gallery import choose, illustrate
 from semanom_ros.evaluation.measurement import rounded
 from semanom_ros.evaluation.metrics import AUPRO_LIMIT
 from semanom_ros.evaluation.replay import Replay, Topics, replay, write_scores
 from semanom_ros.evaluation.report import write_report
+from semanom_ros.recordings.importing import STILLS_APART_S
 from semanom_ros.recordings.instance_masks import wanted_segments
 from semanom_ros.settings import MethodSettings, Settings
 
@@ -73,7 +77,8 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
     masks = wanted_segments(replace(settings.method.queries, variant=detectors.embedder.variant))
     found = replay(bags, [detectors, *baselines], shown, staging, replace(topics or Topics(), segments=tuple(masks)),
                    conditions, settings.detector)
-    figures = {row: measurement.metrics() for row, measurement in found.measurements.items()}
+    rates = {row: method.false_alarm_rate for method in (detectors, *baselines) for row in method.rows}
+    figures = {row: measurement.metrics(rates[row]) for row, measurement in found.measurements.items()}
     content = _content(found, figures, detectors, baselines, settings.method)
     (staging / METRICS).write_text(json.dumps(content, indent=1, sort_keys=True) + '\n')
     write_scores(staging / SCORES, found)
@@ -82,11 +87,19 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
     if video is not None:
         shutil.move(video, staging / video.name)
     write_report(staging / REPORT, found, content, figures, shown, gallery, live=live,
-                 video=None if video is None else staging / video.name, notes=[*detectors.warnings, *notes])
+                 video=None if video is None else staging / video.name,
+                 notes=[*detectors.warnings, *notes, *_stills(found)])
     shutil.rmtree(staging / 'measured')
     (staging / 'fingerprint').unlink()
     replace_folder(staging, output)
     return content
+
+
+def _stills(found: Replay) -> list[str]:
+    """What a reader must know of figures over time."""
+    names = [recording.name for recording in found.recordings if recording.stills]
+    return [f'{", ".join(names)}: pictures that have nothing to do with each other, so nothing is tracked or confirmed '
+            f'over time, and figures per minute count {60 // STILLS_APART_S} pictures as one.'] if names else []
 
 
 def _staging(output: Path) -> Path:
@@ -133,6 +146,8 @@ def _content(found: Replay, figures: Mapping[Row, Mapping[str, Any]], detectors:
     databases = {variant: {'vectors': database.manifest.vectors, 'version': database.manifest.version,
                            'sources': [Path(source.path).name for source in database.manifest.sources]}
                  for variant, database in detectors.databases.items()}
+    last = found.measurements[detectors.rows[-1]].frames
+    by_recording = [last[np.array(found.recording_of) == index] for index in range(len(found.recordings))]
     content = {
         'frames': len(frames), 'frames_with_truth': len(known),
         'anomalous_frames': int((known['truth'] == 1).sum()) if len(known) else None,
@@ -144,9 +159,14 @@ def _content(found: Replay, figures: Mapping[Row, Mapping[str, Any]], detectors:
         'database': databases[detectors.rows[-1].variant], 'databases': databases,
         'recordings': [{'name': r.name, 'image_topic': r.topic, 'truth_topic': r.truth_topic,
                         'truth_instances': list(found.topics.truth_instances), 'frames': r.frames,
-                        'unreadable_images': r.unreadable, 'damage': r.damage} for r in found.recordings],
+                        'unreadable_images': r.unreadable, 'damage': r.damage, 'stills': r.stills,
+                        'drift': drift_summary(own) if len(own) else None}
+                       for r, own in zip(found.recordings, by_recording, strict=True)],
         'parameters': settings.values(),
         'definitions': {
+            'min_anomaly_pixels': found.topics.min_anomaly_pixels,
+            'operating_point_confidence': operating_point.CONFIDENCE,
+            'noticed_by_edges': {unit: list(edges) for unit, edges in visibility.EDGES.items()},
             'aupro_fpr_limit': AUPRO_LIMIT, 'component_thresholds': components.THRESHOLDS.tolist(),
             'component_smallest_truth_px': components.SMALLEST_TRUTH,
             'component_smallest_prediction_px': components.SMALLEST_PREDICTION,

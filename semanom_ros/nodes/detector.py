@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import rclpy
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
@@ -23,10 +26,11 @@ from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import Trigger
 
+from semanom_ros.core.drift.drift_monitor import Drift, DriftState
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.localization.frame_clock import LONGEST_GAP_NS
 from semanom_ros.core.pipeline import CameraState, Judge, evidence_for
-from semanom_ros.core.results import FrameResult
+from semanom_ros.core.results import FrameResult, Reason, Verdict
 from semanom_ros.errors import CameraError, ImageError, ParameterError, SemanomError
 from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.msg import DatabaseInfo
@@ -42,25 +46,55 @@ from semanom_ros.settings import CameraSettings, DetectorSettings, MethodSetting
 
 DIAGNOSTICS_PERIOD_S = 1.0
 
+WATCH_PERIOD_S = 0.2
+"""How often it is looked whether the worker answers in time."""
+
+STOP_S = 3.0
+"""So long a thread may take to end; whoever stops the node waits meanwhile."""
+
+END_S = 15.0
+"""So long after a signal the process is ended whatever hangs."""
+
 LOG_PERIOD_S = 10.0
 """The same complaint about a camera is logged once in that time; diagnostics count all."""
 
 
-class _Waiting(NamedTuple):
-    """A frame that waits for the worker, or one whose overlay somebody waits for."""
+@dataclass
+class _Waiting:
+    """A frame that waits for the worker.
+
+    Attributes:
+        camera: that it is of.
+        received: the frame.
+        late: it was said that its verdict is late.
+        answered: its verdict has come.
+    """
 
     camera: _Camera
-    what: Any
+    received: Received
+    late: bool = False
+    answered: bool = False
+
+
+@dataclass
+class _Drawing:
+    """A frame whose overlay somebody waits for."""
+
+    camera: _Camera
+    judged: Judged
 
 
 class Detector(LifecycleNode):
     """Scores every camera's latest frame against the nominal database.
 
-    Three threads. The executor's receives serialized frames, answers services and
-    publishes diagnostics; it waits for the other two only to stop them or to change the pipeline. One
-    worker takes the latest frame of each camera in turn, runs the pipeline and publishes
+    Three threads. The executor's receives serialized frames, answers services, publishes
+    diagnostics and watches whether the worker answers in time; it waits for the other two only to stop them, and never
+    for longer than STOP_S. One worker takes the latest frame of each camera in turn, runs the pipeline and publishes
     for machines. One more draws overlays, so that somebody who looks on does not slow
     the detector down.
+
+    Every frame whose header can be read gets an AnomalyScore and an AnomalyArray, but for those that a newer one
+    replaces: where it cannot be judged their verdict is unknown.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -74,17 +108,22 @@ class Detector(LifecycleNode):
         """
         with typed_parameters():
             super().__init__('semanom_detector', automatically_declare_parameters_from_overrides=True, **kwargs)
-        self._judging = threading.Lock()  # held for one frame: nobody takes the judge away meanwhile
+        self._changing = threading.Lock()  # of the judge and the settings, together
+        self._answering = threading.Lock()  # so that nothing is called late after its verdict
         self._judge: Judge | None = None
         self._cameras: list[_Camera] = []
         self._frames: Mailbox[_Waiting] = Mailbox()
-        self._renderings: Mailbox[_Waiting] = Mailbox()
+        self._renderings: Mailbox[_Drawing] = Mailbox()
+        self._working: _Waiting | None = None  # what the worker is at
         self._threads: list[threading.Thread] = []
+        self._abandoned: list[threading.Thread] = []  # that did not end
         self._service: threading.Thread | None = None  # that answers a service, while it does
         self._database_info: Publisher[DatabaseInfo] | None = None
+        self._loaded = Time()
         self._state = 'unconfigured'
         self._fault = ''  # why the last configure failed
         self._reload_fault = ''
+        self._stop_fault = ''  # why the node cannot be stopped
         try:
             self._declared = NodeParameters(
                 self, MethodSettings, CameraSettings, DetectorSettings, locked=lambda: self._judge is not None,
@@ -97,6 +136,7 @@ class Detector(LifecycleNode):
         # real time, because a paused recording stops the ROS clock
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=steady)
+        self.create_timer(WATCH_PERIOD_S, self._watch, clock=steady)
         group = MutuallyExclusiveCallbackGroup()  # of its own: it is held while a database loads in the background
         self.create_service(Trigger, '~/reload_database', self._on_reload, callback_group=group)
         self.create_service(Trigger, '~/accept_as_nominal', self._on_accept, callback_group=group)
@@ -125,7 +165,7 @@ class Detector(LifecycleNode):
         except SemanomError as error:
             self._fault = str(error)
             self.get_logger().error(f'cannot configure: {error}')
-            self._release()
+            self._release(force=True)
             self._publish_diagnostics()
             return TransitionCallbackReturn.FAILURE
         except Exception as error:
@@ -149,8 +189,10 @@ class Detector(LifecycleNode):
         """
         result = super().on_activate(state)
         self._frames, self._renderings = Mailbox(), Mailbox()
-        self._threads = [threading.Thread(target=self._work, name='semanom_worker', args=(self._frames,)),
-                         threading.Thread(target=self._render, name='semanom_overlay', args=(self._renderings,))]
+        # daemons: a library that hangs must not keep the process from ending
+        self._threads = [
+            threading.Thread(target=self._work, name='semanom_worker', args=(self._frames,), daemon=True),
+            threading.Thread(target=self._render, name='semanom_overlay', args=(self._renderings,), daemon=True)]
         for thread in self._threads:
             thread.start()
         for camera in self._cameras:
@@ -164,10 +206,12 @@ class Detector(LifecycleNode):
         :return: The state machine either invokes a transition to the "inactive" state or stays
             in "active" depending on the return value.
             TransitionCallbackReturn.SUCCESS transitions to "inactive".
-            TransitionCallbackReturn.FAILURE transitions to "active".
+            TransitionCallbackReturn.FAILURE transitions to "active": the worker has not ended within STOP_S, as it does
+            when the encoder hangs. No frames are taken any more; deactivate can be tried again.
             TransitionCallbackReturn.ERROR or any uncaught exceptions to "errorprocessing".
         """
-        self._stop()
+        if not self._stop():
+            return TransitionCallbackReturn.FAILURE
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -176,21 +220,21 @@ class Detector(LifecycleNode):
         :return: The state machine either invokes a transition to the "unconfigured" state or stays
             in "inactive" depending on the return value.
             TransitionCallbackReturn.SUCCESS transitions to "unconfigured".
-            TransitionCallbackReturn.FAILURE transitions to "inactive".
+            TransitionCallbackReturn.FAILURE transitions to "inactive": a service is still at work after STOP_S, as it
+            is when loading a database hangs; cleanup can be tried again.
             TransitionCallbackReturn.ERROR or any uncaught exceptions to "errorprocessing".
         """
-        self._release()
-        return TransitionCallbackReturn.SUCCESS
+        return TransitionCallbackReturn.SUCCESS if self._release() else TransitionCallbackReturn.FAILURE
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stops and frees everything, from whatever state.
+        """Stops and frees everything, from whatever state; a thread that hangs is left behind.
 
         :return: The state machine invokes a transition to the "finalized" state
             TransitionCallbackReturn.SUCCESS transitions to "finalized".
             TransitionCallbackReturn.FAILURE remains in the current state.
             TransitionCallbackReturn.ERROR or any uncaught exceptions to "errorprocessing".
         """
-        self._release()
+        self._release(force=True)
         self._state = 'finalized'
         return TransitionCallbackReturn.SUCCESS
 
@@ -200,39 +244,70 @@ class Detector(LifecycleNode):
         :return: The state machine either invokes a transition to the "unconfigured" or the
             "finalized" state depending on the return value.
             TransitionCallbackReturn.SUCCESS transitions to "unconfigured".
-            TransitionCallbackReturn.FAILURE or any uncaught exceptions to "finalized".
+            TransitionCallbackReturn.FAILURE or any uncaught exceptions to "finalized": a thread hangs.
         """
-        self._release()
+        ended = self._release(force=True)
         self._publish_diagnostics()
-        return TransitionCallbackReturn.SUCCESS
+        return TransitionCallbackReturn.SUCCESS if ended else TransitionCallbackReturn.FAILURE
 
     def destroy_node(self) -> None:
         """Stops the threads first; then as every node."""
-        self._release()
+        self._release(force=True)
         super().destroy_node()
+
+    @property
+    def hanging(self) -> list[str]:
+        """Names of the threads that were left behind because they do not end."""
+        return [thread.name for thread in self._abandoned if thread.is_alive()]
 
     @property
     def _database_path(self) -> Path:
         return Path(self._settings.cameras.database).expanduser()
 
-    def _stop(self) -> None:
-        """Ends subscriptions and threads; forgets what was seen."""
+    def _stop(self) -> bool:
+        """Ends subscriptions and threads, and forgets what was seen; returns whether all threads have ended."""
         for camera in self._cameras:
             camera.close()
         self._frames.close()
         self._renderings.close()
-        for thread in self._threads:
-            thread.join()
-        self._threads.clear()
+        self._threads = self._still_at_work(self._threads)
+        if self._threads:
+            self._state = 'stopping'
+            return False
         if self._judge is not None:
             self._state = 'inactive'
+        return True
 
-    def _release(self) -> None:
-        """Back to where the node was before configure."""
+    def _still_at_work(self, threads: Sequence[threading.Thread]) -> list[threading.Thread]:
+        """Waits for threads to end, for STOP_S at most; those that have not, which are complained of."""
+        end = time.monotonic() + STOP_S
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        hanging = [thread for thread in threads if thread.is_alive()]
+        self._stop_fault = ''
+        if hanging:
+            names = ' and '.join(thread.name for thread in hanging)
+            self._stop_fault = (f'cannot stop: {names} still at work after {STOP_S:g} s, expected to end; try again, '
+                                'or end the process if the encoder hangs')
+            self.get_logger().error(self._stop_fault)
+            if self.context.ok():
+                self._publish_diagnostics()
+        return hanging
+
+    def _release(self, force: bool = False) -> bool:
+        """Back to where the node was before configure; returns whether all threads have ended.
+
+        Args:
+            force: leave behind those that have not; otherwise nothing is released.
+        """
         self._stop()
-        if self._service is not None:
-            self._service.join()
-            self._service = None
+        if not self._threads and self._service is not None:
+            self._threads = self._still_at_work([self._service])
+        if self._threads and not force:
+            return False
+        ended = not self._threads
+        self._abandoned += self._threads
+        self._threads, self._service = [], None
         for camera in self._cameras:
             camera.destroy()
         self._cameras = []
@@ -244,9 +319,10 @@ class Detector(LifecycleNode):
             gc.collect()
             diagnostics.free_gpu_memory(device)
         self._state = 'unconfigured'
+        return ended
 
     def _on_live_parameters(self, changed: dict[str, Value]) -> None:
-        with self._judging:
+        with self._changing:
             settings = self._settings.live(changed)
             of_method = {name: value for name, value in changed.items() if name in MethodSettings.table()}
             if self._judge is not None and of_method:
@@ -258,50 +334,94 @@ class Detector(LifecycleNode):
     def _work(self, frames: Mailbox[_Waiting]) -> None:
         while (waiting := frames.take()) is not None:
             camera = waiting.camera
+            self._working = waiting
             try:
-                self._process(camera, waiting.what)
-            except ImageError as error:
-                camera.monitor.dropped(diagnostics.INVALID, str(error))
-                camera.log.warning(str(error), throttle_duration_sec=LOG_PERIOD_S)
+                judged = self._judged(waiting)
+                if threading.current_thread() in self._abandoned:  # the topics are gone
+                    return
+                with self._answering:
+                    waiting.answered = True
+                limit = self._settings.detector.latency_limit
+                camera.monitor.answered(time.monotonic() - waiting.received.when, limit)
+                if judged is not None:
+                    self._publish(camera, judged, waiting.received)
             except Exception as error:
                 if not self.context.ok():  # shut down while a frame was on its way: nobody is there to be told
                     return
-                camera.monitor.dropped(diagnostics.FAILED, f'frame failed: {error!r}')
+                camera.monitor.unknown(Reason.FAILED, f'frame failed: {error!r}')
                 camera.log.error(f'frame failed: {traceback.format_exc()}', throttle_duration_sec=LOG_PERIOD_S)
+            finally:
+                self._working = None
 
-    def _process(self, camera: _Camera, received: Received) -> None:
-        age = self._age(received.stamp_ns)
-        limit = self._settings.detector.max_age
-        if age is not None and limit and age > limit:
-            camera.monitor.dropped(diagnostics.STALE)
-            camera.log.warning(f'frame dropped: found it {age:.3f} s old, expected at most {limit:g} s; synchronize '
-                               'the clocks, set use_sim_time, or raise max_age', throttle_duration_sec=LOG_PERIOD_S)
-            return
-        frame, frame_id = camera.decode(received)
-        with self._judging:
-            assert self._judge is not None
-            result, settings = self._judge.process(frame, camera.state), self._settings.detector
-        if fault := camera.state.filter.clock.fault:
-            camera.log.warning(fault, once=True)
-        judged = Judged(frame, result, frame_id, camera.model_of(result.image_size), settings)
+    def _judged(self, waiting: _Waiting) -> Judged | None:
+        """What is said about a frame; None where not even its header can be read."""
+        camera, received = waiting.camera, waiting.received
+        with self._changing:
+            judge, settings = self._judge, self._settings.detector
+        assert judge is not None
+        frame: Frame | None = None
+        try:
+            age = self._age(received.stamp_ns)
+            if age is not None and settings.max_age and age > settings.max_age:
+                return camera.unknown(
+                    received, Reason.STALE, f'found it {age:.3f} s old, expected at most {settings.max_age:g} s; '
+                    'synchronize the clocks, set use_sim_time, or raise max_age', settings)
+            frame, frame_id = camera.decode(received)
+            result = judge.process(frame, camera.state)
+        except ImageError as error:
+            return camera.unknown(received, Reason.INVALID_IMAGE, str(error), settings)
+        except Exception as error:
+            if self.context.ok():
+                camera.log.error(f'frame failed: {traceback.format_exc()}', throttle_duration_sec=LOG_PERIOD_S)
+            return camera.unknown(received, Reason.FAILED, f'frame failed: {error!r}', settings, frame)
+        return Judged(frame, result, frame_id, camera.model_of(result.image_size), settings)
+
+    def _publish(self, camera: _Camera, judged: Judged, received: Received) -> None:
+        result, frame = judged.result, judged.frame
+        turned = result.verdict is not Verdict.UNKNOWN and camera.drifts(result.drift)
         camera.outputs.publish(When.AT_ONCE, judged)
-        camera.monitor.processed(result, time.monotonic() - received.when, self._age(frame.stamp_ns))
-        if result.anomalous:
+        if result.timings_ms:  # it went through the pipeline, whatever came of it
+            camera.monitor.processed(result, time.monotonic() - received.when, self._age(result.stamp_ns))
+        if result.reason is Reason.NOT_FINITE:
+            camera.log.error(f'frame {result.stamp_ns} is unknown, {result.reason.words}: {result.explanation}',
+                             throttle_duration_sec=LOG_PERIOD_S)
+        if result.anomalous and frame is not None:
             camera.flagged = frame, result
+        if turned:
+            self._publish_database_info()
         camera.outputs.publish(When.NEXT, judged)
         if camera.outputs.wanted(When.DRAWN):
-            self._renderings.put(camera.name, _Waiting(camera, judged))
+            self._renderings.put(camera.name, _Drawing(camera, judged))
 
     def _age(self, stamp_ns: int) -> float | None:
-        """Seconds since a stamp, by the node's clock; None before the first /clock of a simulation."""
+        """Seconds since a stamp, by the node's clock; None without a stamp, or before a simulation's first /clock."""
         now = self.get_clock().now().nanoseconds
-        return (now - stamp_ns) / 1e9 if now else None
+        return (now - stamp_ns) / 1e9 if now and stamp_ns else None
 
-    def _render(self, renderings: Mailbox[_Waiting]) -> None:
-        while (waiting := renderings.take()) is not None:
-            camera = waiting.camera
+    def _watch(self) -> None:
+        """Says of frames for whose verdict somebody waits too long that it is late."""
+        if self._state != 'active':
+            return
+        now, settings, working = time.monotonic(), self._settings.detector, self._working
+        frames = [*([working] if working is not None else []), *self._frames.waiting()]
+        # who waits behind a late one is late as well, or a camera that goes on would never hear of it
+        stuck = working is not None and now - working.received.when > settings.latency_limit
+        news = False
+        for waiting in frames:
+            since = working.received.when if stuck and working is not None else waiting.received.when
+            if not waiting.late and now - since > settings.latency_limit:
+                with self._answering:
+                    if not waiting.answered:
+                        waiting.late = True
+                        news |= waiting.camera.late(waiting.received, since, settings)
+        if news:
+            self._publish_diagnostics()  # at once
+
+    def _render(self, renderings: Mailbox[_Drawing]) -> None:
+        while (drawing := renderings.take()) is not None:
+            camera = drawing.camera
             try:
-                camera.outputs.publish(When.DRAWN, waiting.what)
+                camera.outputs.publish(When.DRAWN, drawing.judged)
             except Exception:
                 if not self.context.ok():
                     return
@@ -336,7 +456,7 @@ class Detector(LifecycleNode):
                 done.set_result((False, f'internal failure: {error!r}'))
             executor.wake()  # a future that is awaited does not
 
-        self._service = threading.Thread(target=run, name='semanom_service')
+        self._service = threading.Thread(target=run, name='semanom_service', daemon=True)
         self._service.start()
         answer = await done
         assert answer is not None
@@ -354,7 +474,7 @@ class Detector(LifecycleNode):
             version = judge.database.manifest.version
             self._reload_fault = f'reload failed, version {version} stays in use: {error}'
             raise
-        with self._judging:
+        with self._changing:
             self._judge = replacement.live(self._settings.method.values(Affects.LIVE))  # what was set meanwhile
         self._reload_fault = ''
         return self._announce_database()
@@ -366,7 +486,7 @@ class Detector(LifecycleNode):
                                'after a false alarm')
         additions = [evidence_for(frame, result) for frame, result in flagged.values()]
         replacement = judge.accepting(additions)
-        with self._judging:
+        with self._changing:
             self._judge = replacement.live(self._settings.method.values(Affects.LIVE))
         for camera, accepted in flagged.items():
             if camera.flagged is accepted:
@@ -377,9 +497,16 @@ class Detector(LifecycleNode):
     def _announce_database(self) -> str:
         assert self._judge is not None
         assert self._database_info is not None
-        database = self._judge.database
-        self._database_info.publish(messages.database_info(database, self.get_clock().now().to_msg()))
+        database, self._loaded = self._judge.database, self.get_clock().now().to_msg()
+        self._publish_database_info()
         return f'database {database.path} version {database.manifest.version}, {database.manifest.vectors} vectors'
+
+    def _publish_database_info(self) -> None:
+        judge, publisher = self._judge, self._database_info
+        if judge is not None and publisher is not None:
+            publisher.publish(messages.database_info(
+                judge.database, self._loaded, judge.drift_reference,
+                [camera.name for camera in self._cameras if camera.drifting]))
 
     # -- diagnostics
 
@@ -393,6 +520,8 @@ class Detector(LifecycleNode):
             'database': settings.cameras.database}
         if self._fault:
             health.add(diagnostics.ERROR, f'cannot configure: {self._fault}')
+        if self._stop_fault:
+            health.add(diagnostics.ERROR, self._stop_fault)
         if self._reload_fault:
             health.add(diagnostics.WARN, self._reload_fault)
         judge = self._judge
@@ -419,6 +548,7 @@ class _Camera:
         self.outputs = CameraOutputs(node, name)
         self.state = CameraState()
         self.flagged: tuple[Frame, FrameResult] | None = None
+        self.drifting = False
         self._node = node
         self._input = CameraInput(node, name, settings.cameras, settings.method.queries, INPUT)
         self._rectified = settings.detector.image_rectified
@@ -432,7 +562,7 @@ class _Camera:
     def open(self, mailbox: Mailbox[_Waiting]) -> None:
         """Lets images in."""
         self._last_stamp_ns, self._last_size = -1, None
-        self.state = CameraState()
+        self.state, self.drifting = CameraState(), False
         self.monitor.start()
 
         def receive(received: Received) -> None:
@@ -441,6 +571,15 @@ class _Camera:
                 self.monitor.dropped(diagnostics.SUPERSEDED)
 
         self._input.open(receive)
+
+    def drifts(self, drift: Drift) -> bool:
+        """Takes note of the drift, and says so in the log; whether it has begun or ended."""
+        drifting = drift.state is DriftState.DRIFTING
+        if drifting == self.drifting:
+            return False
+        self.drifting = drifting
+        self.log.warning(f'driving is {drift}')
+        return True
 
     def close(self) -> None:
         """Lets no more images in."""
@@ -464,16 +603,59 @@ class _Camera:
         self.monitor.masks(without_masks)
         if without_masks:
             self.log.warning(without_masks, throttle_duration_sec=LOG_PERIOD_S)
-        stamp, last_stamp, self._last_stamp_ns = frame.stamp_ns, self._last_stamp_ns, frame.stamp_ns
+        stamp, last_stamp = frame.stamp_ns, self._last_stamp_ns
+        if not stamp:
+            self.monitor.unstamped()
+            self.log.warning('images have no stamp: time is taken from their reception; mend the camera driver',
+                             once=True)
+        else:
+            self._last_stamp_ns = stamp
         size, last_size, self._last_size = frame.image.shape[:2], self._last_size, frame.image.shape[:2]
-        if stamp < last_stamp - LONGEST_GAP_NS:
+        if stamp and stamp == last_stamp:
+            self.monitor.standing()
+            self.log.warning(f'stamps stand still at {stamp / 1e9:.3f}: time is taken from reception, and a frame that '
+                             'is not anomalous is unknown; mend the camera driver', throttle_duration_sec=LOG_PERIOD_S)
+        if 0 < stamp < last_stamp - LONGEST_GAP_NS:
             self.monitor.restarted()
             self.log.warning(f'stamps went back from {last_stamp / 1e9:.3f} to {stamp / 1e9:.3f}: what was tracked is '
                              'forgotten', throttle_duration_sec=LOG_PERIOD_S)
+        elif 0 < stamp < last_stamp:
+            self.log.warning(f'stamps are out of order: found {stamp / 1e9:.3f} after {last_stamp / 1e9:.3f}; time is '
+                             'taken from reception', throttle_duration_sec=LOG_PERIOD_S)
         if last_size is not None and size != last_size:
             self.log.warning(f'images changed from {last_size[1]}x{last_size[0]} to {size[1]}x{size[0]}: what was '
                              'tracked is forgotten', throttle_duration_sec=LOG_PERIOD_S)
         return frame, frame_id
+
+    def unknown(self, received: Received, reason: Reason, explanation: str, settings: DetectorSettings,
+                frame: Frame | None = None) -> Judged | None:
+        """Counts and logs a frame that cannot be judged; what is said about it, None where its header is unreadable."""
+        self.monitor.unknown(reason, explanation)
+        if reason is not Reason.FAILED:  # whose traceback is in the log
+            self.log.warning(f'frame is unknown, {reason.words}: {explanation}', throttle_duration_sec=LOG_PERIOD_S)
+        try:
+            stamp = received.stamp_ns
+        except ImageError:
+            return None
+        size = (0, 0) if frame is None else frame.size
+        result = FrameResult.unknown(stamp, self.name, reason, explanation, size)
+        return Judged(frame, result, received.frame_id, None, settings)
+
+    def late(self, received: Received, since: float, settings: DetectorSettings) -> bool:
+        """Says of a frame that its verdict is late; returns whether that is news.
+
+        Args:
+            received: the frame.
+            since: monotonic seconds; when the frame came that the worker is at.
+            settings: what late is.
+        """
+        explanation = (f'no answer for {time.monotonic() - since:.1f} s, expected within {settings.latency_limit:g} s; '
+                       'choose a smaller encoder or input_size')
+        judged = self.unknown(received, Reason.LATE, explanation, settings)
+        if judged is not None:
+            self.outputs.publish(When.AT_ONCE, judged)
+            self.outputs.publish(When.NEXT, judged)
+        return self.monitor.late(since)
 
     def model_of(self, image_size: tuple[int, int]) -> CameraModel | None:
         """The camera of images of this (height, width); None, and diagnostics warn, where there is none."""
@@ -521,7 +703,7 @@ def _camera_names(names: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def _run() -> None:
+def _run(hanging: list[str]) -> None:
     node = Detector()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
@@ -529,18 +711,37 @@ def _run() -> None:
         executor.spin()
     finally:
         node.destroy_node()
+        hanging += node.hanging
+
+
+def _end(what: str) -> None:
+    """Ends the process though a thread hangs, for which the interpreter, or a library of its, might wait for ever."""
+    print(f'semanom_detector: {what} does not end, expected it to; the process ends without it', file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _end_in_time(done: threading.Event) -> None:
+    """Ends the process END_S after a signal, unless it is done by then: the main thread may hang as well."""
+    while rclpy.ok():
+        if done.wait(1.0):
+            return
+    if not done.wait(END_S):
+        _end('the main thread')
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Runs the node until Ctrl-C or shutdown; its transitions are left to whoever manages it.
 
     Returns:
-        0, or 2 when a parameter is bad.
+        0, or 2 when a parameter is bad. Where a thread hangs the process ends with 1.
     """
+    done, hanging = threading.Event(), list[str]()
     try:
         with rclpy.init(args=args):  # type: ignore[arg-type]
+            threading.Thread(target=_end_in_time, name='semanom_end', args=(done,), daemon=True).start()
             try:
-                _run()
+                _run(hanging)
             except Exception:
                 if rclpy.ok():  # else a signal came, and what fails then, also while starting, fails because of it
                     raise
@@ -549,6 +750,10 @@ def main(args: Sequence[str] | None = None) -> int:
     except ParameterError as error:
         print(f'semanom_detector: {error}', file=sys.stderr)
         return 2
+    finally:
+        done.set()
+    if hanging:
+        _end(' and '.join(hanging))
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import queue
 import signal
 import sys
@@ -13,6 +14,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,10 @@ from std_srvs.srv import Trigger
 from semanom_ros.core.curation.publishing import Recipe
 from semanom_ros.core.curation.recorder import HeldOut, NominalRecorder, RecordingSummary, Thinning
 from semanom_ros.core.curation.writer import DatabaseWriter
+from semanom_ros.core.database.nominal_database import read_manifest
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
+from semanom_ros.core.scoring.calibration import Calibration
 from semanom_ros.errors import BagError, ImageError, SemanomError
 from semanom_ros.recordings.nominal_recording import database_path, record_bags
 from semanom_ros.ros import diagnostics
@@ -50,8 +54,8 @@ class NominalRecorderNode(Node):
     """Records once and is done: from the parameter `bags`, or from the live cameras until it is stopped.
 
     The executor's thread receives frames, answers `~/stop` and publishes diagnostics; the
-    thread that calls `run` embeds. In between is a queue of `queue_size` frames; what does
-    not fit is dropped, counted, logged and reported.
+    thread that calls `run` embeds, and does not end while the encoder hangs. In between is a queue of `queue_size`
+    frames; what does not fit is dropped, counted, logged and reported.
 
     Attributes:
         counts: live frames `received`, `dropped` and `invalid`.
@@ -111,6 +115,8 @@ class NominalRecorderNode(Node):
     def stop(self) -> None:
         """Ends the recording; a live one is then brought into the database."""
         self._stopping.set()
+        if self._state == 'recording':
+            self._state = 'stopping'
 
     # -- from recordings
 
@@ -180,7 +186,7 @@ class NominalRecorderNode(Node):
             self._deadline = time.monotonic() + duration
         self.counts['received'] += 1
         try:
-            if not self._thinning(camera.name, received.stamp_ns):
+            if not self._thinning(camera.name, received.stamp_ns or round(received.when * 1e9)):
                 return
             self._frames.put_nowait((camera, received))
         except ImageError as error:
@@ -216,6 +222,11 @@ class NominalRecorderNode(Node):
             if without_masks:
                 self.counts['without masks'] += 1
                 self.get_logger().warning(without_masks, throttle_duration_sec=LOG_PERIOD_S)
+            if not frame.stamp_ns:
+                self.counts['unstamped'] += 1
+                self.get_logger().warning('images have no stamp: time is taken from their reception; mend the camera '
+                                          'driver', once=True)
+                frame = replace(frame, stamp_ns=frame.received_ns)
             yield frame
 
     def _refuse(self, error: ImageError) -> None:
@@ -226,6 +237,12 @@ class NominalRecorderNode(Node):
         self._state, summary = 'finished', self._summary
         self.get_logger().info(f'{database}: {summary.frames} frames added, {summary.held_out} of them held out; '
                                f'{summary.known} were there already; {summary.vectors} vectors')
+        calibration = Calibration.stored(database, read_manifest(database))
+        doubt = calibration.level_for(self._settings.method.alarm).doubt
+        if doubt:
+            self.get_logger().warning(f'{database}: {doubt}')
+        if summary.not_finite:
+            self.get_logger().error(summary.not_finite_line)
 
     # -- services and diagnostics
 
@@ -240,14 +257,19 @@ class NominalRecorderNode(Node):
         health = Health()
         if self._state.startswith('failed'):
             health.add(diagnostics.ERROR, self._state)
+        if self._summary.not_finite:
+            health.add(diagnostics.ERROR, self._summary.not_finite_line)
         if new['dropped']:
             health.add(diagnostics.WARN, f'{new["dropped"]} frames dropped: the encoder is slower than the cameras')
         if new['without masks']:
             health.add(diagnostics.WARN, f'{new["without masks"]} images came without masks')
+        if new['unstamped']:
+            health.add(diagnostics.WARN, f'{new["unstamped"]} images have no stamp: time is taken from their reception')
         if new['invalid']:
             health.add(diagnostics.WARN, f'{new["invalid"]} images hold no picture')
         values = {'state': self._state, 'progress': self._progress.text, 'frames recorded': self._summary.frames,
-                  'frames held out': self._summary.held_out, 'vectors': self._summary.vectors}
+                  'frames held out': self._summary.held_out, 'vectors': self._summary.vectors,
+                  'frames not finite': self._summary.not_finite}
         if not self._bags:
             values |= {'frames received': self.counts['received'], 'frames dropped': self.counts['dropped'],
                        'images without picture': self.counts['invalid'], 'frames waiting': self._frames.qsize()}
@@ -292,7 +314,10 @@ class _Progress:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the node until it is done; the first Ctrl-C stops the recording, the second ends the process."""
+    """Runs the node until it is done; the first Ctrl-C stops the recording, the second ends the process.
+
+    The second ends it also where the encoder hangs. What was recorded by then the next run finds again.
+    """
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     # rclpy's own handlers would end the context, and with it the recording, before the frames are in the database
     rclpy.init(args=None if arguments is None else list(arguments), signal_handler_options=SignalHandlerOptions.NO)
@@ -315,15 +340,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in previous:
         signal.signal(number, stop)
     spinning.start()
+    status: list[int] = []
+    # beside this thread, which has signals to attend to: a library that hangs would keep it from that
+    recording = threading.Thread(target=lambda: status.append(node.run()), name='semanom_recording', daemon=True)
+    recording.start()
     try:
-        return node.run()
+        recording.join()
     except KeyboardInterrupt:
-        return 130
-    finally:
-        executor.shutdown()
-        spinning.join()
-        node.destroy_node()
-        rclpy.try_shutdown()
+        os._exit(130)
+    executor.shutdown()
+    spinning.join()
+    node.destroy_node()
+    rclpy.try_shutdown()
+    return status[0] if status else 1
 
 
 def _spin(executor: SingleThreadedExecutor) -> None:

@@ -12,6 +12,7 @@ import logging
 import re
 import shutil
 import sqlite3
+import struct
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
@@ -53,6 +54,8 @@ from semanom_ros.recordings.images import (
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
+STILLS = '/semanom/stills'
+"""Topic of one latched Empty in a recording of pictures that have nothing to do with each other."""
 STORAGES = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
 _SUFFIXES = ('.mcap', '.db3')
 _ZSTD = b'\x28\xb5\x2f\xfd'
@@ -102,6 +105,7 @@ class BagReader:
         span: bag time of the first and the last message, nanoseconds; (0, 0) when there is none.
         damage: a line about what cannot be read, '' when all can (as far as opening shows).
         bad_images: image messages that `images` skipped because they hold no picture.
+        stills: its pictures have nothing to do with each other: neighbours in it are no neighbours in time.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -132,6 +136,7 @@ class BagReader:
             self.counts[topic.name] = self.counts.get(topic.name, 0) + topic.messages
             if topic.definition:
                 self._definitions.setdefault(topic.type, topic)
+        self.stills = self.counts.get(STILLS, 0) > 0
         self._own_types = get_typestore(Stores.EMPTY)
 
     def __enter__(self) -> BagReader:
@@ -264,11 +269,22 @@ class BagReader:
                         logger.warning('%s: %s at %d.%09d skipped: %s', self.path, topic, *divmod(stamp, 10**9), error)
                     continue
                 yield Frame(image, stamp, camera=topic, source=str(self.path), topic=topic,
-                            segments=segments(topic, stamp, image.shape[:2]), received_ns=time_ns)
+                            segments=segments(topic, stamp, image.shape[:2]), still=self.stills, received_ns=time_ns)
         finally:
             for topic, count in bad.items():
                 if count > 1:
                     logger.warning('%s: %d images of %s skipped', self.path, count, topic)
+
+    def stamps(self, topics: Sequence[str]) -> Iterator[int]:
+        """Stamps of the messages of image topics as `images` gives them, nanoseconds, without a look at the pictures.
+
+        Raises:
+            BagError: as `raw`.
+        """
+        for _, _, time_ns, cdr in self.raw(topics):
+            if len(cdr) >= 12:  # CDR: four bytes of encapsulation, then the Header's time
+                seconds, nanoseconds = struct.unpack_from('<iI' if cdr[1] & 1 else '>iI', cdr, 4)
+                yield seconds * 1_000_000_000 + nanoseconds or time_ns
 
     def camera_info(self, image_topic: str) -> Any | None:
         """The first CameraInfo beside an image topic, by image_transport's convention; None where there is none."""
@@ -427,6 +443,11 @@ class BagWriter:
             message = types[IMAGE](  # type: ignore[arg-type]
                 header, height, width, encoding, 0, data.size // height, data)  # type: ignore[arg-type]
         self.write(topic, message, stamp_ns)
+
+    def mark_stills(self, t_ns: int) -> None:
+        """Says, at this bag time, that the pictures have nothing to do with each other."""
+        self.declare(STILLS, 'std_msgs/msg/Empty', latched=True)
+        self.write(STILLS, self.typestore.types['std_msgs/msg/Empty'](), t_ns)
 
     def close(self) -> None:
         """Completes the recording and puts it in its place."""

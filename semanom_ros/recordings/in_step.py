@@ -70,4 +70,4 @@ class InStep:
                 _, time_ns, message = next(messages)
             except (StopIteration, BagError):  # a recording that breaks off: whoever reads its frames says so
                 return
-            yield stamp_ns(message) or time_ns, message
+            yield (stamp_ns(message) if hasattr(message, 'header') else 0) or time_ns, message

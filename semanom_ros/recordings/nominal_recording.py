@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -48,7 +48,8 @@ def record_bags(bags: Sequence[Path], database: Path, settings: Settings, progre
 
     Killed at any moment, or stopped, it leaves what it did so far beside the database; called
     again with the same recordings it goes on there. A damaged recording is used as far as it
-    can be read. Each recording is opened once and read once; and again for its masks, where they are needed.
+    can be read. Each recording is opened once and read once; and again for its masks, where they
+    are needed, or its stamps, where stretches are kept aside.
 
     Args:
         bags: recordings, as BagReader takes them.
@@ -91,19 +92,18 @@ def _record_bag(reader: BagReader, topics: Sequence[str], segments: BagSegments,
                 settings: RecorderSettings, progress: Progress, stop: Callable[[], bool], result: BagRecording) -> None:
     identity = reader.fingerprint()
     wanted = recorder.wanted(Thinning(settings.every_n, settings.rate), identity)
-    drive = _Drive(reader.span[1] - reader.span[0], settings.held_out_share)
+    held_out = _held_out(reader, topics, settings.held_out_share)
     seen = told = 0
 
     def choose(topic: str, stamp_ns: int) -> bool:
         nonlocal seen
         seen += 1
-        drive.begin(stamp_ns)
         return stop() or wanted(topic, stamp_ns)
 
     progress.begin(f'record {reader.path.name}', sum(reader.counts[topic] for topic in topics), 'frame')
     try:
         frames = takewhile(lambda _: not stop(), reader.images(topics, choose, segments))
-        for _ in recorder.record(frames, identity, drive.held_out):
+        for _ in recorder.record(frames, identity, held_out):
             progress.advance(seen - told)
             told = seen
     except BagError as error:  # what came before is recorded
@@ -113,20 +113,16 @@ def _record_bag(reader: BagReader, topics: Sequence[str], segments: BagSegments,
     result.bad_images += reader.bad_images
 
 
-class _Drive:
-    """The held-out stretches of a recording, which are reckoned from the stamp of its first frame."""
-
-    def __init__(self, duration_ns: int, share: float) -> None:
-        self._duration_ns = duration_ns
-        self._share = share
-        self._stretches: HeldOut | None = None
-
-    def begin(self, stamp_ns: int) -> None:
-        if self._stretches is None:
-            self._stretches = HeldOut.of_drive(stamp_ns, self._duration_ns, self._share)
-
-    def held_out(self, stamp_ns: int) -> bool:
-        return self._stretches is not None and stamp_ns in self._stretches
+def _held_out(reader: BagReader, topics: Sequence[str], share: float) -> Callable[[int], bool]:
+    """Whether a stamp lies in a stretch that is kept aside; for which, if there are any, all stamps are read first."""
+    if not share:
+        return lambda stamp_ns: False
+    stamps: list[int] = []
+    with suppress(BagError):  # of a recording that breaks off; reading its pictures says so
+        for stamp in reader.stamps(topics):
+            stamps.append(stamp)
+    first, last = (min(stamps), max(stamps)) if stamps else (0, 0)
+    return HeldOut.of_drive(first, last - first, share).__contains__
 
 
 def database_path(settings: CameraSettings) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,7 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from semanom_ros.core.results import Anomaly, FrameResult
+from semanom_ros.core.drift.drift_monitor import Drift, DriftState
+from semanom_ros.core.results import Anomaly, FrameResult, Reason, Verdict, region_mask
 
 Picture = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]  # RGB
@@ -20,11 +22,15 @@ GREY: Colour = (190, 194, 202)
 INK: Colour = (16, 18, 24)
 ALARM: Colour = (220, 38, 54)
 CALM: Colour = (22, 128, 106)
+DRIFT: Colour = (245, 184, 46)
+AMBER: Colour = (245, 176, 20)
+VIOLET: Colour = (104, 84, 150)
 
 MAX_LABELS = 12
 _HEAT_FULL = 3.0  # times the threshold at which the heat map has its last colour
 _HEAT_STEP = 85  # of 255 grey levels: the threshold, so that 255 is _HEAT_FULL
 _HEAT_OPACITY = 0.4
+_DASH = 3  # strokes of the line that a dash of it is long, and the gap after it
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _BOLD = cv2.FONT_HERSHEY_DUPLEX
 
@@ -63,9 +69,12 @@ class Rect(NamedTuple):
 def render_overlay(image: Picture, result: FrameResult, *, max_width: int = 0, evidence: bool = True) -> Picture:
     """Draws a result over its frame.
 
-    From below: the anomaly map, transparent up to the threshold; outlines of the anomalies;
-    a banner with verdict, score, threshold and p-value; a label for each anomaly; the
-    nominal example that resembles the worst anomaly most.
+    From below: the anomaly map, transparent up to the threshold; outlines of the anomalies, and dashed
+    ones of what is held back; a banner with verdict, score, threshold and p-value, and below it why a frame is held
+    back or unknown; a label for each anomaly; the
+    nominal example that resembles the worst anomaly most. A frame that could not be judged loses its colours.
+
+    Each verdict has a word, a sign and a colour: red, amber and violet differ in lightness, for colour-blind people.
 
     Args:
         image: (H, W, 3) uint8 RGB, the frame of the result; not changed.
@@ -82,9 +91,13 @@ def render_overlay(image: Picture, result: FrameResult, *, max_width: int = 0, e
     canvas = np.array(cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image, np.uint8)
     style = _Style.of(canvas)
     zoom = np.array([canvas.shape[1] / width, canvas.shape[0] / height])
+    if result.verdict is Verdict.UNKNOWN:
+        canvas[:] = cv2.cvtColor(cv2.cvtColor(canvas, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     _draw_heat(canvas, result)
     _draw_outlines(canvas, result, style)
-    taken = [_draw_banner(canvas, result, style)]
+    taken = _draw_banner(canvas, result, style)
+    if result.drift.state is DriftState.DRIFTING:
+        taken.append(_draw_drift(canvas, result.drift, taken[-1], style))
     shown = result.anomalies[:MAX_LABELS]
     boxes = [_scaled(anomaly.box, zoom) for anomaly in shown]
     if evidence:
@@ -180,6 +193,8 @@ def _shade(canvas: Picture, rect: Rect, colour: Colour, opacity: float) -> None:
 
 def _draw_heat(canvas: Picture, result: FrameResult) -> None:
     """Blends the anomaly map where it is above the alarm level, and nowhere else."""
+    if result.scores is None or result.verdict is Verdict.UNKNOWN:
+        return
     height, width = canvas.shape[:2]
     scores = result.scores.finest
     steps = cv2.convertScaleAbs(scores, alpha=_HEAT_STEP / max(result.threshold, 1e-9))
@@ -195,36 +210,71 @@ def _draw_heat(canvas: Picture, result: FrameResult) -> None:
 
 
 def _draw_outlines(canvas: Picture, result: FrameResult, style: _Style) -> None:
-    if not result.regions:
-        return
+    """Anomalies in white; what is held back in thin amber dashes."""
+    if result.held_back_regions:
+        held_back = region_mask(result.held_back_regions, result.image_size)
+        for contour in _contours(canvas, held_back, cv2.CHAIN_APPROX_NONE):
+            _draw_dashes(canvas, contour, style)
+    if result.regions:
+        contours = _contours(canvas, result.mask, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(canvas, contours, -1, INK, 2 * style.line + 1, cv2.LINE_AA)
+        cv2.drawContours(canvas, contours, -1, WHITE, style.line, cv2.LINE_AA)
+
+
+def _contours(canvas: Picture, mask: npt.NDArray[np.uint8], points: int) -> list[npt.NDArray[np.int32]]:
+    """Outlines of a mask (H, W) of the frame, in pixels of the canvas; `points`: which, of OpenCV's CHAIN_APPROX."""
     height, width = canvas.shape[:2]
-    mask = cv2.resize(result.mask, (width, height), interpolation=cv2.INTER_AREA)
-    mask = cv2.threshold(mask, 127, 255, cv2.THRESH_BINARY)[1]
-    contours = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)[0]
-    cv2.drawContours(canvas, contours, -1, INK, 2 * style.line + 1, cv2.LINE_AA)
-    cv2.drawContours(canvas, contours, -1, WHITE, style.line, cv2.LINE_AA)
+    smaller = cv2.threshold(cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA), 127, 255,
+                            cv2.THRESH_BINARY)[1]
+    return [np.asarray(contour, np.int32) for contour in cv2.findContours(smaller, cv2.RETR_LIST, points)[0]]
 
 
-def _draw_banner(canvas: Picture, result: FrameResult, style: _Style) -> Rect:
-    """Verdict, score against threshold, p-value; what does not fit is left out from the right."""
+def _draw_dashes(canvas: Picture, contour: npt.NDArray[np.int32], style: _Style) -> None:
+    dash = max(4, _DASH * (style.line + 1))
+    starts = range(0, len(contour), 2 * dash)
+    dashes = [contour[start:start + dash] for start in starts]
+    cv2.polylines(canvas, dashes, False, INK, style.line + 2, cv2.LINE_AA)
+    cv2.polylines(canvas, dashes, False, AMBER, style.line, cv2.LINE_AA)
+
+
+class _State(NamedTuple):
+    """How a verdict is shown."""
+
+    word: str
+    colour: Colour
+    ink: Colour
+    sign: str
+
+
+_STATES = {
+    Verdict.ANOMALOUS: _State('ANOMALY', ALARM, WHITE, '!'), Verdict.NOMINAL: _State('NOMINAL', CALM, WHITE, 'v'),
+    Verdict.UNKNOWN: _State('UNKNOWN', VIOLET, WHITE, '?')}
+_HELD_BACK = _State('HELD BACK', AMBER, INK, '=')
+
+
+def _draw_banner(canvas: Picture, result: FrameResult, style: _Style) -> list[Rect]:
+    """Verdict, score against threshold, p-value; what does not fit is left out from the right. Below it why."""
     width = canvas.shape[1]
     banner = Rect(0, 0, width, min(canvas.shape[0], style.row + 3 * style.pad))
     _shade(canvas, banner, INK, 0.78)
     middle = banner.height // 2
-    verdict, colour = ('ANOMALY', ALARM) if result.anomalous else ('NOMINAL', CALM)
-    pill = style.measure(verdict, _BOLD) + 2 * style.pad
-    cv2.rectangle(canvas, (0, 0), (pill, banner.height - 1), colour, cv2.FILLED)
-    style.write(canvas, verdict, style.pad, middle, WHITE, _BOLD)
+    state = _HELD_BACK if result.held_back else _STATES[result.verdict]
+    pill = style.row + style.measure(state.word, _BOLD) + 3 * style.pad
+    cv2.rectangle(canvas, (0, 0), (pill, banner.height - 1), state.colour, cv2.FILLED)
+    _draw_sign(canvas, state, style.pad + style.row // 2, middle, style)
+    style.write(canvas, state.word, 2 * style.pad + style.row, middle, state.ink, _BOLD)
     x = pill + 2 * style.pad
-    score = f'{result.score:.2f}'
-    rest = f'/ {result.threshold:.2f}   p {_p_value(result.p_value)}'
+    known = not math.isnan(result.score)
+    score = f'{result.score if known else result.raw_score:.2f}'
+    rest = f'/ {result.threshold:.2f}   p {_p_value(result.p_value)}' if known else 'before calibration'
     gauge = 6 * style.row
     needed = style.measure('score ') + style.measure(score, _BOLD) + style.pad + style.measure(rest)
-    if x + needed + 2 * style.pad <= width:
+    if x + needed + 2 * style.pad <= width and not math.isnan(result.raw_score):
         x = style.write(canvas, 'score ', x, middle, GREY)
         x = style.write(canvas, score, x, middle, WHITE, _BOLD) + style.pad
         x = style.write(canvas, rest, x, middle, GREY) + 2 * style.pad
-    if x + gauge + 2 * style.pad <= width:
+    colour = state.colour
+    if known and x + gauge + 2 * style.pad <= width:
         _draw_gauge(canvas, result, Rect(x, middle - style.row // 4, gauge, max(3, style.row // 2)), colour, style)
         x += gauge + 3 * style.pad
     seconds = f'{result.camera}   {result.stamp_ns // 1_000_000_000}.{result.stamp_ns // 1_000_000 % 1000:03d} s'
@@ -233,7 +283,57 @@ def _draw_banner(canvas: Picture, result: FrameResult, style: _Style) -> Rect:
         if start >= x:
             style.write(canvas, text, start, middle, GREY)
             break
-    return banner
+    return [banner] if result.reason is Reason.NONE else [banner, _draw_reason(canvas, result, banner, style)]
+
+
+def _draw_reason(canvas: Picture, result: FrameResult, banner: Rect, style: _Style) -> Rect:
+    """Why a frame is held back or unknown, below the banner; what does not fit is cut off."""
+    state = _HELD_BACK if result.held_back else _STATES[result.verdict]
+    height, width = canvas.shape[:2]
+    text = _printable(f'{result.reason.words}: {result.explanation.partition("; ")[0]}')  # without what to do about it
+    most = width - 2 * style.pad
+    if style.measure(text) > most:
+        while text and style.measure(text + '...') > most:
+            text = text[:-1]
+        text += '...'
+    strip = Rect(0, banner.height, min(width, style.measure(text) + 2 * style.pad),
+                 min(height - banner.height, style.row + 2 * style.pad))
+    if strip.height > 0:
+        _shade(canvas, strip, INK, 0.78)
+        edge = strip.y + strip.height - 1
+        cv2.line(canvas, (strip.x, edge), (strip.x + strip.width - 1, edge), state.colour, style.line)
+        style.write(canvas, text, style.pad, strip.y + strip.height // 2, WHITE)
+    return strip
+
+
+def _draw_sign(canvas: Picture, state: _State, x: int, y: int, style: _Style) -> None:
+    """A tick, two bars (it waits), a triangle with an exclamation mark, or a question mark; centred on (x, y)."""
+    half, line = max(2, style.row // 2), max(1, style.row // 7)
+    if state.sign == 'v':
+        tick = np.array([(x - half, y), (x - half // 3, y + half * 2 // 3), (x + half, y - half * 2 // 3)], np.int32)
+        cv2.polylines(canvas, [tick], False, state.ink, line, cv2.LINE_AA)
+    elif state.sign == '=':
+        high, wide = half * 3 // 4, max(1, half // 2 - 1)
+        for left in (x - wide - max(1, half // 4), x + max(1, half // 4)):
+            cv2.rectangle(canvas, (left, y - high), (left + wide, y + high), state.ink, cv2.FILLED)
+    elif state.sign == '!':
+        foot, wide = y + half * 3 // 4, half * 6 // 5
+        cv2.fillPoly(canvas, [np.array([(x, y - half), (x + wide, foot), (x - wide, foot)], np.int32)], state.ink,
+                     cv2.LINE_AA)
+        cv2.line(canvas, (x, y - half // 3), (x, y + half // 6), state.colour, line)
+        cv2.line(canvas, (x, foot - line), (x, foot - line), state.colour, line)
+    else:
+        style.write(canvas, '?', x - style.measure('?', _BOLD) // 2, y, state.ink, _BOLD)
+
+
+def _draw_drift(canvas: Picture, drift: Drift, banner: Rect, style: _Style) -> Rect:
+    """One line below the banner."""
+    text = f'drifting: {drift.what}'
+    line = Rect(0, banner.height, min(canvas.shape[1], style.measure(text) + 2 * style.pad),
+                min(canvas.shape[0] - banner.height, style.row + style.pad))
+    _shade(canvas, line, DRIFT, 0.85)
+    style.write(canvas, text, style.pad, line.y + line.height // 2, INK)
+    return line
 
 
 def _draw_gauge(canvas: Picture, result: FrameResult, bar: Rect, colour: Colour, style: _Style) -> None:

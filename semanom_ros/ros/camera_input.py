@@ -14,7 +14,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from semanom_ros.core.embedding.registry import needs_masks
 from semanom_ros.core.frames import Frame
 from semanom_ros.ros.masks_subscription import MasksSubscription
-from semanom_ros.ros.messages import picture_of, stamp_of
+from semanom_ros.ros.messages import frame_id_of, picture_of, stamp_of
 from semanom_ros.settings import CameraSettings, QuerySettings
 
 if TYPE_CHECKING:
@@ -42,6 +42,11 @@ class Received(NamedTuple):
             ImageError: the message is too short to have one.
         """
         return stamp_of(self.serialized)
+
+    @property
+    def frame_id(self) -> str:
+        """Of the header; '' where the message is cut off."""
+        return frame_id_of(self.serialized)
 
 
 class Decoded(NamedTuple):
@@ -113,7 +118,8 @@ class CameraInput:
         segments, fault = None, ''
         if self._masks is not None:
             segments, fault = self._masks.take(stamp, image.shape[:2])
-        frame = Frame(image, stamp, self.name, f'live:{self.topic}', self.topic, segments, round(received.when * 1e9))
+        frame = Frame(image, stamp, self.name, f'live:{self.topic}', self.topic, segments,
+                      received_ns=round(received.when * 1e9))
         return Decoded(frame, frame_id, fault)
 
     def _lost(self, info: MessageInfo) -> int:

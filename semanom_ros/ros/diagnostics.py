@@ -12,17 +12,18 @@ import numpy as np
 import torch
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from semanom_ros.core.results import FrameResult
+from semanom_ros.core.drift.drift_monitor import DriftState
+from semanom_ros.core.results import FrameResult, Reason, Verdict
 from semanom_ros.ros.middleware import PROFILES
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 LOST = 'lost before the node took them'
 SUPERSEDED = 'superseded by a newer one'
-STALE = 'older than max_age'
-INVALID = 'invalid image'
-FAILED = 'failed in the pipeline'
-DROPS = (LOST, SUPERSEDED, STALE, INVALID, FAILED)
+DROPS = (LOST, SUPERSEDED)
+
+UNKNOWN = tuple(reason for reason in Reason if reason is not Reason.NONE and not reason.holds_back)
+"""Why frames could not be judged."""
 
 _WINDOW_S = 10.0
 _LOST_SHARE = 0.1  # of the images that came; more is worth a warning
@@ -59,7 +60,9 @@ class CameraMonitor:
         self._started = self._received = time.monotonic()
         self._last: FrameResult | None = None
         self._age: float | None = None
-        self._fault = ''
+        self._unknown: dict[Reason, str] = {}  # the last explanation of each
+        self._waiting_since: float | None = None  # since when a late answer is waited for
+        self._late_answer = 0.0  # seconds that the last answer took, where that was too long
         self._bearing_fault = ''
         self._masks_fault = ''
 
@@ -69,6 +72,7 @@ class CameraMonitor:
             self._started = self._received = time.monotonic()
             self._times.clear()
             self._latencies.clear()
+            self._waiting_since, self._late_answer = None, 0.0
 
     def received(self, lost: int) -> None:
         """A frame has come; so many before it have not."""
@@ -77,14 +81,13 @@ class CameraMonitor:
             self._counts['received'] += 1
             self._counts[LOST] += lost
 
-    def dropped(self, reason: str, fault: str = '') -> None:
-        """A frame gets no result; `fault` is what is wrong with it."""
+    def dropped(self, reason: str) -> None:
+        """Nothing is said about a frame, because of one of DROPS."""
         with self._lock:
             self._counts[reason] += 1
-            self._fault = fault or self._fault
 
     def processed(self, result: FrameResult, latency: float, age: float | None) -> None:
-        """A frame has got its result.
+        """A frame has gone through the pipeline, whatever came of it.
 
         Args:
             result: of the frame.
@@ -96,11 +99,48 @@ class CameraMonitor:
             self._times.append(time.monotonic())
             self._latencies.append(latency)
             self._last, self._age = result, age
+            if result.verdict is Verdict.UNKNOWN:
+                self._count_unknown(result.reason, result.explanation)
+
+    def unknown(self, reason: Reason, explanation: str) -> None:
+        """A frame could not be judged, and has not gone through the pipeline."""
+        with self._lock:
+            self._count_unknown(reason, explanation)
+
+    def _count_unknown(self, reason: Reason, explanation: str) -> None:
+        self._counts[reason.words] += 1
+        self._unknown[reason] = explanation
+
+    def late(self, since: float) -> bool:
+        """The worker has not answered in time; returns whether that is news.
+
+        Args:
+            since: monotonic seconds; when the frame came that is waited for.
+        """
+        with self._lock:
+            news = self._waiting_since is None and not self._late_answer
+            self._waiting_since = since if self._waiting_since is None else self._waiting_since
+            return news
+
+    def answered(self, latency: float, limit: float) -> None:
+        """The worker has answered, after so many seconds; up to `limit` it is in time."""
+        with self._lock:
+            self._waiting_since, self._late_answer = None, latency if latency > limit else 0.0
 
     def restarted(self) -> None:
         """Stamps have gone back."""
         with self._lock:
             self._counts['restarted'] += 1
+
+    def standing(self) -> None:
+        """A frame has the stamp of the one before."""
+        with self._lock:
+            self._counts['standing'] += 1
+
+    def unstamped(self) -> None:
+        """A frame has no stamp."""
+        with self._lock:
+            self._counts['unstamped'] += 1
 
     def bearings(self, fault: str) -> None:
         """Why bearings cannot be computed; empty: they can."""
@@ -113,7 +153,7 @@ class CameraMonitor:
             self._masks_fault = fault
 
     def count(self, what: str) -> int:
-        """How many frames: `received`, `processed`, or one of DROPS."""
+        """How many frames: `received`, `processed`, one of DROPS, or the words of one of UNKNOWN."""
         with self._lock:
             return self._counts[what]
 
@@ -127,7 +167,8 @@ class CameraMonitor:
             topic: of its images.
             publishers: that send on the topic.
             image_timeout: seconds without an image that are an error.
-            latency_limit: seconds of median latency that are worth a warning.
+            latency_limit: seconds of latency; a longer median is worth a warning, a single longer one is an error
+                until the next answer comes in time.
         """
         with self._lock:
             now = time.monotonic()
@@ -143,14 +184,22 @@ class CameraMonitor:
             if silent > image_timeout:
                 health.add(ERROR, f'no image on {topic} for {silent:.1f} s ({publishers} publishers); start the camera '
                                   'or remap the topic')
-            alone = ERROR if not new['processed'] else WARN
-            if new[INVALID]:
-                health.add(alone, self._fault)
-            if new[FAILED]:
-                health.add(ERROR, self._fault)
-            if new[STALE]:
-                health.add(alone, f'{new[STALE]} frames older than max_age dropped; synchronize the clocks, set '
-                                  'use_sim_time, or raise max_age')
+            if self._waiting_since is not None:
+                health.add(ERROR, f'no answer of the worker for {now - self._waiting_since:.1f} s, expected within '
+                                  f'{latency_limit:g} s; choose a smaller encoder or input_size, or end the process if '
+                                  'the encoder hangs')
+            elif self._late_answer:
+                health.add(ERROR, f'the last answer took {self._late_answer:.1f} s, expected at most '
+                                  f'{latency_limit:g} s; choose a smaller encoder or input_size')
+            for reason in UNKNOWN:
+                if new[reason.words]:
+                    health.add(ERROR, f'{new[reason.words]} frames unknown, {reason.words}: {self._unknown[reason]}')
+            if new['standing'] > new[Reason.STANDING_STAMPS.words]:
+                health.add(ERROR, f'{new["standing"]} frames have the stamp of the frame before; mend the camera '
+                                  'driver')
+            if new['unstamped']:
+                health.add(WARN, f'{new["unstamped"]} frames have no stamp: time is taken from their reception; mend '
+                                 'the camera driver')
             if new['restarted']:
                 health.add(WARN, 'stamps went back: the recording has started again, or two cameras send on one topic')
             if new[LOST] > _LOST_SHARE * new['received']:
@@ -164,21 +213,29 @@ class CameraMonitor:
                 health.add(WARN, self._masks_fault)
             if self._bearing_fault:
                 health.add(WARN, self._bearing_fault)
+            if self._last is not None and self._last.drift.state is DriftState.DRIFTING:
+                health.add(WARN, f'{self._last.drift}: p-values and the false-alarm rate do not hold; check the '
+                                 'camera, or record nominal drives like this one')
             values: dict[str, object] = {
                 'image topic': topic, 'frames received': self._counts['received'],
                 'frames processed': self._counts['processed'],
                 'processed per second': f'{len(self._times) / span:.2f}' if span > 0 else '0',
             }
             values |= {f'dropped: {reason}': self._counts[reason] for reason in DROPS}
+            values |= {f'unknown frames: {reason.words}': self._counts[reason.words] for reason in UNKNOWN}
             if latencies is not None:
                 for percent in (50, 95, 99):
                     values[f'latency p{percent} (ms)'] = f'{np.percentile(latencies, percent) * 1e3:.1f}'
             if self._age is not None:
                 values['age of the last result (ms)'] = f'{self._age * 1e3:.1f}'
             if self._last is not None:
-                values |= {'score': f'{self._last.score:.4g}', 'threshold': f'{self._last.threshold:.4g}',
-                           'p-value': f'{self._last.p_value:.4g}', 'anomalous': self._last.anomalous,
-                           'anomalies': len(self._last.anomalies)}
+                values |= {'verdict': self._last.verdict.words, 'held back': self._last.held_back,
+                           'score': f'{self._last.score:.4g}', 'threshold': f'{self._last.threshold:.4g}',
+                           'p-value': f'{self._last.p_value:.4g}', 'anomalies': len(self._last.anomalies),
+                           'drift': self._last.drift.state.name.lower(),
+                           'drift strength': f'{self._last.drift.strength:.2f}'}
+                if self._last.reason is not Reason.NONE:
+                    values |= {'reason': self._last.reason.words}
                 values |= {f'{stage} (ms)': f'{spent:.2f}' for stage, spent in self._last.timings_ms.items()}
         return health.status(name, values, camera)
 

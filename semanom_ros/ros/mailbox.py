@@ -30,6 +30,11 @@ class Mailbox(Generic[Item]):
             self._ready.notify()
             return replaced
 
+    def waiting(self) -> list[Item]:
+        """What nobody has taken yet, the next to be taken first."""
+        with self._ready:
+            return list(self._items.values())
+
     def take(self) -> Item | None:
         """Waits for an item; None once the mailbox is closed."""
         with self._ready:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,14 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from semanom_ros.core.database.nominal_database import NominalDatabase, NominalExample
-from semanom_ros.core.results import Anomaly, FrameResult
+from semanom_ros.core.drift.drift_monitor import Drift
+from semanom_ros.core.drift.drift_reference import DriftReference
+from semanom_ros.core.results import Anomaly, FrameResult, Reason
 from semanom_ros.errors import ImageError
 from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.msg import Anomaly as AnomalyMessage
 from semanom_ros.msg import AnomalyArray, AnomalyScore, DatabaseInfo, NominalMatch
+from semanom_ros.msg import Drift as DriftMessage
 from semanom_ros.recordings.bags import BagWriter
 from semanom_ros.recordings.images import (
     compress_pixels,
@@ -29,7 +33,7 @@ from semanom_ros.recordings.images import (
     image_from_message,
     stamp_ns,
 )
-from semanom_ros.rendering.overlay import caption
+from semanom_ros.rendering.overlay import ALARM, AMBER, VIOLET, WHITE, caption
 
 try:
     from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
@@ -80,6 +84,16 @@ def type_name(kind: Any) -> str:
 def write_message(writer: BagWriter, topic: str, message: Any, t_ns: int) -> None:
     """Adds a message of rclpy to a recording, at that time in nanoseconds."""
     writer.write_cdr(topic, type_name(type(message)), serialize_message(message), t_ns)
+
+
+def frame_id_of(serialized: bytes) -> str:
+    """The header's frame_id of a serialized message that begins with a Header; '' where it is cut off."""
+    if len(serialized) < 16:
+        return ''
+    length, = struct.unpack_from('<I' if serialized[1] & 1 else '>I', serialized, 12)
+    if not 0 < length <= len(serialized) - 16:
+        return ''
+    return bytes(serialized[16:15 + length]).decode('utf-8', 'replace')  # without the zero at its end
 
 
 def stamp_of(serialized: bytes) -> int:
@@ -147,7 +161,9 @@ def box_centre(box: tuple[int, int, int, int]) -> tuple[float, float]:
 def anomaly_score(result: FrameResult, header: Header) -> AnomalyScore:
     """The small message for plots and monitors."""
     return AnomalyScore(header=header, score=result.score, raw_score=result.raw_score, p_value=result.p_value,
-                        threshold=result.threshold, anomalous=result.anomalous)
+                        threshold=result.threshold, verdict=int(result.verdict), anomalous=result.anomalous,
+                        held_back=result.held_back, reason=int(result.reason), explanation=result.explanation,
+                        drift=_drift(result.drift))
 
 
 def anomaly_array(result: FrameResult, header: Header, camera: CameraModel | None) -> AnomalyArray:
@@ -167,23 +183,30 @@ def anomaly_array(result: FrameResult, header: Header, camera: CameraModel | Non
         bearings = camera.bearings([box_centre(anomaly.box) for anomaly in result.anomalies], result.image_size)
     return AnomalyArray(
         header=header, camera=result.camera, image_height=height, image_width=width, score=result.score,
-        raw_score=result.raw_score, p_value=result.p_value, threshold=result.threshold, anomalous=result.anomalous,
+        raw_score=result.raw_score, p_value=result.p_value, threshold=result.threshold, verdict=int(result.verdict),
+        anomalous=result.anomalous, held_back=result.held_back, reason=int(result.reason),
+        explanation=result.explanation, drift=_drift(result.drift),
         anomalies=[_anomaly(anomaly, None if bearings is None else bearings[number])
                    for number, anomaly in enumerate(result.anomalies)])
 
 
-def database_info(database: NominalDatabase, loaded: Time) -> DatabaseInfo:
+def database_info(database: NominalDatabase, loaded: Time, reference: DriftReference | None = None,
+                  drifting: Sequence[str] = ()) -> DatabaseInfo:
     """What the detector compares with.
 
     Args:
         database: the open database.
         loaded: when it was loaded.
+        reference: what driving is compared with; None: there is nothing.
+        drifting: cameras that drive unlike the nominal drives.
     """
     manifest, made = database.manifest, database.manifest.description
     return DatabaseInfo(
         loaded=loaded, path=str(database.path), version=manifest.version, vectors=manifest.vectors,
         dimension=made.dimension, encoder=made.encoder, variant=made.variant,
-        sources=[source.path for source in manifest.sources], calibrated=manifest.calibrated)
+        sources=[source.path for source in manifest.sources], calibrated=manifest.calibrated,
+        drift_frames=reference.frames if reference else 0, drift_minutes=reference.minutes if reference else 0.0,
+        drifting=list(drifting))
 
 
 def detection_array(result: FrameResult, header: Header) -> Any:
@@ -202,10 +225,24 @@ def detection_array(result: FrameResult, header: Header) -> Any:
 
 
 def image_annotations(result: FrameResult, header: Header) -> Any:
-    """`foxglove_msgs/ImageAnnotations`; needs that package."""
+    """`foxglove_msgs/ImageAnnotations`, in the colours of the overlay; needs that package.
+
+    What is held back is outlined too; a line at the top says why a frame is held back or unknown.
+    """
     height = result.image_size[0]
-    red, white, dark = Color(r=0.86, g=0.15, b=0.21, a=1.0), Color(r=1.0, g=1.0, b=1.0, a=1.0), Color(a=0.75)
+    red, amber, violet, white = (_colour(colour) for colour in (ALARM, AMBER, VIOLET, WHITE))
+    dark = Color(a=0.75)
     array = ImageAnnotations()
+    for region in result.held_back_regions:
+        array.points.append(PointsAnnotation(
+            timestamp=header.stamp, type=PointsAnnotation.LINE_LOOP, outline_color=amber, thickness=1.0,
+            points=[Point2(x=float(x) + 0.5, y=float(y) + 0.5) for x, y in region.contour()]))
+    if result.reason is not Reason.NONE:
+        state = 'HELD BACK' if result.held_back else result.verdict.name
+        array.texts.append(TextAnnotation(
+            timestamp=header.stamp, position=Point2(x=0.0, y=0.0), text=f'{state}, {result.reason.words}',
+            font_size=max(10.0, height / 36), text_color=amber if result.held_back else white,
+            background_color=dark if result.held_back else violet))
     for anomaly in result.anomalies:
         # Foxglove's origin is the corner of the first pixel, ours its centre
         outline = [Point2(x=float(x) + 0.5, y=float(y) + 0.5) for x, y in anomaly.contour]
@@ -216,6 +253,17 @@ def image_annotations(result: FrameResult, header: Header) -> Any:
             timestamp=header.stamp, position=Point2(x=float(anomaly.box[0]), y=float(anomaly.box[1])),
             text=caption(anomaly), font_size=max(10.0, height / 36), text_color=white, background_color=dark))
     return array
+
+
+def _drift(drift: Drift) -> DriftMessage:
+    return DriftMessage(state=int(drift.state), since=header(drift.since_ns, '').stamp, strength=drift.strength,
+                        what=drift.what)
+
+
+def _colour(colour: tuple[int, int, int]) -> Any:
+    """A `foxglove_msgs/Color` of RGB 0 to 255."""
+    red, green, blue = colour
+    return Color(r=red / 255, g=green / 255, b=blue / 255, a=1.0)
 
 
 def _anomaly(anomaly: Anomaly, bearing: npt.NDArray[np.float64] | None) -> AnomalyMessage:

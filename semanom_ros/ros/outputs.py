@@ -17,7 +17,7 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from semanom_ros.core.frames import Frame
-from semanom_ros.core.results import FrameResult
+from semanom_ros.core.results import FrameResult, Verdict
 from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.msg import AnomalyArray, AnomalyScore
 from semanom_ros.rendering.overlay import Picture, render_overlay
@@ -36,14 +36,14 @@ class Judged:
     """A judged frame, and what its messages are made with.
 
     Attributes:
-        frame: the picture.
+        frame: the picture; None where none was read.
         result: what is said about it.
         frame_id: of the source image.
         camera: for bearings and markers; None: they are left out.
         settings: of markers and overlays.
     """
 
-    frame: Frame
+    frame: Frame | None
     result: FrameResult
     frame_id: str
     camera: CameraModel | None
@@ -57,6 +57,7 @@ class Judged:
     @cached_property
     def overlay(self) -> Picture:
         """(h, w, 3) uint8 RGB, the picture for people."""
+        assert self.frame is not None
         return render_overlay(self.frame.image, self.result, max_width=self.settings.overlay_max_width,
                               evidence=self.settings.overlay_evidence)
 
@@ -74,6 +75,21 @@ class When(Enum):
     """For people, in a thread of its own, so that somebody who looks on does not slow the detector down."""
 
 
+class Needs(Enum):
+    """What an output is made of; it is not published for frames that lack it."""
+
+    NOTHING = 0
+    PICTURE = 1
+    VERDICT = 2
+    """A known one: where nothing is known an empty mask or list would say that nothing is anomalous."""
+
+    def met(self, judged: Judged) -> bool:
+        """Whether a frame has it."""
+        if self is Needs.VERDICT:
+            return judged.result.verdict is not Verdict.UNKNOWN
+        return self is Needs.NOTHING or judged.frame is not None
+
+
 @dataclass(frozen=True)
 class Output:
     """One row of the table.
@@ -85,6 +101,7 @@ class Output:
         when: it is published.
         qos: of the live topic.
         recorded: whether result bags and captures hold it.
+        needs: of a frame, to be published.
     """
 
     name: str
@@ -93,6 +110,7 @@ class Output:
     when: When = When.NEXT
     qos: QoSProfile = field(default_factory=lambda: OUTPUT)
     recorded: bool = True
+    needs: Needs = Needs.NOTHING
 
     @property
     def type_name(self) -> str:
@@ -113,18 +131,20 @@ SCORE = Output('score', AnomalyScore, lambda j: messages.anomaly_score(j.result,
 ANOMALIES = Output('anomalies', AnomalyArray, lambda j: messages.anomaly_array(j.result, j.header, j.camera))
 MARKERS = Output('markers', MarkerArray, lambda j: marker_array(
     j.result, j.header, j.camera, j.settings.marker_distance, j.settings.marker_lifetime))
-MASK = Output('mask', Image, lambda j: _picture(j.result.mask, 'mono8', j), qos=OUTPUT_IMAGE)
+MASK = Output('mask', Image, lambda j: _picture(j.result.mask, 'mono8', j), qos=OUTPUT_IMAGE, needs=Needs.VERDICT)
 ANOMALY_MAP = Output('anomaly_map', Image, lambda j: _picture(stepped(j.result.anomaly_map), '32FC1', j),
-                     qos=OUTPUT_IMAGE)
-OVERLAY = Output('overlay', Image, lambda j: _picture(j.overlay, 'bgr8', j), When.DRAWN, OUTPUT_IMAGE, recorded=False)
+                     qos=OUTPUT_IMAGE, needs=Needs.VERDICT)
+OVERLAY = Output('overlay', Image, lambda j: _picture(j.overlay, 'bgr8', j), When.DRAWN, OUTPUT_IMAGE, recorded=False,
+                 needs=Needs.PICTURE)
 OVERLAY_JPEG = Output('overlay/compressed', CompressedImage, lambda j: image_to_compressed(
-    j.overlay, j.result.stamp_ns, j.frame_id, quality=j.settings.overlay_jpeg_quality), When.DRAWN, OUTPUT_IMAGE)
+    j.overlay, j.result.stamp_ns, j.frame_id, quality=j.settings.overlay_jpeg_quality), When.DRAWN, OUTPUT_IMAGE,
+    needs=Needs.PICTURE)
 
 OUTPUTS: tuple[Output, ...] = (SCORE, ANOMALIES, MARKERS, MASK, ANOMALY_MAP, OVERLAY, OVERLAY_JPEG)
 
 if messages.Detection2DArray is not None:  # where those packages are installed
     OUTPUTS += (Output('detections', messages.Detection2DArray,
-                       lambda j: messages.detection_array(j.result, j.header), recorded=False),)
+                       lambda j: messages.detection_array(j.result, j.header), recorded=False, needs=Needs.VERDICT),)
 if messages.ImageAnnotations is not None:
     OUTPUTS += (Output('annotations', messages.ImageAnnotations,
                        lambda j: messages.image_annotations(j.result, j.header), recorded=False),)
@@ -154,6 +174,8 @@ class CameraOutputs:
                 if output.when is when and self._publishers[output.name].get_subscription_count() > 0]
 
     def publish(self, when: When, judged: Judged) -> None:
-        """Publishes what is wanted of that time."""
+        """Publishes what is wanted of that time, and can be made of the frame."""
         for output in self.wanted(when):
+            if not output.needs.met(judged):
+                continue
             self._publishers[output.name].publish(output.make(judged))

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from semanom_ros.simulation import textures, weather
+from semanom_ros.simulation.camera_faults import CameraFault, splash, through_mud
 from semanom_ros.simulation.catalogue import CATALOGUE, Scenario
 from semanom_ros.simulation.painter import NEAR, Camera, Canvas, FloatArray, Picture, Texture, clip_near
 from semanom_ros.simulation.scenarios import stage
@@ -70,12 +71,14 @@ class SimulatedFrame:
         instance_ids: (360, 640) uint16; 0 is no thing (sky, ground, houses).
         surfaces: (360, 640) uint8, where no thing is: index into `SURFACES`; 0 elsewhere.
         instances: what each id is.
+        distances: of each id, metres along the optical axis to its nearest corner.
         scenarios: names of the anomalies whose pixels are marked in this frame.
         twins: names of the nominal twins that are in view.
         weather: the weather's name.
         position: (3,) camera in the world, metres: x east, y north, z up.
         axes: (3, 3) rows right, down, forward of the optical frame in the world.
         ego: (x, y, yaw) of the vehicle on the ground.
+        speed: of the vehicle, metres per second.
     """
 
     image: npt.NDArray[np.uint8]
@@ -84,12 +87,14 @@ class SimulatedFrame:
     instance_ids: npt.NDArray[np.uint16]
     surfaces: npt.NDArray[np.uint8]
     instances: dict[int, Instance]
+    distances: dict[int, float]
     scenarios: tuple[str, ...]
     twins: tuple[str, ...]
     weather: str
     position: FloatArray
     axes: FloatArray
     ego: tuple[float, float, float]
+    speed: float
 
 
 class Drive:
@@ -101,6 +106,7 @@ class Drive:
         weather_choice: one of `weather.CHOICES`.
         scenarios: the only scenarios to stage; default all of the catalogue.
         town: seed of the town that is driven through, at another time; None: that of the drive.
+        fault: what is wrong with the camera.
     """
 
     def __init__(
@@ -110,8 +116,10 @@ class Drive:
         weather_choice: str = 'mixed',
         scenarios: tuple[Scenario, ...] = CATALOGUE,
         town: int | None = None,
+        fault: CameraFault | None = None,
     ):
         self._seed = seed
+        self._fault = fault or CameraFault()
         self.town = Town(seed) if town in (None, seed) else Town(town, traffic=seed)
         self.anomalies = anomalies
         self._camera = Camera(WIDTH, HEIGHT, FOCAL)
@@ -126,6 +134,7 @@ class Drive:
         self._identities: dict[int, int] = {}
         self._next_identity = FIRST_THING
         self._streaks = _rain_streaks(self._rng(16))
+        self._mud = splash(self._rng(17), HEIGHT, WIDTH, self._fault.dirt)
         y, x = np.mgrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j]
         self._vignette = np.ascontiguousarray(
             np.repeat((1 - 0.16 * (x**2 + y**2) / 2)[..., None], 3, axis=2).astype(np.float32)
@@ -183,8 +192,9 @@ class Drive:
         t = motion.lateral(s)
         yaw = route.centre(s)[2] - 0.6 * math.atan(motion.lateral(s + 1.0) - t) + 0.35 * route.curvature(s + 6)
         heave, pitch, roll = motion.bumps(time)
+        turn = math.radians(self._fault.turn) if time >= self._fault.start else 0.0
         position = route.point(s, t, CAMERA_HEIGHT + heave)
-        self._camera.look(position, yaw, pitch - 0.015, roll - 1.2 * route.curvature(s) * 0.3)
+        self._camera.look(position, yaw - turn, pitch - 0.015, roll - 1.2 * route.curvature(s) * 0.3)
         return float(position[0]), float(position[1]), yaw
 
     # -- drawing
@@ -339,6 +349,8 @@ class Drive:
         present = set(np.unique(ids[ids >= FIRST_THING]).tolist())
         if air.rain > 0.05:
             image = self._wet(image, ids, air.rain, number)
+        if self._fault.dirt and number >= self._fault.start * RATE:
+            image = through_mud(image, self._mud)
         image = self._expose(image, air, number, s)
         mask = np.zeros(ids.shape, np.uint8)
         anomalous = [k for k in present if shown[k].anomalous]
@@ -369,12 +381,14 @@ class Drive:
             np.where(things, ids, 0).astype(np.uint16),
             np.where(things, 0, ids).astype(np.uint8),
             instances,
+            {k: canvas.depths[k] for k in sorted(present)},
             tuple(sorted(scenarios)),
             twins,
             name,
             self._camera.position.copy(),
             self._camera.axes.copy(),
             ego,
+            self._motion.speed(number / RATE),
         )
 
     def _wet(self, image: Picture, ids: npt.NDArray[np.uint16], rain: float, number: int) -> Picture:
@@ -638,6 +652,7 @@ def simulate(
     scenarios: tuple[str, ...] | None = None,
     every: int = 1,
     town: int | None = None,
+    fault: CameraFault | None = None,
 ) -> Iterator[SimulatedFrame]:
     """A simulated drive, frame by frame.
 
@@ -649,6 +664,7 @@ def simulate(
         scenarios: names of the catalogue to stage; None: all, in an order of the seed.
         every: draw only every so manieth frame of the drive: more street in fewer pictures.
         town: seed of the town; the drive goes through it at another time, with other traffic and weather. None: `seed`.
+        fault: what is wrong with the camera; None: nothing.
 
     Raises:
         ParameterError: unknown weather or scenario.
@@ -656,7 +672,7 @@ def simulate(
     from semanom_ros.simulation.catalogue import named
 
     chosen = CATALOGUE if scenarios is None else tuple(named(name) for name in scenarios)
-    drive = Drive(seed, anomalies, weather, chosen, town)
+    drive = Drive(seed, anomalies, weather, chosen, town, fault)
     for number in range(frames):
         yield drive.frame(number * every)
 

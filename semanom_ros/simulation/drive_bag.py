@@ -27,7 +27,8 @@ def write_bag(frames: Iterable[SimulatedFrame], path: Path | str, storage: str =
     Every message bears the frame's stamp; /clock comes first. `/ground_truth/instances` is
     mono16, 0 where no thing is, else the number of a thing that it keeps through the drive.
     `/ground_truth/scenario` is a JSON object: `anomalies` and `twins` (name, severity, kind
-    of those in view), `weather`, and `instances` (number -> name, caption, anomalous).
+    of those in view), `weather`, `speed` (of the vehicle, m/s), and `instances` (number -> name,
+    caption, anomalous, distance in metres along the optical axis).
 
     Args:
         frames: in order.
@@ -142,8 +143,14 @@ class _Messages:
             'anomalies': [self._catalogue[name] for name in frame.scenarios],
             'twins': [self._catalogue[name] for name in frame.twins],
             'weather': frame.weather,
+            'speed': round(frame.speed, 3),
             'instances': {
-                str(k): {'name': i.name, 'caption': i.caption, 'anomalous': i.anomalous}
+                str(k): {
+                    'name': i.name,
+                    'caption': i.caption,
+                    'anomalous': i.anomalous,
+                    'distance': round(frame.distances[k], 2),
+                }
                 for k, i in frame.instances.items()
             },
         }

@@ -110,6 +110,9 @@ class Canvas:
         camera: where it is painted from.
         fog_density: extinction per metre.
         fog_colour: RGB 0..255 that things fade to.
+
+    Attributes:
+        depths: metres along the optical axis to the nearest corner that was painted of each thing, by identity.
     """
 
     def __init__(self, camera: Camera, fog_density: float, fog_colour: Colour):
@@ -118,6 +121,12 @@ class Canvas:
         self.image = np.empty((camera.height * s, camera.width * s, 3), np.uint8)
         self.ids = np.zeros((camera.height * s, camera.width * s), np.uint16)
         self.fog_density, self.fog_colour = fog_density, np.array(fog_colour, np.float64)
+        self.depths: dict[int, float] = {}
+
+    def reach(self, identity: int | None, depth: float | np.floating) -> None:
+        """Notes how near a thing was painted."""
+        if identity is not None:
+            self.depths[identity] = min(float(depth), self.depths.get(identity, math.inf))
 
     def fog(self, distance: float) -> float:
         """Share of the fog's colour at a distance in metres, 0 to 1."""
@@ -140,6 +149,7 @@ class Canvas:
         """
         seen = clip_near(self.camera.to_camera(points))
         if len(seen) >= 3:
+            self.reach(identity, seen[:, 2].min())
             self.flat_polygon(self.camera.to_pixels(seen), colour, identity, alpha)
 
     def flat_polygon(self, pixels: FloatArray, colour: Colour, identity: int | None, alpha: float = 1.0) -> None:
@@ -185,6 +195,7 @@ class Canvas:
         seen = clip_near(corners)
         if len(seen) < 3:
             return
+        self.reach(identity, seen[:, 2].min())
         pixels = self.camera.to_pixels(seen)
         ends = self.camera.to_pixels(np.maximum(corners, (-1e9, -1e9, NEAR)))
         texels = texture.level(
@@ -294,6 +305,7 @@ class Canvas:
         depth = float(seen[0, 2])
         if depth < 1.2:
             return
+        self.reach(identity, depth)
         u, v = self.camera.to_pixels(seen)[0]
         scale = self.camera.focal * self.camera.supersampling / depth
         w, h = max(1, round(width * scale)), max(1, round(height * scale))
@@ -496,6 +508,7 @@ class Mesh:
             (left, top), (right, bottom) = pixels.min(0), pixels.max(0)
             if right < 0 or bottom < 0 or left >= canvas.ids.shape[1] or top >= canvas.ids.shape[0]:
                 return
+        canvas.reach(identity, max(NEAR, seen[:, 2].min()))
         shade = ambient * (0.8 + 0.2 * facing[:, 2:3]) + sunlight * np.clip(facing @ sun, 0, None)[:, None]
         distance = float(np.linalg.norm(camera.position - position))
         glows = self._glows

@@ -24,7 +24,7 @@ from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.pipeline import Judge
 from semanom_ros.core.plausibility.context_network import ContextNetwork
-from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel, Projection, Trees, features
+from semanom_ros.core.plausibility.plausibility_model import Ensemble, PlausibilityModel, Projection, Trees, features
 from semanom_ros.parameters import Value
 from semanom_ros.settings import MethodSettings
 
@@ -109,7 +109,8 @@ class World:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = ContextNetwork(projected.shape[-1]).eval()
-        return PlausibilityModel(projection, Trees.fit(features(relative, projected), wrong.ravel()), (network,))
+        trees = Trees.fit(features(relative, projected), wrong.ravel())
+        return PlausibilityModel(projection, Ensemble(trees, (network,)))
 
     def judge(self, settings: MethodSettings | None = None, embedder: Embedder | None = None, **database: Any) -> Judge:
         """Of a database made for it."""

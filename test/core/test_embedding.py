@@ -14,7 +14,9 @@ from semanom_ros.core.embedding.queries import patch_boxes, segment_boxes, segme
 from semanom_ros.core.embedding.registry import load_segmenter
 from semanom_ros.core.embedding.segmenters.superpixels import EmbeddingSegmenter
 from semanom_ros.core.frames import Frame, Segments
-from semanom_ros.core.results import ScoreMap
+from semanom_ros.core.pipeline import CameraState
+from semanom_ros.core.results import Reason, ScoreMap, Verdict
+from semanom_ros.errors import EncoderError
 from semanom_ros.settings import QuerySettings
 
 
@@ -199,3 +201,43 @@ def test_a_description_is_that_of_encoder_and_segmenter(world):
     assert made.wants_calibration_by_place
     assert grid.description.difference(made) == ('variant', 'grid', 'instance')
     assert instance.without_segments().description == grid.description
+
+
+@pytest.mark.parametrize('variant', ['grid', 'instance'])
+def test_nothing_is_computed_from_what_is_not_finite(world, variant):
+    """One patch of one frame of a batch; the others are as they would be without it."""
+    settings = world.settings(variant=variant)
+    judge = world.judge(settings)
+    real, frames = world.encoder.encode, [Frame(world.street(number), number) for number in (1, 2, 3)]
+
+    def encode(images):
+        patches = real(images)
+        if len(patches) == 3:
+            patches[1, 4, 5, 6] = torch.nan
+        return patches
+
+    world.encoder.encode = encode
+    before, bad, after = judge.embedder.embed(frames)
+    assert [embedding.not_finite for embedding in (before, bad, after)] == [0, 1, 0]
+    assert bad.segments is None
+    assert (before.segments is None) == (variant == 'grid')
+    with pytest.raises(EncoderError, match='1 of 192 embeddings of the encoder hold NaN or infinity; choose precision'):
+        judge.embedder.queries(bad)
+    with pytest.raises(EncoderError):
+        judge.score(bad)
+    world.encoder.encode = real
+    assert judge.score(after).score == pytest.approx(judge.score(judge.embedder.embed([frames[2]])[0]).score, rel=1e-4)
+
+
+def test_a_frame_that_is_not_finite_is_unknown_and_forgotten(world, monkeypatch):
+    judge, state = world.judge(), CameraState()
+    first = judge.process(Frame(world.street(1), 1), state)
+    with monkeypatch.context() as patched:
+        patched.setattr(world.encoder, 'encode', lambda images: torch.full((len(images), 12, 16, 32), torch.inf))
+        unknown = judge.process(Frame(world.street(2), 2, 'front'), state)
+    assert (unknown.verdict, unknown.reason, unknown.stamp_ns, unknown.camera, unknown.image_size) == (
+        Verdict.UNKNOWN, Reason.NOT_FINITE, 2, 'front', (120, 160))
+    assert np.isnan([unknown.score, unknown.raw_score, unknown.p_value]).all()
+    assert unknown.explanation.startswith('192 of 192')
+    assert (unknown.anomalies, unknown.scores, unknown.anomalous, unknown.held_back) == ((), None, False, False)
+    assert judge.process(Frame(world.street(1), 3), state).score == first.score

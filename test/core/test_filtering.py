@@ -183,8 +183,6 @@ def test_bad_stamps_do_not_silence_it(stamps):
     expected = [update(good, step, 1 + 0.1 * step) for step in range(9)]
     assert [update(bad, step, stamp) for step, stamp in enumerate(stamps)] == expected
     assert expected == [False] * 3 + [True] * 6
-    assert bad.clock.fault
-    assert not good.clock.fault
 
 
 def test_a_short_gap_does_not_break_a_track():

@@ -9,11 +9,19 @@ from sklearn.metrics import roc_auc_score
 
 from semanom_ros.core.curation import operations
 from semanom_ros.core.curation.publishing import Learned, Recipe
+from semanom_ros.core.database.storage import FrameRecord
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.pipeline import CameraState, Judge
-from semanom_ros.core.plausibility.context_network import ContextNetwork, Lesson
+from semanom_ros.core.plausibility.context_network import Lesson
 from semanom_ros.core.plausibility.learning import learn_plausibility
-from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel, Projection, Trees, features
+from semanom_ros.core.plausibility.plausibility_model import (
+    Ensemble,
+    Folds,
+    PlausibilityModel,
+    Projection,
+    Trees,
+    features,
+)
 from semanom_ros.core.plausibility.transplanting import IMPLAUSIBLE, VALID, NominalPicture, Transplanter
 from semanom_ros.core.scoring.calibration import calibrate
 from semanom_ros.errors import DatabaseError
@@ -49,11 +57,20 @@ def test_a_model_survives_storage():
     relative = rng.random((12, 16)).astype(np.float32)
     known = features(relative, projection(patches))
     taught = Lesson(relative, projection(patches), relative > 0.7, np.ones_like(relative))
-    model = PlausibilityModel(projection, Trees.fit(np.tile(known, (5, 1)), np.tile(relative.ravel() > 0.7, 5)),
-                              tuple(ContextNetwork.fit([taught] * 3, torch.device('cpu'), seed) for seed in (0, 1)))
+    def ensemble(seed, above):
+        wrong = np.tile(relative.ravel() > above, 5)
+        return Ensemble.fit([taught] * 3, np.tile(known, (5, 1)), wrong, torch.device('cpu'), seed)
+
+    seen, unseen = (FrameRecord('drive', 'f' * 64, '/camera', stamp, (96, 128)) for stamp in (1, 2))
+    folds = Folds.of([seen], np.array([1]), [ensemble(2, 0.6), ensemble(3, 0.5)])
+    model = PlausibilityModel(projection, ensemble(0, 0.7), folds)
     again = PlausibilityModel.from_arrays(model.arrays())
     assert again is not None
     np.testing.assert_array_equal(model(relative, patches), again(relative, patches))
+    others = [one.without(seen)(relative, patches) for one in (model, again)]
+    np.testing.assert_array_equal(*others)
+    assert not np.array_equal(others[0], model(relative, patches))
+    assert again.without(unseen) is again  # it has never learned from that
     assert model(relative, patches).min() >= 0
     assert model(relative, patches).max() > 0
     assert model(np.zeros_like(relative), patches).max() == 0  # the database holds it: accepted as nominal
@@ -135,19 +152,20 @@ def test_a_familiar_thing_in_the_wrong_place_stands_out_more(world, variant):
     assert gap(again) == gap(learned)
 
 
-def test_held_out_frames_without_owners_do_not_calibrate(world, caplog):
+def test_frames_without_owners_do_not_calibrate(world, caplog):
+    caplog.set_level('INFO')
     settings = world.settings(variant='instance')
     database = world.database(settings, recorded=20, held_out=10, picture=lambda i: scene(world, i))
     frames = [Frame(scene(world, i), i * 10**9, topic='/camera') for i in range(26)]  # the last four are gone
     model = learn_plausibility(database, world.embedder(settings), frames, settings.score, composites=20)
     assert len(calibrate(database, settings.search, settings.score, model)['frame_scores']) == 6
-    assert '4 of 10 held-out frames came after `semanom learn`' in caplog.text
+    assert '4 of 10 nominal frames were not looked at by `semanom learn`' in caplog.text
 
 
 def test_a_segment_scores_as_the_mean_of_its_patches():
     model = PlausibilityModel(
         Projection(np.zeros(2, np.float32), np.ones(2, np.float32), np.eye(2, dtype=np.float32)),
-        lambda samples: np.full(len(samples), 3.0, np.float32), ())
+        Ensemble(lambda samples: np.full(len(samples), 3.0, np.float32), ()))
     owners = np.array([[0, 0, 1], [0, 2, 1]])
     relative = np.array([0.5, 2.0, 0.0, 0.25], np.float32)
     vectors = np.tile(np.array([[1, 0]], np.float32), (4, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -114,8 +115,12 @@ def embedder(tmp_path: Path) -> Embedder:
     torch.manual_seed(3)
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 16, 16), torch.nn.Tanh(), torch.nn.Conv2d(16, 16, 1)).eval()
     torch.jit.trace(network, torch.zeros(1, 3, 48, 64)).save(str(tmp_path / 'tiny.ts'))
-    given = {'encoder': f'torchscript:{tmp_path / "tiny.ts"}', 'input_size': [48, 64], 'device': 'cpu'}
-    return Embedder.load(MethodSettings.of(given))
+    return Embedder.load(settings(tmp_path))
+
+
+def settings(folder: Path, **given: object) -> MethodSettings:
+    return MethodSettings.of({'encoder': f'torchscript:{folder / "tiny.ts"}', 'input_size': [48, 64], 'device': 'cpu',
+                              **given})
 
 
 def frames(count: int) -> Iterator[Frame]:
@@ -181,3 +186,21 @@ def test_batches_give_the_embeddings_of_single_frames(tmp_path: Path, embedder: 
     for one, other in zip(*(database.frames() for database in databases), strict=True):
         assert one.record == other.record
         np.testing.assert_allclose(one.vectors, other.vectors, atol=1e-6)
+
+
+def test_masks_do_not_move_from_one_still_to_the_next(tmp_path: Path, embedder: Embedder) -> None:
+    """In a drive the masks of the first frame serve the ones after it; stills are as if each were recorded alone."""
+    embedder = Embedder.load(settings(tmp_path, variant='instance', segmenter_every_n=10))
+    shown = list(frames(4))
+    alone = [embedder.queries(embedder.embed([frame])[0]).vectors for frame in shown]
+    same = {}
+    for still in (False, True):
+        with DatabaseWriter.begin(tmp_path / f'{still}', embedder.description) as writer:
+            recorder = NominalRecorder(embedder, writer)
+            list(recorder.record([replace(frame, still=still) for frame in shown], 'hash', lambda stamp: False))
+            writer.commit(None)
+        recorded = NominalDatabase.open(tmp_path / f'{still}').frames()
+        same[still] = [len(one.vectors) == len(other) and np.allclose(one.vectors, other, atol=1e-5)
+                       for one, other in zip(recorded, alone, strict=True)]
+    assert same[True] == [True] * 4
+    assert not all(same[False])

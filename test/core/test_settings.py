@@ -15,6 +15,7 @@ from semanom_ros.parameter_files import read_yaml
 from semanom_ros.parameters import Affects, Section, row
 from semanom_ros.settings import (
     AlarmSettings,
+    DriftSettings,
     EncoderSettings,
     FilterSettings,
     MethodSettings,
@@ -73,7 +74,7 @@ def test_only_live_rows_change_while_the_detector_is_active():
     settings = MethodSettings().live({'false_alarm_rate': 0.1, 'filter_border': 0.2})
     assert (settings.alarm.false_alarm_rate, settings.filter.border) == (0.1, 0.2)
     live = {name for name, parameter in MethodSettings.table().items() if parameter.live}
-    assert live == {*AlarmSettings.table(), *FilterSettings.table()}
+    assert live == {*AlarmSettings.table(), *FilterSettings.table(), *DriftSettings.table()}
 
 
 def test_values_are_as_ros_and_yaml_have_them():

@@ -45,7 +45,7 @@ def test_info(semanom, databases):
     assert (status, err) == (0, '')
     assert f'{a}: version 1, ' in out
     assert '90 of 16 dimensions, from 15 frames' in out
-    assert 'calibrated   yes' in out
+    assert 'calibrated   from 5 nominal frames, ' in out
     assert 'timm:small, weights random:0 (SHA-256 aaaaaaaaaaaa)' in out
     assert '/drives/b /camera: 6 frames and 2 held out, 1970-01-01 00:00:00 to 1970-01-01 00:00:07 UTC' in out
     status, out, _ = semanom('info', '--json', a, b)

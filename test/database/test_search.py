@@ -201,7 +201,7 @@ def test_frames_can_be_passed_over(tmp_path, record):
     database = record(tmp_path / 'database', {'a': 20, 'b': 20})
     vectors, _ = all_of(database)
     frame = database.frames()[4]
-    first, end = database.neighbourhood(4, 2.0)
+    first, end = database.neighbourhood(frame.record, 2.0)
     times = [f.record.stamp_ns / 1e9 for f in database.frames()[first:end]]
     assert times[0] == pytest.approx(frame.record.stamp_ns / 1e9 - 2, abs=1)
     assert min(times) >= frame.record.stamp_ns / 1e9 - 2
@@ -218,9 +218,11 @@ def test_frames_can_be_passed_over(tmp_path, record):
 
 def test_a_neighbourhood_ends_at_the_recording(tmp_path, record):
     database = record(tmp_path / 'database', {'a': 4, 'b': 4})  # three frames each to compare with
-    assert database.neighbourhood(2, 100.0) == (0, 3)
-    assert database.neighbourhood(3, 100.0) == (3, 6)
-    assert database.neighbourhood(1, 0.5) == (1, 2)
+    records = [frame.record for frame in database.frames()]
+    assert database.neighbourhood(records[2], 100.0) == (0, 3)
+    assert database.neighbourhood(records[3], 100.0) == (3, 6)
+    assert database.neighbourhood(records[1], 0.5) == (1, 2)
+    assert database.neighbourhood(dataclasses.replace(records[1], source_sha256='other'), 100.0) == (0, 0)
 
 
 @pytest.mark.parametrize('factory', ['IVF4,Flat', 'IVF4,SQfp16', 'IVF4,SQ8'])

@@ -53,6 +53,30 @@ def test_patches_without_features_have_length_1_too(tmp_path):
     torch.testing.assert_close(embeddings.norm(dim=-1), torch.ones(1, 2, 2))
 
 
+class Amplifier(nn.Module):
+    """Means of patches, times a million, divided by how dark they are."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        means = F.avg_pool2d(images, 8) * 1e6
+        darkness = 1 - F.avg_pool2d(images, 8).mean(dim=1, keepdim=True)
+        return means * darkness / darkness
+
+
+@pytest.mark.parametrize(('precision', 'brightness', 'finite'), [
+    ('fp32', 0.5, True), ('fp32', 1.0, False), ('fp16', 0.5, False), ('bf16', 0.5, True)])
+def test_what_a_network_overflows_in_gets_no_direction(tmp_path, precision, brightness, finite):
+    """0 / 0 in any arithmetic, and infinity in half precision, whose largest number is 65504."""
+    path = save(Amplifier(), tmp_path / 'amplifier.ts')
+    encoder = load_encoder(EncoderSettings(f'torchscript:{path}', input_size=(16, 16), device='cpu',
+                                           precision=precision))
+    images = torch.zeros(1, 3, 16, 16)
+    images[..., :8, 8:] = brightness
+    embeddings = encoder.encode(images)[0]
+    assert bool(embeddings[0, 1].isfinite().all()) == finite
+    others = embeddings[[0, 1, 1], [0, 0, 1]]
+    torch.testing.assert_close(others.norm(dim=-1), torch.ones(3))
+
+
 def test_identity_is_the_file_and_not_where_it_lies(tmp_path):
     path = save(Stem(), tmp_path / 'stem.ts')
     (tmp_path / 'elsewhere').mkdir()

@@ -39,8 +39,9 @@ def road(number: int, seed: int) -> np.ndarray:
 
 
 def write_drive(path: Path, frames: int, *, seed: int = 0, anomalies: tuple[tuple[int, int], ...] = (),
-                truth: bool = True, compressed: bool = False, storage: str = 'mcap') -> Path:
-    """A drive at 10 Hz; in the given (first, last) frames a red thing lies on the road."""
+                white: tuple[int, ...] = (), truth: bool = True, compressed: bool = False, storage: str = 'mcap'
+                ) -> Path:
+    """A drive at 10 Hz; in the given (first, last) frames a red thing lies on the road, in others is a white patch."""
     topic = '/camera/image_raw' + ('/compressed' if compressed else '')
     with BagWriter(path, storage) as writer:
         for number in range(frames):
@@ -50,6 +51,8 @@ def write_drive(path: Path, frames: int, *, seed: int = 0, anomalies: tuple[tupl
                 cv2.rectangle(image, (48, 40), (71, 60), (220, 30, 30), -1)
                 mask[40:61, 48:72] = 255
                 mask[38:40, 48:72] = 128
+            if number in white:
+                image[56:64, 8:16] = 255
             picture = image_to_compressed(image, stamp, 'camera_optical', 'png') if compressed else \
                 image_to_message(image, 'bgr8', stamp, 'camera_optical')
             write_message(writer, topic, picture, stamp)

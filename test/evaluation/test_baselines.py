@@ -254,6 +254,7 @@ class Grey:
 
 class Method:
     rows = (Row('', baseline='grey'),)
+    false_alarm_rate = None
 
     def __init__(self, darkest):
         self.darkest = darkest

@@ -7,16 +7,21 @@ import json
 import re
 from html.parser import HTMLParser
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from semanom_ros.cli import main
+from semanom_ros.core.progress import SILENT
 from semanom_ros.evaluation.measurement import rounded
 from semanom_ros.recordings.bags import BagReader
 from semanom_ros.recordings.images import image_from_message, stamp_ns
+from semanom_ros.recordings.nominal_recording import record_bags
+from semanom_ros.settings import Settings
 
-from .conftest import PERIOD_NS, START_NS, write_drive
+from .conftest import HEIGHT, PERIOD_NS, START_NS, WIDTH, ColourPatches, road, write_drive
 
 
 @pytest.fixture(scope='session')
@@ -55,6 +60,7 @@ def test_metrics_hold_what_is_promised(evaluated):
     assert metrics['segmenter'] == 'embedding'
     assert metrics['database']['vectors'] == metrics['databases']['instance']['vectors'] > 0
     assert metrics['database']['version'] == 1
+    assert [recording['drift']['drifting'] for recording in metrics['recordings']] == [0]
 
 
 def test_the_filter_costs_strong_anomalies_no_delay(evaluated):
@@ -131,7 +137,7 @@ def test_report_is_one_page_that_needs_nothing_else(evaluated):
     assert page.open == []
     assert all(reference.startswith('data:') for reference in page.references)
     assert not re.search(r'url\((?!data:)|@import|<script', text)
-    assert page.images == 6  # two events: overlay, truth, nearest nominal
+    assert page.images == 12  # two events: overlay, truth, nearest nominal; both were held back before: their maps
     for name in ('grid + filter', 'instance + filter', '1.000', 'No anomaly was missed', 'Strongest detections'):
         assert name in page.text
 
@@ -187,6 +193,48 @@ def test_truncated_recording_is_measured_as_far_as_it_goes(town, tmp_path):
     assert 'cut.db3' in recording['damage']
 
 
+def test_operating_point_and_sizes_of_a_drive(evaluated):
+    """Both anomalies are red things of 504 pixels, which is 7.9 patches of 8x8."""
+    metrics = metrics_of(evaluated)
+    for row in metrics['results']:
+        point = row['operating_point']
+        assert (point['asked'], point['anomalies'], point['noticed'], point['noticed_at_oracle']) == (0.05, 2, 2, 2)
+        assert point['efficiency'] == 1
+        assert point['interval'][0] <= point['got'] <= point['interval'][1]
+        assert row['warning'] == {'anomalies': None, 'distance_m': None, 'seconds': None}
+        assert row['noticed_by_size'] == [
+            {'unit': 'patches', 'begin': 4, 'end': 16, 'anomalies': 2, 'noticed': 2, 'share': 1},
+            {'unit': 'pixels', 'begin': 256, 'end': 1024, 'anomalies': 2, 'noticed': 2, 'share': 1}]
+        assert row['noticed_by_distance'] == []
+    with open(evaluated / 'scores.csv') as file:
+        calm = [line for line in csv.DictReader(file) if (line['variant'], line['filter']) == ('grid', '0')
+                and line['truth'] == '0']
+    assert metrics['results'][0]['operating_point']['got'] == pytest.approx(
+        sum(float(line['score']) > float(line['threshold']) for line in calm) / len(calm), abs=1e-5)
+
+
+def test_smaller_anomalies_are_neither_anomalous_nor_nominal(town, tmp_path):
+    arguments = ['evaluate', str(town.drive), '--output', str(tmp_path / 'out'), '--filter', 'off',
+                 *town.arguments('grid'), '--min-anomaly-pixels']
+    assert main([*arguments, '504']) == 0
+    metrics = metrics_of(tmp_path / 'out')
+    assert (metrics['frames_with_truth'], metrics['anomalous_frames']) == (70, 23)
+    (before,) = metrics['results']
+    assert main([*arguments, '505']) == 0
+    metrics = metrics_of(tmp_path / 'out')
+    assert (metrics['frames_with_truth'], metrics['anomalous_frames']) == (47, 0)
+    assert metrics['definitions']['min_anomaly_pixels'] == 505
+    (row,) = metrics['results']
+    assert row['events'] == 0
+    assert row['false_alarms'] == before['false_alarms']  # the alarms on what is too small are none
+    assert row['alarms_per_minute'] == before['alarms_per_minute']
+    assert row['operating_point']['got'] == before['operating_point']['got']
+    assert row['pixel']['ap'] is row['operating_point']['noticed'] is None
+    assert 'from 505 anomalous pixels' in (tmp_path / 'out' / 'report.html').read_text()
+    with pytest.raises(SystemExit):
+        main([*arguments, '0'])
+
+
 @pytest.mark.parametrize(('change', 'message'), [
     (['--variant', 'instance'], 'expected one of instance'),
     (['--truth-topic', '/nowhere'], 'found no ground truth topic /nowhere'),
@@ -217,3 +265,96 @@ def test_an_output_that_cannot_be_written_is_said_before_anything_is_loaded(tmp_
 
 def test_rounded_is_stable():
     assert rounded({'a': [np.float64(1 / 3), np.int64(2), None], 'b': True}) == {'a': [0.333333, 2, None], 'b': True}
+
+
+def test_stills_pass_no_filter_over_time(town, tmp_path):
+    """A thing in every second picture, at the same place: each is an event, noticed at once and not tracked."""
+    for number in range(8):
+        image = road(number, 3)
+        mask = np.zeros(image.shape[:2], np.uint8)
+        if number % 2:
+            image[40:61, 48:72], mask[40:61, 48:72] = (220, 30, 30), 255
+        for folder, pixels in (('images', image[..., ::-1]), ('masks', mask)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            cv2.imwrite(str(tmp_path / folder / f'{number}.png'), pixels)
+    said, tracks = {}, {}
+    for name, options in (('drive', ['--rate', '5']), ('stills', ['--stills'])):
+        assert main(['import', 'images', str(tmp_path / 'images'), '--masks', str(tmp_path / 'masks'), '--output',
+                     str(tmp_path / name), *options]) == 0
+        output = tmp_path / f'{name}_evaluated'
+        assert main(['evaluate', str(tmp_path / name), '--output', str(output), *town.arguments('grid')]) == 0
+        metrics = metrics_of(output)
+        assert metrics['recordings'][0]['stills'] is (name == 'stills')
+        said[name] = [(row['events'], row['events_noticed']) for row in metrics['results']]
+        assert ('have nothing to do with each other' in (output / 'report.html').read_text()) is (name == 'stills')
+        with BagReader(output / 'bags' / name) as reader:
+            tracks[name] = {anomaly.track_id for _, _, message in
+                            reader.messages(['/semanom_detector/camera/anomalies']) for anomaly in message.anomalies}
+    assert said['drive'][0] == (1, 1)
+    assert said['stills'] == [(4, 4), (4, 4)]
+    assert 0 not in tracks['drive']
+    assert tracks['stills'] == {0}
+
+
+class DividingPatches(ColourPatches):
+    """The same, that divides by zero at white patches."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        patches = torch.nn.functional.avg_pool2d(images, 8)
+        darkness = 1 - patches.mean(dim=1, keepdim=True)
+        return torch.cat([patches - 0.5, torch.full_like(patches[:, :1], 0.1)], 1) * darkness / darkness
+
+
+def test_what_could_not_be_judged_is_counted_and_never_nominal(tmp_path):
+    """Frames 10 to 12 and 20 to 21 hold a white patch; from 20 to 24 there is an anomaly."""
+    torch.jit.save(torch.jit.script(DividingPatches()), str(tmp_path / 'dividing.ts'))
+    given = {'encoder': f'torchscript:{tmp_path / "dividing.ts"}', 'input_size': [HEIGHT, WIDTH], 'device': 'cpu',
+             'held_out_share': 0.5, 'false_alarm_rate': 0.05}
+    options = [part for name, value in given.items() for part in ('--set', f'{name}={value}')]
+    nominal = write_drive(tmp_path / 'nominal', 100, seed=1, truth=False)
+    record_bags([nominal], tmp_path / 'database', Settings.of(given), SILENT)
+    bad = (10, 11, 12, 20, 21)
+    drive = write_drive(tmp_path / 'drive', 40, seed=2, anomalies=((20, 24),), white=bad)
+    assert main(['evaluate', str(drive), '--database', str(tmp_path / 'database'), '--output', str(tmp_path / 'out'),
+                 *options]) == 0
+    with open(tmp_path / 'out' / 'scores.csv') as file:
+        lines = list(csv.DictReader(file))
+    for row, filtered in zip(metrics_of(tmp_path / 'out')['results'], ('0', '1'), strict=True):
+        assert row['unknown_frames'] == 5
+        own = [line for line in lines if line['filter'] == filtered]
+        unknown = [line for line in own if line['verdict'] == 'unknown']
+        assert [own.index(line) for line in unknown] == list(bad)
+        assert {tuple(line[name] for name in ('score', 'raw_score', 'p_value', 'reason', 'alarm', 'held_back'))
+                for line in unknown} == {('', '', '', 'not finite', '0', '0')}
+        ranked = [line for line in own if line['score']]
+        assert len(ranked) == 35
+        assert row['frame']['auroc'] == pytest.approx(roc_auc_score(
+            [int(line['truth']) for line in ranked], [float(line['score']) for line in ranked]), abs=1e-5)
+        held_back = [line for line in own if line['held_back'] == '1']
+        assert row['held_back_frames'] == len(held_back) == (0 if filtered == '0' else 3)
+        assert {(line['verdict'], line['reason'], line['alarm']) for line in held_back} <= {
+            ('nominal', 'unconfirmed', '0')}
+    without = metrics_of(tmp_path / 'out')['results'][0]
+    assert without['detection_delay_s'] == pytest.approx(0.2), 'not in its first two frames, which are unknown'
+    with BagReader(tmp_path / 'out' / 'bags' / 'drive') as reader:
+        counts = {topic.rpartition('camera/')[2]: count for topic, count in reader.counts.items()}
+        assert [counts[name] for name in ('score', 'overlay/compressed', 'mask', 'anomaly_map')] == [40, 40, 35, 35]
+    page = (tmp_path / 'out' / 'report.html').read_text()
+    assert '5 frames could not be judged' in page
+    assert not re.search(r'\bnan\b', re.sub(r'data:[^"]*', '', page)), 'a figure, or a point of a chart'
+
+
+def test_an_evaluation_without_calibration_has_nothing_but_unknown_frames(town, tmp_path):
+    config = town.config.read_text()
+    encoder = re.search(r'torchscript:\S+', config).group()
+    given = {'encoder': encoder, 'input_size': [HEIGHT, WIDTH], 'device': 'cpu', 'held_out_share': 0.0}
+    nominal = write_drive(tmp_path / 'nominal', 20, seed=1, truth=False)
+    record_bags([nominal], tmp_path / 'database', Settings.of(given), SILENT)
+    drive = write_drive(tmp_path / 'drive', 30, seed=2, anomalies=((20, 24),))
+    assert main(['evaluate', str(drive), '--database', str(tmp_path / 'database'), '--output', str(tmp_path / 'out'),
+                 '--config', str(town.config)]) == 0
+    for row in metrics_of(tmp_path / 'out')['results']:
+        assert row['unknown_frames'] == 30
+        assert row['frame']['auroc'] is None
+        assert row['events_noticed'] == 0
+    assert '30 frames could not be judged' in (tmp_path / 'out' / 'report.html').read_text()

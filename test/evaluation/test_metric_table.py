@@ -29,10 +29,11 @@ from semanom_ros.evaluation.replay import Recording, Replay, Topics
 from semanom_ros.evaluation.report import write_report
 
 KEYS = {
+    'operating_point': {'asked', 'got', 'anomalies', 'noticed', 'noticed_at_oracle', 'oracle_level', 'efficiency'},
     'frame': {'auroc', 'ap', 'fpr95', 'f1'}, 'pixel': {'auroc', 'ap', 'fpr95', 'aupro'},
     'component': {'siou', 'ppv', 'f1'}, 'latency_ms': {'p50', 'p99'},
     '': {'false_alarms_per_minute', 'detection_delay_s', 'alarms_per_minute', 'false_alarms', 'events',
-         'events_noticed', 'events_localized'}}
+         'events_noticed', 'events_localized', 'unknown_frames', 'held_back_frames'}}
 
 
 def measured(*, truth=True, anomalies=True, frames=400, period_ns=100_000_000):
@@ -56,7 +57,7 @@ def measured(*, truth=True, anomalies=True, frames=400, period_ns=100_000_000):
 
 def report(tmp_path, figures, measurement):
     row, other = Row('grid', True), Row('grid')
-    found = Replay(tmp_path, Topics(), [Recording('drive', tmp_path, '/image', '/truth', 400, 0, '')],
+    found = Replay(tmp_path, Topics(), [Recording('drive', tmp_path, '/image', '/truth', 400, 0, '', False)],
                    {row: measurement, other: measurement}, [0] * 400)
     content = {'frames': 400, 'anomalous_frames': 80, 'encoder': 'e', 'segmenter': None, 'databases': {},
                'recordings': [], 'versions': {}, 'parameters': {}}
@@ -65,15 +66,18 @@ def report(tmp_path, figures, measurement):
 
 
 def test_keys_are_what_others_read():
-    figures = measured().metrics()
+    figures = measured().metrics(0.2)
+    assert len(figures['operating_point'].pop('interval')) == 2
+    assert figures.pop('warning') == {'anomalies': None, 'distance_m': None, 'seconds': None}
     for group, keys in KEYS.items():
         own = figures[group] if group else figures
         assert keys <= own.keys()
         assert not group or keys == own.keys()
         assert {metric.key for metric in METRICS if metric.group.key == group} == keys
         assert all(own[key] is not None for key in keys)
-    assert figures.keys() == {*KEYS, *KEYS[''], 'threshold', 'intervals'} - {''}
-    assert figures['intervals'].keys() == {'frame', 'pixel', 'component'}
+    assert figures.keys() == {*KEYS, *KEYS[''], 'threshold', 'intervals', 'noticed_by_size', 'noticed_by_distance'} - {
+        ''}
+    assert figures['intervals'].keys() == {'operating_point', 'frame', 'pixel', 'component'}
     assert all(low <= high for group in figures['intervals'].values() for low, high in group.values())
 
 
@@ -127,28 +131,33 @@ def test_a_row_is_all_that_a_metric_needs(monkeypatch, tmp_path, group, compute,
 def test_columns_of_the_report_stand_under_their_groups(tmp_path):
     measurement = measured()
     page = report(tmp_path, measurement.metrics(), measurement)
-    head = re.search(r'<thead>(.*?)</thead>', page, re.DOTALL).group(1)
-    spans = re.findall(r'<th colspan="(\d+)">([^<]+)</th>', head)
-    assert spans == [('4', 'Detection (frames)'), ('4', 'Localization (pixels)'), ('3', 'Components'),
-                     ('2', 'Over time'), ('2', 'Latency')]
-    assert re.findall(r'<th scope="col"[^>]*>([^<]+)</th>', head) == [
-        'Method', 'AUROC', 'AP', 'FPR95 ↓', 'F1', 'AUROC', 'AP', 'FPR95 ↓', 'AUPRO', 'sIoU', 'PPV', 'F1', 'FA/min ↓',
-        'delay s ↓', 'p50 ms ↓', 'p99 ms ↓']
+    alarms, scores = re.findall(r'<thead>(.*?)</thead>', page, re.DOTALL)
+    assert re.findall(r'<th colspan="(\d+)">([^<]+)</th>', alarms) == [
+        ('5', 'Operating point'), ('2', 'Over time'), ('2', 'First report'), ('2', 'Verdicts'), ('2', 'Latency')]
+    assert re.findall(r'<th colspan="(\d+)">([^<]+)</th>', scores) == [
+        ('4', 'Detection (frames)'), ('4', 'Localization (pixels)'), ('3', 'Components')]
+    assert re.findall(r'<th scope="col"[^>]*>([^<]+)</th>', alarms) == [
+        'Method', 'asked', 'got', 'noticed', 'possible', 'efficiency', 'FA/min ↓', 'delay s ↓', 'distance m', 's ahead',
+        'unknown ↓', 'held back', 'p50 ms ↓', 'p99 ms ↓']
+    assert re.findall(r'<th scope="col"[^>]*>([^<]+)</th>', scores) == [
+        'Method', 'AUROC', 'AP', 'FPR95 ↓', 'F1', 'AUROC', 'AP', 'FPR95 ↓', 'AUPRO', 'sIoU', 'PPV', 'F1']
 
 
 def test_lines_and_tables_for_people():
-    figures = measured().metrics()
+    figures = measured().metrics(0.1)
+    figures['operating_point'] |= {'got': 0.031, 'efficiency': 0.9}
     figures |= {'frame': {'auroc': 0.98765, 'ap': 0.5, 'fpr95': 0, 'f1': 0}, 'detection_delay_s': None,
                 'false_alarms': 12, 'events': 4, 'events_noticed': 3, 'latency_ms': {'p50': 12.4, 'p99': 20.0}}
     line = terminal_line('grid + filter', figures)
-    assert line.startswith('grid + filter      frame AUROC 0.988  AP 0.500   pixel AP ')
+    assert line.startswith('grid + filter      asked 0.100  got 0.031  noticed 4 of 4  possible 4  efficiency 0.90   '
+                           'frame AUROC 0.988  AP 0.500   pixel AP ')
     assert re.search(r'delay +- +s   latency 12 ms$', line)
     unknown = measured(truth=False).metrics()
     table = short_table([('grid', figures), ('grid + filter', unknown)]).splitlines()
     assert len({len(line) for line in table}) == 1
-    assert table[0].split('  ')[-5:] == ['frame AUROC', 'pixel AP', 'noticed', 'false alarms', 'latency']
-    assert table[1].split() == ['grid', '0.988', f'{figures["pixel"]["ap"]:.3f}', '3/4', '12', '12', 'ms']
-    assert table[2].split()[3:7] == ['-', '-', '-', '-']
+    assert table[0].split('  ')[-6:] == ['efficiency', 'frame AUROC', 'pixel AP', 'noticed', 'false alarms', 'latency']
+    assert table[1].split() == ['grid', '0.90', '0.988', f'{figures["pixel"]["ap"]:.3f}', '3/4', '12', '12', 'ms']
+    assert table[2].split()[3:8] == ['-', '-', '-', '-', '-']
 
 
 def test_benchmarks_show_what_they_measure():

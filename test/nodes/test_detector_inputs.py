@@ -16,6 +16,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from semanom_ros.core.pipeline import CameraState, Judge
 from semanom_ros.core.progress import SILENT
+from semanom_ros.core.results import Reason
 from semanom_ros.msg import AnomalyArray, AnomalyScore
 from semanom_ros.recordings.nominal_recording import record_bags
 from semanom_ros.ros import diagnostics
@@ -156,14 +157,15 @@ def test_a_bad_image_is_reported_and_the_next_good_one_is_scored(active: Callabl
     one = active()
     scores = one.listen(AnomalyScore, 'camera/score')
     one.send_raw(**BAD[fault])
-    status = one.status('camera', lambda s: one.values(s)['dropped: invalid image'] == '1')
+    status = one.status('camera', lambda s: one.values(s)['unknown frames: invalid image'] == '1')
     assert status.level == ERROR
-    assert status.message.split('; ')[0].startswith('image: found')
+    assert status.message.split('; ')[0].startswith('1 frames unknown, invalid image: image: found')
     assert 'expected' in status.message
     assert '\n' not in status.message
     one.send(one.street(0), one.second)
-    one.spin_until(scores.__len__)
-    assert stamps(scores) == [1]
+    one.spin_until(lambda: len(scores) == 2)
+    assert stamps(scores) == [0, 1]
+    assert [score.verdict for score in scores] == [AnomalyScore.VERDICT_UNKNOWN, AnomalyScore.VERDICT_NOMINAL]
     assert one.status('camera', lambda s: s.level != ERROR)
 
 
@@ -175,16 +177,18 @@ def test_bytes_that_are_no_image_are_reported(active: Callable[..., Any]) -> Non
     publisher = one.publisher(Image, 'camera/image')
     for number, broken in enumerate((whole[:6], whole[:40], whole[:500])):
         publisher.publish(broken)
-        one.spin_until(lambda count=number + 1: one.monitor().count(diagnostics.INVALID) == count)
+        one.spin_until(lambda count=number + 1: one.monitor().count(Reason.INVALID_IMAGE.words) == count)
     publisher.publish(whole)
-    one.spin_until(scores.__len__)
+    one.spin_until(lambda: len(scores) == 3, what='where the header can be read')
+    assert [(score.verdict, score.header.stamp.sec, score.header.frame_id) for score in scores] == [
+        (0, 1, 'lens'), (0, 1, 'lens'), (1, 1, 'lens')]
 
 
 def test_bad_images_are_logged_once_in_a_while(active: Callable[..., Any], capfd: pytest.CaptureFixture[str]) -> None:
     one = active()
     for number in range(5):
         one.send_raw(**BAD['unknown encoding'])
-        one.spin_until(lambda count=number + 1: one.monitor().count(diagnostics.INVALID) == count)
+        one.spin_until(lambda count=number + 1: one.monitor().count(Reason.INVALID_IMAGE.words) == count)
     lines = [line for line in capfd.readouterr().err.splitlines() if 'infrared' in line]
     assert len(lines) == 1
     assert 'semanom_detector.camera' in lines[0]
@@ -297,7 +301,7 @@ def test_camera_info_that_came_before_activate_is_remembered(bench: Callable[...
     assert arrays[0].anomalies[0].has_bearing
 
 
-def test_frames_older_than_max_age_are_dropped_by_the_clock_of_the_simulation(active: Callable[..., Any]) -> None:
+def test_frames_older_than_max_age_are_unknown_by_the_clock_of_the_simulation(active: Callable[..., Any]) -> None:
     one = active(use_sim_time=True, max_age=0.5)
     scores = one.listen(AnomalyScore, 'camera/score')
     monitor = one.monitor()
@@ -317,13 +321,15 @@ def test_frames_older_than_max_age_are_dropped_by_the_clock_of_the_simulation(ac
     one.spin_until(lambda: len(scores) == 2, what='0.4 s old')
     set_clock(1006)
     one.send(one.street(2), 100 * one.second)
-    one.spin_until(lambda: monitor.count(diagnostics.STALE) == 1, what='0.6 s old')
-    assert one.status('camera', lambda s: one.values(s)['dropped: older than max_age'] == '1')
-    assert len(scores) == 2
+    one.spin_until(lambda: len(scores) == 3, what='0.6 s old')
+    assert one.status('camera', lambda s: one.values(s)['unknown frames: stale'] == '1')
+    assert monitor.count('processed') == 2
     set_clock(50)  # the recording begins again
     one.send(one.street(3), 5 * one.second)
-    one.spin_until(lambda: len(scores) == 3)
-    assert stamps(scores) == [50, 100, 5]
+    one.spin_until(lambda: len(scores) == 4)
+    assert stamps(scores) == [50, 100, 100, 5]
+    assert [score.verdict for score in scores] == [AnomalyScore.VERDICT_NOMINAL] * 2 + [
+        AnomalyScore.VERDICT_UNKNOWN, AnomalyScore.VERDICT_NOMINAL]
 
 
 def test_a_camera_that_sends_nothing_is_an_error(active: Callable[..., Any]) -> None:
@@ -341,10 +347,10 @@ def test_a_frame_that_fails_does_not_end_the_node(active: Callable[..., Any], mo
         patch.setattr(Judge, 'process', lambda *_: 1 / 0)
         one.send(one.street(0), one.second)
         assert one.status('camera', lambda s: 'division by zero' in s.message).level == ERROR
-        assert one.monitor().count(diagnostics.FAILED) == 1
+        assert one.monitor().count(Reason.FAILED.words) == 1
     one.send(one.street(1), 2 * one.second)
-    one.spin_until(scores.__len__)
-    assert stamps(scores) == [2]
+    one.spin_until(lambda: len(scores) == 2)
+    assert stamps(scores) == [1, 2]
 
 
 def test_a_fast_camera_is_never_waited_for_at_deactivate(

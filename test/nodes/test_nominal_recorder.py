@@ -23,10 +23,12 @@ from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
+from semanom_ros.cli import main
 from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.progress import SILENT
 from semanom_ros.nodes.nominal_recorder import NominalRecorderNode
+from semanom_ros.recordings.bags import BagWriter
 from semanom_ros.recordings.nominal_recording import record_bags
 from semanom_ros.ros.messages import image_to_compressed, image_to_message
 from semanom_ros.settings import Settings
@@ -109,6 +111,13 @@ def stage(ros_domain_id: int) -> Iterator[Stage]:
     yield built
     built.close()
     context.try_shutdown()
+
+
+def with_white_patch(picture: np.ndarray) -> np.ndarray:
+    """Which the network of the fixture `fragile` divides by zero at."""
+    picture = picture.copy()
+    picture[40:48, 48:56] = 255
+    return picture
 
 
 def images(streets: Any, count: int, hertz: float = 1.0) -> Iterator[Image]:
@@ -311,3 +320,85 @@ def test_ctrl_c_brings_a_live_recording_into_the_database(stage: Stage, tmp_path
     assert '3 frames added' in said
     assert 'Traceback' not in said
     assert len(recorded(tmp_path / 'database')) == 3
+
+
+@pytest.mark.parametrize('second', [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_the_process_though_the_encoder_hangs(
+        stage: Stage, tmp_path: Path, fragile: dict[str, Any], streets: Any, second: signal.Signals) -> None:
+    """A real network that never comes to an end with a white picture."""
+    file = tmp_path / 'parameters.yaml'
+    file.write_text(yaml.safe_dump({'/**': {'ros__parameters': {
+        **fragile, 'database': str(tmp_path / 'database'), 'held_out_share': 0.0}}}))
+    publisher = stage.vehicle.create_publisher(Image, '/nominal_recorder/input/camera/image', qos_profile_sensor_data)
+    process = subprocess.Popen(command(file), stderr=subprocess.PIPE, text=True)
+    try:
+        white = image_to_message(np.full_like(streets.picture(0), 255), 'rgb8', SECOND, 'optical')
+
+        def arrived() -> bool:
+            publisher.publish(white)
+            return int(stage.values.get('frames received', 0)) > 2
+
+        stage.until(arrived)
+        process.send_signal(signal.SIGINT)
+        stage.until(lambda: stage.values['state'] == 'stopping')
+        process.send_signal(second)
+        _, said = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == (130 if second == signal.SIGINT else -signal.SIGTERM), said
+    assert 'Traceback' not in said
+
+
+def test_live_frames_that_are_not_finite_are_counted_and_named_and_not_recorded(
+        stage: Stage, tmp_path: Path, streets: Any, fragile: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> None:
+    stage.start(fragile, database=str(tmp_path / 'database'), queue_size=100)
+
+    def some_bad() -> Iterator[Image]:
+        for number in range(30):
+            picture = streets.picture(number)
+            yield image_to_message(with_white_patch(picture) if number in (3, 17) else picture, 'rgb8',
+                                   (1 + number) * SECOND, 'optical')
+
+    stage.publish('/nominal_recorder/input/camera/image', some_bad())
+    stage.until(lambda: stage.values.get('frames not finite') == '2')
+    assert '2 frames not recorded, of which the encoder gave NaN or infinity' in stage.said[-1]
+    stage.stop()
+    assert stage.finish() == 0
+    assert [r.stamp_ns // SECOND for r in recorded(tmp_path / 'database')] == [
+        n for n in range(1, 31) if n not in (4, 18)]
+    database = NominalDatabase.open(tmp_path / 'database')
+    assert all(np.isfinite(frame.vectors).all() for frame in [*database.frames(), *database.held_out()])
+    topic = '/nominal_recorder/input/camera/image'
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if 'frames not recorded' in line]
+    assert f'{topic} at 4.000000000, {topic} at 18.000000000; choose precision' in line
+
+
+def test_recorded_frames_that_are_not_finite_are_counted_and_named(
+        tmp_path: Path, streets: Any, fragile: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    bag = tmp_path / 'drive'
+    with BagWriter(bag) as writer:
+        for number in range(40):
+            picture = streets.picture(number)
+            picture = with_white_patch(picture) if number % 4 == 1 else picture
+            writer.write_image('/camera/image', picture, 'rgb8', (1 + number) * SECOND, 'optical')
+    given = [part for name, value in fragile.items() for part in ('--set', f'{name}={value}')]
+    assert main(['record', str(bag), '--database', str(tmp_path / 'database'), *given]) == 0
+    said = capsys.readouterr().out
+    names = ', '.join(f'/camera/image at {2 + 4 * number}.000000000' for number in range(5))
+    assert f'10 frames not recorded, of which the encoder gave NaN or infinity: {names} and 5 more; choose' in said
+    assert '30 frames in ' in said
+    assert len(recorded(tmp_path / 'database')) == 30
+
+
+def test_frames_without_stamps_are_recorded_by_the_time_of_their_reception(
+        stage: Stage, tmp_path: Path, streets: Any, encoder: dict[str, Any]) -> None:
+    stage.start(encoder, database=str(tmp_path / 'database'), queue_size=100, held_out_share=0.0)
+    stage.publish('/nominal_recorder/input/camera/image', (
+        image_to_message(streets.picture(number), 'rgb8', 0, 'optical') for number in range(8)))
+    stage.until(lambda: any('images have no stamp' in line for line in stage.said))
+    stage.stop()
+    assert stage.finish() == 0
+    stamps = [r.stamp_ns for r in recorded(tmp_path / 'database')]
+    assert len(stamps) == 8
+    assert 0 < stamps[0] < stamps[-1]

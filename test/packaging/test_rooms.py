@@ -17,7 +17,7 @@ FLOORS = (
     ('parameter_files',),
     ('core.progress', 'core.frames', 'core.motion', 'geometry'),
     ('core.embedding',),
-    ('core.database',),
+    ('core.database', 'core.drift'),
     ('core.scoring',),
     ('core.plausibility',),
     ('core.localization',),

@@ -92,11 +92,11 @@ def test_the_database_holds_what_the_detector_will_compute(
         assert (found.record.source, found.record.source_sha256) == (str(bag), digest)
         assert (found.record.topic, found.record.image_size) == (frame.topic, (48, 64))
     assert recording.summary.frames == 40
-    assert recording.summary.held_out == len(list(database.held_out())) == 8
+    assert recording.summary.held_out == len(list(database.held_out())) == 0
     assert recording.summary.vectors == 40 * 12
     assert sorted(database.calibration) == ['frame_scores', 'frame_stamps', 'frame_streams', 'region_deviation',
                                             'region_mean', 'settings']
-    assert len(database.calibration['frame_scores']) == 8
+    assert len(database.calibration['frame_scores']) == 40
 
 
 def test_evidence_is_the_picture_that_was_recorded(tmp_path: Path, drives: Any, settings: Settings,
@@ -117,7 +117,8 @@ def test_several_recordings_and_topics(tmp_path: Path, drives: Any, settings: Se
     bags = [drives('one', cameras=3), drives('two', cameras=3, first=100, storage='sqlite3')]
     progress = Counted()
     topics = ['/camera0/image_raw', '/camera2/image_raw']
-    record_bags(bags, tmp_path / 'database', settings.changed({'image_topics': topics, 'every_n': 2}), progress)
+    record_bags(bags, tmp_path / 'database', settings.changed({
+        'image_topics': topics, 'every_n': 2, 'held_out_share': 0.2}), progress)
     found = content(tmp_path / 'database')
     assert {(topic, stamp) for topic, stamp, _ in found} == {
         (topic, (n + 1) * SECOND) for topic in topics for n in [*range(0, 40, 2), *range(100, 140, 2)]}
@@ -127,6 +128,35 @@ def test_several_recordings_and_topics(tmp_path: Path, drives: Any, settings: Se
     assert all(total == done for _, total, done in progress.stages)
     assert [what for what, _, _ in progress.stages][:2] == ['record one', 'record two']
     assert 'calibrate' in [what for what, _, _ in progress.stages]
+
+
+@pytest.mark.parametrize('bag_time', [lambda stamp: 7 * SECOND, lambda stamp: 10**18 + stamp // 100])
+def test_stretches_are_kept_aside_by_the_stamps_whatever_the_bag_time(
+        tmp_path: Path, drives: Any, settings: Settings, bag_time: Callable[[int], int]) -> None:
+    """All messages at one bag time, or at wall time a hundred times faster."""
+    bag = drives('drive')
+    with BagReader(bag) as reader, BagWriter(tmp_path / 'other') as writer:
+        for topic, kind, time_ns, cdr in reader.raw():
+            writer.write_cdr(topic, kind, cdr, bag_time(time_ns))
+    for name in ('drive', 'other'):
+        source = bag if name == 'drive' else tmp_path / 'other'
+        recording = record([source], tmp_path / f'database_{name}', settings, held_out_share=0.2)
+        assert recording.summary.held_out == 8
+    assert_equal(tmp_path / 'database_drive', tmp_path / 'database_other')
+
+
+def test_the_end_of_a_recording_says_what_its_calibration_supports(
+        tmp_path: Path, drives: Any, given: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = [part for name, value in given.items() for part in ('--set', f'{name}={value}')]
+    assert main(['record', str(drives('drive')), '--database', str(tmp_path / 'database'), *chosen,
+                 '--set', 'false_alarm_rate=0.001']) == 0
+    said = capsys.readouterr().out
+    assert 'calibrated from 40 nominal frames' in said
+    assert 'asked for a false alarm rate of 0.1 %, got the level for 0.62 %, the lowest that 40 nominal frames' in said
+    assert main(['db', 'info', str(tmp_path / 'database')]) == 0
+    shown = capsys.readouterr().out
+    assert 'from 40 nominal frames, 0.7 min; supports false alarm rates down to 0.62 %' in shown
+    assert '95 % interval' in shown
 
 
 def test_what_is_known_is_not_embedded_again(tmp_path: Path, drives: Any, settings: Settings,

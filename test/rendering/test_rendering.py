@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from semanom_ros.core.database.nominal_database import NominalExample
+from semanom_ros.core.drift.drift_monitor import Drift, DriftState
 from semanom_ros.core.localization.regions_of_map import Region
-from semanom_ros.core.results import Anomaly, FrameResult, ScoreMap, Verdict
-from semanom_ros.rendering.overlay import Rect, heat_colour, place_labels, render_overlay
+from semanom_ros.core.results import Anomaly, FrameResult, Reason, ScoreMap, Verdict
+from semanom_ros.rendering.overlay import ALARM, AMBER, CALM, VIOLET, Rect, heat_colour, place_labels, render_overlay
 
 SIZES = [(360, 480), (720, 1280), (1080, 1920)]
 
@@ -119,6 +120,86 @@ def test_the_banner_tells_anomalous_from_nominal() -> None:
     assert calm[1] > calm[0] + 50
 
 
+def test_a_drift_is_a_line_below_the_banner_and_nothing_else():
+    image, size = street((360, 480)), (360, 480)
+    nominal = result_with([], size)
+    calm = render_overlay(image, nominal)
+    said = render_overlay(image, replace(nominal, drift=Drift(DriftState.DRIFTING, 1, 3.0, 'upper left')))
+    rows = np.flatnonzero((said != calm).any(axis=(1, 2)))
+    height = banner_height(calm, image)
+    assert rows.min() == height
+    assert rows.max() < 2.5 * height
+    unknown = replace(nominal, drift=Drift(DriftState.UNKNOWN))
+    assert (render_overlay(image, unknown) == calm).all()
+
+
+def held_back(size: tuple[int, int], box: tuple[int, int, int, int]) -> FrameResult:
+    x, y, w, h = box
+    region = Region(box, np.ones((h, w), bool), w * h, (x, y))
+    return replace(result_with([], size), score=1.5, reason=Reason.UNCONFIRMED, held_back_regions=(region,),
+                   explanation=Reason.UNCONFIRMED.explanation)
+
+
+def colour_at(overlay: np.ndarray) -> tuple[int, ...]:
+    """Of the pill with the verdict."""
+    return tuple(int(v) for v in overlay[2, 2])
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_each_verdict_has_its_colour_and_what_is_held_back_one_of_its_own(size: tuple[int, int]) -> None:
+    image = street(size)
+    box = (size[1] // 3, size[0] // 2, 60, 50)
+    found = {'anomalous': result_with([box], size), 'nominal': result_with([], size), 'held back': held_back(size, box),
+             'unknown': FrameResult.unknown(0, 'front', Reason.NOT_FINITE, '', size)}
+    colours = {name: colour_at(render_overlay(image, result)) for name, result in found.items()}
+    assert colours == {'anomalous': ALARM, 'nominal': CALM, 'held back': AMBER, 'unknown': VIOLET}
+
+
+def test_the_colours_of_the_verdicts_differ_in_lightness_for_those_who_see_no_hue() -> None:
+    """All but nominal and unknown, which a picture without colours tells apart."""
+    lightness = {colour: cv2.cvtColor(np.float32([[colour]]) / 255, cv2.COLOR_RGB2LAB)[0, 0, 0]
+                 for colour in (ALARM, AMBER, VIOLET, CALM)}
+    for one, other in itertools.combinations((ALARM, AMBER, VIOLET), 2):
+        assert abs(lightness[one] - lightness[other]) > 5
+    assert abs(lightness[AMBER] - lightness[CALM]) > 20
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_what_is_held_back_is_outlined_in_thin_amber_dashes(size: tuple[int, int]) -> None:
+    image = np.zeros((*size, 3), np.uint8)
+    box = (size[1] // 3, size[0] // 3, size[1] // 5, size[0] // 4)
+    overlay = render_overlay(image, held_back(size, box))
+    x, y, w, h = box
+    edge = overlay[y + h - 3:y + h + 3, x:x + w].astype(int)
+    amber = ((edge[..., 0] > 150) & (edge[..., 2] < 60)).any(axis=0)
+    assert 0.3 < amber.mean() < 0.8, 'dashes'
+    assert not (overlay[y + 9:y + h - 9, x + 9:x + w - 9] > 0).any(), 'nothing inside'
+    nothing = render_overlay(image, replace(held_back(size, box), held_back_regions=()))
+    assert not nothing[y - 5:y + h + 5, x - 5:x + w + 5].any()
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_why_a_frame_is_held_back_or_unknown_stands_below_the_banner(size: tuple[int, int]) -> None:
+    image = np.zeros((*size, 3), np.uint8)
+    banner = size[0] // 15
+    for result in (held_back(size, (9, size[0] // 2, 20, 20)),
+                   FrameResult.unknown(0, 'front', Reason.NOT_FINITE, 'because ' * 40, size)):
+        overlay = render_overlay(image, result)
+        text = (overlay.min(axis=2) > 150)[banner:2 * banner]
+        assert text.any()
+        without = render_overlay(image, replace(result, reason=Reason.NONE))
+        assert not (without.min(axis=2) > 150)[banner + 4:2 * banner].any()
+
+
+def test_a_frame_that_is_unknown_loses_its_colours() -> None:
+    size = (360, 480)
+    overlay = render_overlay(street(size), FrameResult.unknown(0, 'front', Reason.NOT_FINITE, '', size))
+    below = overlay[60:].astype(int)
+    assert (below[..., 0] == below[..., 1]).all()
+    assert (below[..., 1] == below[..., 2]).all()
+    assert below.std() > 10, 'but it is still the picture'
+
+
 def test_the_score_moves_the_gauge() -> None:
     size = (360, 480)
     image = np.zeros((*size, 3), np.uint8)
@@ -162,6 +243,8 @@ def test_pictures_too_small_for_text_are_drawn_all_the_same(size: tuple[int, int
     thumbnail = jpeg(size=(10, 10))
     overlay = render_overlay(street(size), result_with([(0, 0, size[1], size[0])], size, thumbnail=thumbnail))
     assert overlay.shape == (*size, 3)
+    for result in (held_back(size, (0, 0, size[1], size[0])), FrameResult.unknown(0, '', Reason.FAILED, '', size)):
+        assert render_overlay(street(size), result).shape == (*size, 3)
 
 
 def test_the_evidence_says_where_in_the_nominal_picture() -> None:

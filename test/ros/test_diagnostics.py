@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from semanom_ros.core.results import FrameResult, ScoreMap, Verdict
+from semanom_ros.core.results import FrameResult, Reason, ScoreMap, Verdict
 from semanom_ros.ros import diagnostics
 from semanom_ros.ros.diagnostics import CameraMonitor
 
@@ -43,11 +46,18 @@ def test_a_camera_that_keeps_up_is_ok() -> None:
 def test_every_drop_is_counted_by_its_reason() -> None:
     monitor = CameraMonitor()
     monitor.received(lost=3)
-    for number, reason in enumerate(diagnostics.DROPS[1:]):
+    monitor.dropped(diagnostics.SUPERSEDED)
+    for number, reason in enumerate(diagnostics.UNKNOWN):
         for _ in range(number + 1):
-            monitor.dropped(reason, 'why')
-    counted = values(status(monitor))
-    assert [counted[f'dropped: {reason}'] for reason in diagnostics.DROPS] == ['3', '1', '2', '3', '4']
+            monitor.unknown(reason, f'because {number}')
+    found = status(monitor)
+    counted = values(found)
+    assert [counted[f'dropped: {reason}'] for reason in diagnostics.DROPS] == ['3', '1']
+    assert len(diagnostics.UNKNOWN) == 7
+    assert [int(counted[f'unknown frames: {reason.words}']) for reason in diagnostics.UNKNOWN] == [1, 2, 3, 4, 5, 6, 7]
+    assert found.level == DiagnosticStatus.ERROR
+    assert '5 frames unknown, late: because 4' in found.message.split('; ')
+    assert 'unknown' not in status(monitor).message, 'since the last report there was none'
 
 
 def test_a_superseded_frame_is_no_fault() -> None:
@@ -71,17 +81,61 @@ def test_images_that_get_lost_on_their_way_are_a_warning_that_says_what_to_do() 
     assert status(monitor).level == DiagnosticStatus.OK
 
 
-def test_some_bad_images_are_a_warning_and_only_bad_ones_an_error_until_it_is_over() -> None:
+def test_a_frame_that_could_not_be_judged_is_an_error_until_it_is_over() -> None:
     monitor = CameraMonitor()
-    monitor.dropped(diagnostics.INVALID, 'image: found nonsense')
-    only_bad = status(monitor)
-    assert only_bad.level == DiagnosticStatus.ERROR
-    assert only_bad.message == 'image: found nonsense'
-    monitor.dropped(diagnostics.INVALID, 'image: found nonsense')
     monitor.processed(RESULT, 0.01, None)
-    assert status(monitor).level == DiagnosticStatus.WARN
+    monitor.unknown(Reason.INVALID_IMAGE, 'image: found nonsense')
+    found = status(monitor)
+    assert found.level == DiagnosticStatus.ERROR
+    assert found.message == '1 frames unknown, invalid image: image: found nonsense'
     monitor.processed(RESULT, 0.01, None)
     assert status(monitor).level == DiagnosticStatus.OK
+    monitor.processed(FrameResult.unknown(0, 'front', Reason.NOT_FINITE), 0.01, None)
+    found = status(monitor)
+    assert found.level == DiagnosticStatus.ERROR
+    assert 'not finite' in found.message
+    assert (values(found)['verdict'], values(found)['reason']) == ('unknown', 'not finite')
+
+
+def test_the_verdict_and_what_is_held_back_are_values() -> None:
+    monitor = CameraMonitor()
+    monitor.processed(RESULT, 0.01, None)
+    assert (values(status(monitor))['verdict'], values(status(monitor))['held back']) == ('anomalous', 'False')
+    monitor.processed(replace(RESULT, verdict=Verdict.NOMINAL, reason=Reason.UNCONFIRMED), 0.01, None)
+    found = status(monitor)
+    assert found.level == DiagnosticStatus.OK
+    assert {**values(found), 'verdict': 'nominal', 'held back': 'True', 'reason': 'unconfirmed'} == values(found)
+
+
+def test_a_late_answer_is_an_error_until_one_comes_in_time() -> None:
+    monitor = CameraMonitor()
+    assert monitor.late(time.monotonic() - 3)
+    assert not monitor.late(time.monotonic() - 2), 'no news'
+    found = status(monitor)
+    assert found.level == DiagnosticStatus.ERROR
+    assert found.message.startswith('no answer of the worker for 3.')
+    monitor.answered(3.5, limit=1.0)
+    found = status(monitor)
+    assert found.level == DiagnosticStatus.ERROR
+    assert found.message.startswith('the last answer took 3.5 s, expected at most 1 s')
+    monitor.answered(0.5, limit=1.0)
+    assert status(monitor).level == DiagnosticStatus.OK
+    assert monitor.late(time.monotonic() - 2)
+
+
+def test_stamps_that_stand_still_are_an_error_and_missing_ones_a_warning() -> None:
+    monitor = CameraMonitor()
+    monitor.unstamped()
+    found = status(monitor)
+    assert found.level == DiagnosticStatus.WARN
+    assert '1 frames have no stamp' in found.message
+    monitor.standing()
+    found = status(monitor)
+    assert found.level == DiagnosticStatus.ERROR
+    assert 'have the stamp of the frame before' in found.message
+    monitor.standing()
+    monitor.processed(FrameResult.unknown(0, 'front', Reason.STANDING_STAMPS), 0.01, None)
+    assert status(monitor).message.startswith('1 frames unknown, standing stamps: ')
 
 
 def test_latency_silence_and_missing_calibration_are_told_together() -> None:

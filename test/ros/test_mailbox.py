@@ -59,3 +59,15 @@ def test_every_item_reaches_a_reader_that_keeps_up() -> None:
     mailbox.close()
     reader.join(10)
     assert taken == list(range(500))
+
+
+def test_what_waits_can_be_looked_at_without_being_taken() -> None:
+    mailbox = Mailbox[int]()
+    mailbox.put('front', 1)
+    mailbox.put('rear', 2)
+    mailbox.put('front', 3)
+    assert mailbox.waiting() == [3, 2]
+    assert mailbox.take() == 3
+    assert mailbox.waiting() == [2]
+    mailbox.close()
+    assert mailbox.waiting() == []

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import pytest
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, RegionOfInterest
 
+from semanom_ros.core.results import FrameResult, Reason, Verdict
 from semanom_ros.errors import CameraError, ImageError
-from semanom_ros.ros.messages import camera_model, image_to_compressed, image_to_message, picture_of, stamp_of
+from semanom_ros.msg import AnomalyArray, AnomalyScore
+from semanom_ros.ros.messages import (
+    anomaly_array,
+    anomaly_score,
+    camera_model,
+    frame_id_of,
+    header,
+    image_to_compressed,
+    image_to_message,
+    picture_of,
+    stamp_of,
+)
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
 STAMP = 1_764_000_000_123_456_789
@@ -25,6 +40,31 @@ def test_a_serialized_image_is_read_as_it_was_written() -> None:
     image, stamp, frame_id = picture_of(serialized, compressed=True)
     assert (image == IMAGE).all()
     assert (stamp, frame_id) == (STAMP, 'lens')
+
+
+@pytest.mark.parametrize('kind', [AnomalyScore, AnomalyArray])
+@pytest.mark.parametrize('enumeration', [Verdict, Reason])
+def test_the_constants_of_the_messages_are_those_of_the_method(kind: Any, enumeration: Any) -> None:
+    prefix = f'{enumeration.__name__.upper()}_'
+    constants = {name.removeprefix(prefix): getattr(kind, name) for name in dir(kind) if name.startswith(prefix)}
+    assert constants == {member.name: int(member) for member in enumeration}
+
+
+def test_an_unknown_frame_has_no_numbers() -> None:
+    result = FrameResult.unknown(STAMP, 'front', Reason.STALE, 'too old')
+    for message in (anomaly_score(result, header(STAMP, 'lens')), anomaly_array(result, header(STAMP, 'lens'), None)):
+        assert all(math.isnan(value) for value in (message.score, message.raw_score, message.p_value))
+        assert (message.verdict, message.reason, message.explanation) == (0, 18, 'too old')
+        assert not message.anomalous
+        assert not message.held_back
+        assert message.threshold == 1.0
+
+
+def test_the_frame_id_is_read_as_far_as_it_is_there() -> None:
+    whole = serialize_message(image_to_message(IMAGE, 'rgb8', STAMP, 'camera/lens \u00f6'))
+    assert frame_id_of(whole) == 'camera/lens \u00f6'
+    assert frame_id_of(whole[:20]) == frame_id_of(whole[:14]) == frame_id_of(b'') == ''
+    assert frame_id_of(serialize_message(image_to_message(IMAGE, 'rgb8', STAMP, ''))) == ''
 
 
 def test_a_big_endian_stamp_is_read() -> None:

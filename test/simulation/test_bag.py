@@ -57,6 +57,10 @@ def test_a_bag_holds_every_topic_for_every_frame(tmp_path: Path, options: list[s
                 content = json.loads(message.data)
                 assert [a['name'] for a in content['anomalies']] == list(frames[k].scenarios)
                 assert {int(i) for i in content['instances']} == set(frames[k].instances)
+                assert {int(i): one['distance'] for i, one in content['instances'].items()} == pytest.approx(
+                    frames[k].distances, abs=0.006
+                )
+                assert content['speed'] == pytest.approx(frames[k].speed, abs=0.001)
             elif name == '/camera/camera_info':
                 assert (message.height, message.width) == frames[k].image.shape[:2]
                 assert message.k[2] == pytest.approx(319.5)

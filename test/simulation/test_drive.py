@@ -10,6 +10,7 @@ import pytest
 
 from semanom_ros.errors import ParameterError
 from semanom_ros.simulation import CATALOGUE, Scenario, SimulatedFrame, simulate
+from semanom_ros.simulation.camera_faults import CameraFault, splash
 from semanom_ros.simulation.drive import MIN_PIXELS, RATE, Drive
 from semanom_ros.simulation.town import BLOCK
 from semanom_ros.simulation.weather import WEATHERS
@@ -158,3 +159,54 @@ def test_every_so_manieth_frame_is_that_frame_of_the_whole_drive():
     whole, sparse = list(simulate(5, 7, False)), list(simulate(5, 3, False, every=3))
     assert [frame.stamp_ns for frame in sparse] == [whole[k].stamp_ns for k in (0, 3, 6)]
     assert np.abs(sparse[2].image.astype(int) - whole[6].image).mean() < 3  # but for the sensor's noise
+
+
+def test_a_fault_of_the_camera_begins_when_it_is_told_to_and_leaves_everything_before_it_as_it_was():
+    sound, turned, dirty = (list(simulate(6, 3, False, every=10, fault=fault)) for fault in (
+        None, CameraFault(turn=3.0, start=1.0), CameraFault(dirt=0.1, start=1.0)))
+    assert digest(turned[:1]) == digest(dirty[:1]) == digest(sound[:1])
+    for before, after in zip(sound[1:], turned[1:], strict=True):
+        assert np.isclose(np.degrees(np.arccos(before.axes[2] @ after.axes[2])), 3.0, atol=0.01)
+        assert before.axes[0] @ after.axes[2] > 0  # to the right
+        assert before.ego == after.ego
+    for before, after in zip(sound[1:], dirty[1:], strict=True):
+        changed = (np.abs(before.image.astype(int) - after.image) > 12).any(axis=2).mean()
+        assert 0.03 < changed < 0.25
+        assert (before.anomaly_mask == after.anomaly_mask).all()
+
+
+@pytest.mark.parametrize('share', [0.02, 0.1, 0.3])
+def test_a_splash_covers_the_share_that_was_asked_for(share):
+    for seed in range(4):
+        covered = (splash(np.random.default_rng(seed), 360, 640, share) > 0.3).mean()
+        assert share <= covered < share + 0.06
+
+
+@pytest.mark.parametrize('wrong', [{'turn': 90.0}, {'dirt': 1.5}, {'start': -1.0}, {'turn': float('nan')}])
+def test_a_fault_that_makes_no_sense_is_one_line(wrong):
+    with pytest.raises(ParameterError, match='expected'):
+        CameraFault(**wrong)
+
+
+@pytest.mark.parametrize(('name', 'half'), [('fridge_in_lane', 0.7), ('car_on_its_side', 2.6),
+                                            ('road_painted_on_truck', 4.5)])
+def test_distances_are_those_of_the_scene(name: str, half: float):
+    """Along the optical axis to the nearest corner: to the middle of its foot, less at most half its length."""
+    drive = Drive(8, True, 'sun', tuple(s for s in CATALOGUE if s.name == name))
+    seen = []
+    for metres in (40, 30, 20, 12):
+        number = int(drive.time_at(FIRST_SCENARIO - metres) * RATE)
+        frame = drive.frame(number)
+        identity = next(k for k, one in frame.instances.items() if one.scenario == name and one.anomalous)
+        thing = next(
+            one for block in drive._blocks.values() for one in block.things if one.scenario == name and one.anomalous
+        )
+        along, right = thing.place(number / RATE)
+        foot = float((drive.town.route.point(along, right, thing.z) - frame.position) @ frame.axes[2])
+        assert foot - half < frame.distances[identity] < foot + 0.3, metres
+        seen.append((number / RATE, frame.distances[identity]))
+        assert frame.speed == drive._motion.speed(number / RATE)
+    (first, far), (last, near) = seen[0], seen[-1]
+    if name != 'road_painted_on_truck':  # it stands still: what was driven is what it came nearer
+        driven = drive._motion.position(last) - drive._motion.position(first)
+        assert far - near == pytest.approx(driven, rel=0.05)

@@ -154,7 +154,7 @@ def _rewrite(transaction: Transaction, part: Part, entry: PartEntry, folder: Pat
     writer = PartWriter(folder, part.vectors.shape[1])
     for index in np.flatnonzero(frames):
         writer.append(part.frame(int(index), entry.kind == HELD_OUT), part.thumbnail(int(index)))
-    return [transaction.add_part(writer, entry.kind)]
+    return [transaction.add_part(writer, entry.kind, whole=entry.whole)]
 
 
 def compact(path: Path, *, distance: float = 0.0, size: int | None = None, candidates: int | None = None,
@@ -162,8 +162,9 @@ def compact(path: Path, *, distance: float = 0.0, size: int | None = None, candi
     """Keeps fewer vectors that stand for all, and joins the parts into one.
 
     What was reviewed and what is held out stays whole, and so do the statistics that
-    standardization uses: they are of the drive, not of the choice made here. Vectors are
-    in memory at once (4 bytes a dimension). Frames without vectors stay known, so that
+    standardization uses: they are of the drive, not of the choice made here. The calibration is made with the whole
+    frames, as they were before, and the vectors that are kept; it cannot be made anew later, unless some frames were
+    held out. Vectors are in memory at once (4 bytes a dimension). Frames without vectors stay known, so that
     appending the same bag again does not bring them back.
 
     Args:
@@ -211,9 +212,11 @@ def compact(path: Path, *, distance: float = 0.0, size: int | None = None, candi
                     progress.advance(1)
                 offset += len(points_of_it)
             progress.end()
-            entries.insert(0, transaction.add_part(writer, RECORDED, database.statistics))
+            whole = len(kept) == before and all(entry.whole for _, entry, _ in recorded)
+            entries.insert(0, transaction.add_part(writer, RECORDED, database.statistics, whole))
         change = f'compacted {before} vectors to {len(kept)}'
-        return publish(transaction, current.description, entries, change, recipe, progress=progress)
+        frames = database.held_out() or database.whole_frames()
+        return publish(transaction, current.description, entries, change, recipe, progress=progress, frames=frames)
 
 
 def calibrate(path: Path, recipe: Recipe | None = None, learned: Learned | None = None, progress: Progress = SILENT

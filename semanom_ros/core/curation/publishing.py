@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,13 +14,13 @@ import torch
 from semanom_ros.core.database.index import faiss
 from semanom_ros.core.database.manifest import IndexEntry, LearnedEntry, Manifest, PartEntry
 from semanom_ros.core.database.nominal_database import INDEXED_FROM, NominalDatabase, read_manifest
-from semanom_ros.core.database.storage import CHUNK, arrays_to_bytes
+from semanom_ros.core.database.storage import CHUNK, NominalFrame, arrays_to_bytes
 from semanom_ros.core.database.transaction import Transaction
 from semanom_ros.core.embedding.description import EmbeddingDescription
 from semanom_ros.core.embedding.device import resolve_device
 from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel
 from semanom_ros.core.progress import SILENT, Progress
-from semanom_ros.core.scoring.calibration import calibrate, stored_parameters
+from semanom_ros.core.scoring.calibration import calibrate, parameters_of, stored_parameters
 from semanom_ros.errors import DatabaseError
 from semanom_ros.settings import MethodSettings, ScoreSettings, SearchSettings
 
@@ -117,8 +117,8 @@ def suggested_factory(vectors: int) -> str:
 
 
 def publish(transaction: Transaction, description: EmbeddingDescription, parts: Iterable[PartEntry], change: str,
-            recipe: Recipe | None, *, learned: Learned | LearnedEntry | None = None, progress: Progress = SILENT
-            ) -> Manifest:
+            recipe: Recipe | None, *, learned: Learned | LearnedEntry | None = None, progress: Progress = SILENT,
+            frames: Sequence[NominalFrame] | None = None) -> Manifest:
     """Makes the next version of these parts: view, index, calibration; and puts it into place in one step.
 
     Args:
@@ -130,6 +130,7 @@ def publish(transaction: Transaction, description: EmbeddingDescription, parts: 
         learned: what belongs where: fresh, or that of another database whose file was copied here; None: as in the
             current version.
         progress: is told.
+        frames: to calibrate with; None: those of the parts.
 
     Returns:
         The manifest of the version, which is the current one now.
@@ -146,7 +147,7 @@ def publish(transaction: Transaction, description: EmbeddingDescription, parts: 
             manifest = transaction.carry(manifest, current.calibration).replace(calibration=current.calibration)
     else:
         manifest = _with_index(transaction, manifest, recipe, progress)
-        manifest = _with_calibration(transaction, manifest, recipe, progress)
+        manifest = _with_calibration(transaction, manifest, recipe, progress, frames)
     transaction.publish(manifest)
     return manifest
 
@@ -246,9 +247,16 @@ def _build_index(transaction: Transaction, manifest: Manifest, search: SearchSet
         name, factory, how.nprobe, _effective(search, manifest.description), manifest.vectors))
 
 
-def _with_calibration(transaction: Transaction, manifest: Manifest, recipe: Recipe, progress: Progress) -> Manifest:
+def _with_calibration(transaction: Transaction, manifest: Manifest, recipe: Recipe, progress: Progress,
+                      frames: Sequence[NominalFrame] | None) -> Manifest:
+    """A new calibration; the current one where no frame is whole any more and it was made for the same."""
     database = NominalDatabase(transaction.root, manifest, recipe.search, device=recipe.device)
-    arrays = calibrate(database, recipe.search, recipe.score, PlausibilityModel.of(database), progress)
+    current = transaction.current
+    if frames is None and not database.held_out() and not database.whole_frames() and current and current.calibration:
+        before = NominalDatabase(transaction.root, current, recipe.search).calibration
+        if stored_parameters(before) == parameters_of(recipe.search, recipe.score):
+            return transaction.carry(manifest, current.calibration).replace(calibration=current.calibration)
+    arrays = calibrate(database, recipe.search, recipe.score, PlausibilityModel.of(database), progress, frames)
     if not arrays:
         return manifest
     if any(array.dtype.kind == 'f' and not np.isfinite(array).all() for array in arrays.values()):

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.database.storage import FrameRecord, NominalAddition, thumbnail
-from semanom_ros.core.embedding.embedder import Embedder, MaskMemory
+from semanom_ros.core.embedding.embedder import Embedder, FrameEmbedding, MaskMemory
 from semanom_ros.core.frames import Frame
 from semanom_ros.errors import SemanomError
 
 SHORTEST_STRETCH_NS = 5_000_000_000  # neighbouring frames look alike: a stretch must be longer than they do
 MOST_STRETCHES = 10  # of one drive
+MOST_NAMED = 5  # frames that could not be recorded
 _END = object()
+
+log = logging.getLogger(__name__)
 
 T = TypeVar('T')
 
@@ -111,12 +115,35 @@ class RecordingSummary:
         held_out: of these, kept aside for calibration.
         vectors: embeddings added.
         known: frames that the database, or an interrupted recording, held already.
+        not_finite: frames that were not added, because the encoder gave NaN or infinity.
+        not_finite_frames: topic and stamp of the first of them.
     """
 
     frames: int = 0
     held_out: int = 0
     vectors: int = 0
     known: int = 0
+    not_finite: int = 0
+    not_finite_frames: list[str] = field(default_factory=list)
+
+    def refuse(self, embedding: FrameEmbedding) -> None:
+        """A frame is not added, because its embedding is none."""
+        frame = embedding.frame
+        name = f'{frame.topic} at {frame.stamp_ns // 10**9}.{frame.stamp_ns % 10**9:09d}'
+        self.not_finite += 1
+        if len(self.not_finite_frames) < MOST_NAMED:
+            self.not_finite_frames.append(name)
+            log.warning('%s is not recorded: %s', name, embedding.fault)
+
+    @property
+    def not_finite_line(self) -> str:
+        """The frames that were not added because of NaN or infinity, for people; '' where there are none."""
+        if not self.not_finite:
+            return ''
+        more = self.not_finite - len(self.not_finite_frames)
+        return (f'{self.not_finite} frames not recorded, of which the encoder gave NaN or infinity: '
+                f'{", ".join(self.not_finite_frames)}{f" and {more} more" if more else ""}; choose precision bf16 or '
+                'fp32, or another encoder')
 
 
 class NominalRecorder:
@@ -180,8 +207,14 @@ class NominalRecorder:
                 self._add(batch, sha256, held_out)
                 yield len(batch)
 
+    def _memory(self, frame: Frame) -> MaskMemory:
+        return MaskMemory() if frame.still else self._masks[frame.camera]
+
     def _add(self, frames: list[Frame], sha256: str, held_out: Callable[[int], bool]) -> None:
-        for embedding in self._embedder.embed(frames, [self._masks[frame.camera] for frame in frames]):
+        for embedding in self._embedder.embed(frames, [self._memory(frame) for frame in frames]):
+            if embedding.fault:
+                self.summary.refuse(embedding)
+                continue
             frame, queries = embedding.frame, self._embedder.queries(embedding)
             record = FrameRecord(
                 source=frame.source, source_sha256=sha256, topic=frame.topic, stamp_ns=frame.stamp_ns,

@@ -50,12 +50,14 @@ class PartEntry:
         name: folder, relative to the database, e.g. `v000001/recorded`.
         kind: `recorded`, `reviewed` or `held_out`.
         vectors, frames: how many it holds.
+        whole: its frames hold all of their embeddings; not after it was compacted.
     """
 
     name: str
     kind: str
     vectors: int
     frames: int
+    whole: bool = True
 
 
 @dataclass(frozen=True)

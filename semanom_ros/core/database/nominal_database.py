@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from semanom_ros.core.database.manifest import (
     Manifest,
     PartEntry,
 )
-from semanom_ros.core.database.storage import UNREADABLE, FrameSequence, Part, Statistics, sha256_of
+from semanom_ros.core.database.storage import UNREADABLE, FrameRecord, FrameSequence, Part, Statistics, sha256_of
 from semanom_ros.core.database.transaction import JOURNAL, STAGING
 from semanom_ros.core.embedding.description import EmbeddingDescription
 from semanom_ros.core.progress import SILENT, Progress
@@ -50,6 +50,25 @@ def read_manifest(path: Path) -> Manifest:
         raise DatabaseError(f'{path / MANIFEST}: missing, expected a nominal database; '
                             'give a folder that semanom record made')
     return Manifest.read(path / MANIFEST)
+
+
+def read_calibration(path: Path, manifest: Manifest) -> dict[str, npt.NDArray]:
+    """Arrays that calibration stored; empty when not calibrated.
+
+    Raises:
+        DatabaseError: the file is unreadable.
+    """
+    return _read_arrays(path, manifest.calibration, f'run semanom db calibrate {path}')
+
+
+def _read_arrays(path: Path, file: str, remedy: str) -> dict[str, npt.NDArray]:
+    if not file:
+        return {}
+    try:
+        with np.load(path / file, allow_pickle=False) as stored:
+            return dict(stored)
+    except UNREADABLE as error:
+        raise DatabaseError(f'{path / file}: unreadable ({str(error).splitlines()[0]}); {remedy}') from error
 
 
 def verify_files(path: Path, manifest: Manifest, progress: Progress = SILENT) -> None:
@@ -175,7 +194,7 @@ class NominalDatabase:
         found = sum(len(part.vectors) for part in self._parts)
         if found != manifest.vectors:
             raise DatabaseError(f'{path}: found {found} vectors in its parts, expected {manifest.vectors}; record anew')
-        self.calibration = self._arrays(manifest.calibration, f'run semanom db calibrate {self.path}')
+        self.calibration = read_calibration(self.path, manifest)
         self._space = Space(self.settings, self.statistics)
         self._resources = gpu_resources() if self.device.type == 'cuda' else None
         reused = before is not None and before.manifest.index == manifest.index
@@ -202,16 +221,7 @@ class NominalDatabase:
     def learned(self) -> dict[str, npt.NDArray]:
         """Arrays that `semanom learn` stored; empty when nothing was learned."""
         entry = self.manifest.learned
-        return self._arrays(entry.file if entry else '', f'run semanom learn for {self.path} again')
-
-    def _arrays(self, file: str, remedy: str) -> dict[str, npt.NDArray]:
-        if not file:
-            return {}
-        try:
-            with np.load(self.path / file, allow_pickle=False) as stored:
-                return dict(stored)
-        except UNREADABLE as error:
-            raise DatabaseError(f'{self.path / file}: unreadable ({str(error).splitlines()[0]}); {remedy}') from error
+        return _read_arrays(self.path, entry.file if entry else '', f'run semanom learn for {self.path} again')
 
     def _load_index(self) -> Any:
         entry = self.manifest.index
@@ -348,6 +358,16 @@ class NominalDatabase:
         return (np.concatenate([part.vectors[rows] for part, rows in zip(self._parts, chosen, strict=True)]),
                 np.concatenate([part.places(rows) for part, rows in zip(self._parts, chosen, strict=True)]))
 
+    def positions_of(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """(M, 2) where in their images nominal embeddings (M,) are, 0 to 1; NaN for -1."""
+        found = np.full((len(indices), 2), np.nan, np.float32)
+        first = 0
+        for part in self._parts:
+            own = (indices >= first) & (indices < first + len(part.vectors))
+            found[own] = part.positions[indices[own] - first]
+            first += len(part.vectors)
+        return found
+
     def frames(self) -> FrameSequence:
         """The frames to compare with, in the vectors' order: (record, vectors, boxes, positions), memory-mapped."""
         return self._frames
@@ -357,26 +377,40 @@ class NominalDatabase:
         held_out = [self._opened[entry.name] for entry in self.manifest.parts if entry.kind == HELD_OUT]
         return FrameSequence(held_out, held_out=True)
 
+    def pictures(self) -> Iterator[tuple[FrameRecord, Callable[[], bytes]]]:
+        """Every nominal frame's record, and what reads its picture, JPEG; empty where none was kept."""
+        for part in self._opened.values():
+            for index in range(len(part.frames)):
+                yield part.record(index, False), partial(part.thumbnail, index)
+
     def frame_indices(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Indices into `frames()` of the frames that vectors belong to."""
         return np.searchsorted(self._firsts, indices, side='right') - 1
 
-    def neighbourhood(self, frame: int, seconds: float) -> tuple[int, int]:
-        """(first, end) of the frames round one that are of the same source and at most `seconds` away from it."""
-        frames = self._frames
-        own = frames.record(frame)
+    def whole_frames(self) -> FrameSequence:
+        """The recorded frames that hold all of their embeddings, likewise: none that was compacted or reviewed."""
+        return FrameSequence([part for part, entry in zip(self._parts, self._entries, strict=True)
+                              if entry.kind == RECORDED and entry.whole], held_out=False)
 
-        def near(index: int) -> bool:
-            other = frames.record(index)
-            return (other.source_sha256 == own.source_sha256 and other.source == own.source
-                    and abs(other.stamp_ns - own.stamp_ns) <= seconds * 1e9)
+    @cached_property
+    def _by_source(self) -> dict[tuple[str, str], tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+        """Indices into `frames()` and stamps of each recording, in the frames' order."""
+        found: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        for index in range(len(self._frames)):
+            record = self._frames.record(index)
+            found.setdefault((record.source_sha256, record.source), []).append((index, record.stamp_ns))
+        return {key: tuple(np.array(pairs, np.int64).T) for key, pairs in found.items()}  # type: ignore[misc]
 
-        first, end = frame, frame + 1
-        while first > 0 and near(first - 1):
-            first -= 1
-        while end < len(frames) and near(end):
-            end += 1
-        return first, end
+    def neighbourhood(self, record: FrameRecord, seconds: float) -> tuple[int, int]:
+        """(first, end) of the frames of the same source that are at most `seconds` away from one; (0, 0): none.
+
+        With those between them, where a recording was looped.
+        """
+        known = self._by_source.get((record.source_sha256, record.source))
+        if known is None:
+            return 0, 0
+        near = known[0][np.abs(known[1] - record.stamp_ns) <= seconds * 1e9]
+        return (int(near[0]), int(near[-1]) + 1) if len(near) else (0, 0)
 
     def example(self, index: int, distance: float) -> NominalExample:
         """Where a nominal vector came from, with the picture of its frame.

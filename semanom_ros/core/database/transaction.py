@@ -119,17 +119,19 @@ class Transaction:
         elif self.folder.exists():
             shutil.rmtree(self.folder)
 
-    def add_part(self, writer: PartWriter, kind: str, statistics: Statistics | None = None) -> PartEntry:
+    def add_part(self, writer: PartWriter, kind: str, statistics: Statistics | None = None, whole: bool = True
+                 ) -> PartEntry:
         """Finishes a part that was written into the next version's folder, or into one that will become it.
 
         Args:
             writer: with all of its frames.
             kind: of the part; its folder in the next version has the name of the writer's.
             statistics: those to store, where they are not to be those of its vectors.
+            whole: see PartEntry.
         """
         name = self.relative(self.folder / writer.folder.name)
         self._written |= {f'{name}/{file}': entry for file, entry in writer.finish(statistics).items()}
-        return PartEntry(name, kind, writer.vectors, writer.frames)
+        return PartEntry(name, kind, writer.vectors, writer.frames, whole)
 
     def copy_part(self, other: Path, manifest: Manifest, entry: PartEntry, folder: Path) -> PartEntry:
         """Copies a part of another database, whose files are sound, into a folder of the next version."""

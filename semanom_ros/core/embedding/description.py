@@ -23,6 +23,8 @@ class EmbeddingDescription:
         variant: `grid` or `instance`.
         settings: what else changes the embeddings (layer, features, segmenter, ...), JSON values.
         wants_standardizing, wants_calibration_by_place: what the encoder says of its distances, see `Encoder`.
+        parameters: the parameters that affect embeddings, as they were asked for, so that nobody must repeat them;
+            files with their whole path. Not compared; {} where they are not known.
     """
 
     encoder: str
@@ -36,11 +38,12 @@ class EmbeddingDescription:
     settings: Mapping[str, Any] = field(default_factory=dict)
     wants_standardizing: bool = True
     wants_calibration_by_place: bool = True
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def difference(self, other: EmbeddingDescription) -> tuple[str, Any, Any] | None:
         """The first field, with both values, in which two descriptions differ; None when they fit together."""
         for item in fields(self):
-            if item.name == 'weights':
+            if item.name in ('weights', 'parameters'):
                 continue
             mine, theirs = _plain(getattr(self, item.name)), _plain(getattr(other, item.name))
             if mine == theirs:

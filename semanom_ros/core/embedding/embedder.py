@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from semanom_ros.core.embedding.description import EmbeddingDescription
 from semanom_ros.core.embedding.encoders.encoder import Encoder, PictureEncoder
 from semanom_ros.core.embedding.preprocessing import PatchGrid, Preprocessor
 from semanom_ros.core.embedding.queries import Queries, patch_queries, segment_boxes, segment_queries
+from semanom_ros.core.embedding.recorded_parameters import asked_parameters
 from semanom_ros.core.embedding.registry import load_encoder, load_segmenter
 from semanom_ros.core.embedding.segmenters.refreshed import MaskMemory, refreshed
 from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
@@ -35,6 +37,8 @@ class FrameEmbedding:
         segment_vectors: (N, D) float32, unit length, embeddings of the segments' crops; None: their patches stand for
             them.
         timings_ms: milliseconds by stage (`preprocess`, `encode`, `segment`), shared evenly within a batch.
+        not_finite: patches and crops whose embedding holds NaN or infinity. Unless 0 no segments were looked for, and
+            the frame has no queries: nothing may be computed from such numbers.
     """
 
     frame: Frame
@@ -43,6 +47,16 @@ class FrameEmbedding:
     segments: Segments | None = None
     segment_vectors: torch.Tensor | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)
+    not_finite: int = 0
+
+    @property
+    def fault(self) -> str:
+        """Why the frame cannot be judged, in a line; '' where it can."""
+        if not self.not_finite:
+            return ''
+        rows, columns = self.patches.shape[:2]
+        return (f'{self.not_finite} of {rows * columns} embeddings of the encoder hold NaN or infinity; choose '
+                'precision bf16 or fp32, or another encoder')
 
 
 class Embedder:
@@ -55,13 +69,14 @@ class Embedder:
     """
 
     def __init__(self, encoder: Encoder, segmenter: Segmenter | None = None, segment_embedding: str = 'patches',
-                 every_n: int = 1) -> None:
+                 every_n: int = 1, parameters: Mapping[str, Any] | None = None) -> None:
         """
         Args:
             encoder: the vision foundation model.
             segmenter: None for the grid variant.
             segment_embedding: as in the parameter.
             every_n: find masks in so many-th frame of a camera, as in the parameter `segmenter_every_n`.
+            parameters: that all this was asked for with, for `EmbeddingDescription`.
 
         Raises:
             EncoderError: it cannot embed crops.
@@ -70,6 +85,7 @@ class Embedder:
         self.segmenter = segmenter
         self.preprocessor = Preprocessor(encoder.input_size, encoder.device)
         self._every_n = every_n
+        self._parameters = dict(parameters or {})
         self._pictures: PictureEncoder | None = None
         if segmenter is not None and segment_embedding == 'crop':
             if not isinstance(encoder, PictureEncoder):
@@ -88,11 +104,11 @@ class Embedder:
         """
         encoder, asked = load_encoder(settings.encoder), settings.queries
         segmenter = load_segmenter(asked, encoder.device) if asked.variant == 'instance' else None
-        return cls(encoder, segmenter, asked.segment_embedding, asked.segmenter_every_n)
+        return cls(encoder, segmenter, asked.segment_embedding, asked.segmenter_every_n, asked_parameters(settings))
 
     def without_segments(self) -> Embedder:
         """The same encoder for the grid variant."""
-        return Embedder(self.encoder)
+        return Embedder(self.encoder, parameters=self._parameters and {**self._parameters, 'variant': 'grid'})
 
     @property
     def variant(self) -> str:
@@ -114,7 +130,7 @@ class Embedder:
             grid_size=(int(encoder.grid_size[0]), int(encoder.grid_size[1])),
             dimension=int(encoder.dimension), variant=self.variant, settings=settings,
             wants_standardizing=encoder.wants_standardizing,
-            wants_calibration_by_place=encoder.wants_calibration_by_place)
+            wants_calibration_by_place=encoder.wants_calibration_by_place, parameters=self._parameters)
 
     @torch.inference_mode()
     def embed(self, frames: Sequence[Frame], memories: Sequence[MaskMemory] | None = None) -> list[FrameEmbedding]:
@@ -132,19 +148,21 @@ class Embedder:
         images = self.preprocessor([frame.image for frame in frames])
         preprocess = clock.lap()
         patches = self.encoder.encode(images)
+        not_finite = (~patches.isfinite().all(dim=-1)).flatten(1).sum(dim=1).tolist()
         encode = clock.lap()
         embeddings = []
         known = memories or [MaskMemory() for _ in frames]
-        for frame, one, memory in zip(frames, patches, known, strict=True):
+        for frame, one, bad, memory in zip(frames, patches, not_finite, known, strict=True):
             timings = {'preprocess': preprocess / len(frames), 'encode': encode / len(frames)}
             segments = vectors = None
-            if self.segmenter is not None:
+            if self.segmenter is not None and not bad:
                 segments = refreshed(self.segmenter, self._every_n, frame, one, memory)
                 if self._pictures is not None and len(segments.scores):
                     vectors = self._embed_crops(self._pictures, frame, segments)
+                    bad = int((~vectors.isfinite().all(dim=-1)).sum())
                 timings['segment'] = clock.lap()
             grid = PatchGrid(one.shape[0], one.shape[1], *frame.size)
-            embeddings.append(FrameEmbedding(frame, grid, one, segments, vectors, timings))
+            embeddings.append(FrameEmbedding(frame, grid, one, segments, vectors, timings, bad))
         return embeddings
 
     def _embed_crops(self, encoder: PictureEncoder, frame: Frame, segments: Segments) -> torch.Tensor:
@@ -157,7 +175,13 @@ class Embedder:
     @staticmethod
     @torch.inference_mode()
     def queries(embedding: FrameEmbedding) -> Queries:
-        """What is compared: every patch (grid), or every segment and the patches that none covers (instance)."""
+        """What is compared: every patch (grid), or every segment and the patches that none covers (instance).
+
+        Raises:
+            EncoderError: the embedding holds NaN or infinity.
+        """
+        if embedding.fault:
+            raise EncoderError(f'frame {embedding.frame.stamp_ns}: {embedding.fault}')
         if embedding.segments is None or not len(embedding.segments.scores):
             return patch_queries(embedding.patches, embedding.grid)
         return segment_queries(embedding.patches, embedding.grid, embedding.segments, embedding.segment_vectors)

@@ -14,13 +14,8 @@ UNKNOWN_INTERVAL_NS = 100_000_000  # where neither stamps nor reception tell: ca
 
 @dataclass
 class FrameClock:
-    """Time between the frames of one camera: by their stamps, or by their reception where stamps say nothing.
+    """Time between the frames of one camera: by their stamps, or by their reception where stamps say nothing."""
 
-    Attributes:
-        fault: what is wrong with the stamps, one line, from the first time on; '' while nothing is.
-    """
-
-    fault: str = ''
     _stamp_ns: int | None = None
     _received_ns: int = 0
     _intervals: deque[int] = field(default_factory=lambda: deque(maxlen=USUAL_OF))
@@ -53,18 +48,6 @@ class FrameClock:
             self._stamp_ns = stamp_ns
         if by_stamp < -longest:
             return None
-        if by_stamp <= 0 and not self.fault:
-            self.fault = _fault(stamp_ns, by_stamp)
         elapsed = by_stamp if by_stamp > 0 else by_reception if by_reception > 0 else usual or UNKNOWN_INTERVAL_NS
         self._intervals.append(elapsed)
         return elapsed if not usual or elapsed <= longest else None
-
-
-def _fault(stamp_ns: int, by_stamp: int) -> str:
-    if stamp_ns <= 0:
-        found = f'found the stamp {stamp_ns}'
-    elif by_stamp < 0:
-        found = f'found a stamp {-by_stamp / 1e9:.3f} s before the last one'
-    else:
-        found = f'found the stamp {stamp_ns / 1e9:.3f} twice'
-    return f'{found}, expected rising ones: time is taken from reception; let the camera driver stamp its images'

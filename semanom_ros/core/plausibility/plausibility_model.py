@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.database.storage import FrameRecord
@@ -138,8 +139,88 @@ class Trees:
 
 
 @dataclass(frozen=True)
+class Ensemble:
+    """What was learned from some lessons.
+
+    Attributes:
+        trees: of the features.
+        networks: of the same grid.
+    """
+
+    trees: Trees
+    networks: tuple[ContextNetwork, ...]
+
+    @classmethod
+    def fit(cls, lessons: Sequence[Lesson], samples: Floats, implausible: npt.NDArray[np.bool_], device: torch.device,
+            seed: int) -> Ensemble:
+        """Learns from lessons, and from the samples (N, F) taken from them."""
+        return cls(Trees.fit(samples, implausible, seed),
+                   tuple(ContextNetwork.fit(lessons, device, seed + number) for number in range(NETWORKS)))
+
+    def log_odds(self, relative: Floats, projected: Floats) -> Floats:
+        """(N,) of the patches of a grid whose relative distance is not 0; arguments as in `features`."""
+        unusual = np.flatnonzero(relative)
+        odds = self.trees(features(relative, projected)[unusual])
+        if self.networks:
+            judged = np.mean([network.log_odds(relative, projected) for network in self.networks], axis=0)
+            odds = (odds + judged.ravel()[unusual]) / 2
+        return odds
+
+    def arrays(self) -> dict[str, npt.NDArray]:
+        """To store; see `from_arrays`."""
+        stored = {'trees': np.frombuffer(self.trees.text.encode(), np.uint8)}
+        for number, network in enumerate(self.networks):
+            stored |= {f'network{number}.{name}': value for name, value in network.arrays().items()}
+        return stored
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray]) -> Ensemble:
+        """The other way."""
+        networks: list[ContextNetwork] = []
+        while weights := _below(f'network{len(networks)}.', arrays):
+            networks.append(ContextNetwork.from_arrays(weights))
+        return cls(Trees(bytes(arrays['trees']).decode()), tuple(networks))
+
+
+def _below(prefix: str, arrays: Mapping[str, npt.NDArray]) -> dict[str, npt.NDArray]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Which recorded frames each of some ensembles has not learned from.
+
+    Attributes:
+        frames: (n,) int64, which frames, rising.
+        numbers: (n,) uint8, the fold of each.
+        ensembles: of each fold: learned from the others.
+    """
+
+    frames: npt.NDArray[np.int64]
+    numbers: npt.NDArray[np.uint8]
+    ensembles: tuple[Ensemble, ...]
+
+    @classmethod
+    def of(cls, records: Sequence[FrameRecord], numbers: npt.NDArray[np.int64], ensembles: Sequence[Ensemble]) -> Folds:
+        """Of frames and the fold (n,) of each."""
+        keys = np.array([_key(record) for record in records], np.int64)
+        order = np.argsort(keys)
+        return cls(keys[order], numbers[order].astype(np.uint8), tuple(ensembles))
+
+    def without(self, record: FrameRecord) -> Ensemble | None:
+        """What has not learned from a frame; None: nothing here has."""
+        index = int(np.searchsorted(self.frames, _key(record)))
+        known = index < len(self.frames) and self.frames[index] == _key(record)
+        return self.ensembles[self.numbers[index]] if known else None
+
+
+def _key(record: FrameRecord) -> int:
+    return int.from_bytes(hashlib.sha256(repr(record.key).encode()).digest()[:8], 'big', signed=True)
+
+
+@dataclass(frozen=True)
 class PatchOwners:
-    """Which query speaks for each patch of held-out frames, for the variant `instance`: calibration needs it.
+    """Which query speaks for each patch of nominal frames, for the variant `instance`: calibration needs it.
 
     Attributes:
         keys: (n,) int64, which frames.
@@ -152,16 +233,12 @@ class PatchOwners:
     @classmethod
     def of(cls, records: Sequence[FrameRecord], owners: Sequence[npt.NDArray[np.int64]]) -> PatchOwners:
         """Of some frames; `Queries.owners` of each."""
-        return cls(np.array([cls._key(record) for record in records], np.int64), np.stack(owners).astype(np.uint16))
+        return cls(np.array([_key(record) for record in records], np.int64), np.stack(owners).astype(np.uint16))
 
     def __call__(self, record: FrameRecord) -> npt.NDArray[np.int64] | None:
         """(rows, columns) of a frame, None where it is not known."""
-        found = np.flatnonzero(self.keys == self._key(record))
+        found = np.flatnonzero(self.keys == _key(record))
         return self.owners[found[0]].astype(np.int64) if len(found) else None
-
-    @staticmethod
-    def _key(record: FrameRecord) -> int:
-        return int.from_bytes(hashlib.sha256(repr(record.key).encode()).digest()[:8], 'big', signed=True)
 
 
 @dataclass(frozen=True)
@@ -170,15 +247,15 @@ class PlausibilityModel:
 
     Attributes:
         projection: of the embeddings.
-        trees: of the features.
-        networks: of the same grid.
-        held_out: for the variant `instance`; None for the grid.
+        ensemble: learned from all lessons.
+        folds: learned from a part of them, so that no frame is calibrated by what has learned from it; None: none.
+        seen: for the variant `instance`, the frames that were looked at; None for the grid.
     """
 
     projection: Projection
-    trees: Trees
-    networks: tuple[ContextNetwork, ...]
-    held_out: PatchOwners | None = None
+    ensemble: Ensemble
+    folds: Folds | None = None
+    seen: PatchOwners | None = None
 
     def __call__(self, relative: Floats, patches: Floats) -> Floats:
         """(rows, columns) float32, >= 0: log(1 + odds) that a patch is implausible.
@@ -193,11 +270,7 @@ class PlausibilityModel:
         unusual = np.flatnonzero(relative)
         scores = np.zeros(relative.size, np.float32)
         if len(unusual):
-            projected = self.projection(patches)
-            odds = self.trees(features(relative, projected)[unusual])
-            if self.networks:
-                judged = np.mean([network.log_odds(relative, projected) for network in self.networks], axis=0)
-                odds = (odds + judged.ravel()[unusual]) / 2
+            odds = self.ensemble.log_odds(relative, self.projection(patches))
             scores[unusual] = np.logaddexp(0, odds) * np.minimum(relative.ravel()[unusual], 1)
         return scores.reshape(relative.shape)
 
@@ -221,17 +294,23 @@ class PlausibilityModel:
         return np.where(number > 0, mean, patches[row, column]).astype(np.float32)
 
     def owners(self, record: FrameRecord, grid_size: tuple[int, int], variant: str) -> npt.NDArray[np.int64] | None:
-        """(rows, columns) which query speaks for each patch of a held-out frame; None where it is not known."""
+        """(rows, columns) which query speaks for each patch of a nominal frame; None where it is not known."""
         if variant == 'grid':
             return np.arange(grid_size[0] * grid_size[1]).reshape(grid_size)
-        return self.held_out(record) if self.held_out is not None else None
+        return self.seen(record) if self.seen is not None else None
+
+    def without(self, record: FrameRecord) -> PlausibilityModel:
+        """The same as far as it has not learned from a frame."""
+        ensemble = self.folds.without(record) if self.folds is not None else None
+        return self if ensemble is None else replace(self, ensemble=ensemble)
 
     def arrays(self) -> dict[str, npt.NDArray]:
         """To store; see `from_arrays`."""
-        stored = {**vars(self.projection), 'trees': np.frombuffer(self.trees.text.encode(), np.uint8),
-                  **(vars(self.held_out) if self.held_out else {})}
-        for number, network in enumerate(self.networks):
-            stored |= {f'network{number}.{name}': value for name, value in network.arrays().items()}
+        stored = {**vars(self.projection), **self.ensemble.arrays(), **(vars(self.seen) if self.seen else {})}
+        if self.folds is not None:
+            stored |= {'fold_frames': self.folds.frames, 'fold_numbers': self.folds.numbers}
+            for number, ensemble in enumerate(self.folds.ensembles):
+                stored |= {f'fold{number}.{name}': value for name, value in ensemble.arrays().items()}
         return stored
 
     @classmethod
@@ -244,7 +323,7 @@ class PlausibilityModel:
         try:
             model = cls.from_arrays(database.learned)
             if model is not None:
-                _ = model.trees.booster
+                _ = model.ensemble.trees.booster
             return model
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -258,12 +337,14 @@ class PlausibilityModel:
         if not arrays:
             return None
         projection = Projection(*(arrays[name] for name in Projection.__dataclass_fields__))
-        networks: list[ContextNetwork] = []
-        while weights := {name.removeprefix(prefix): array for prefix in [f'network{len(networks)}.']
-                          for name, array in arrays.items() if name.startswith(prefix)}:
-            networks.append(ContextNetwork.from_arrays(weights))
-        held_out = PatchOwners(arrays['keys'], arrays['owners']) if 'owners' in arrays else None
-        return cls(projection, Trees(bytes(arrays['trees']).decode()), tuple(networks), held_out)
+        folds = None
+        if 'fold_frames' in arrays:
+            ensembles: list[Ensemble] = []
+            while stored := _below(f'fold{len(ensembles)}.', arrays):
+                ensembles.append(Ensemble.from_arrays(stored))
+            folds = Folds(arrays['fold_frames'], arrays['fold_numbers'], tuple(ensembles))
+        seen = PatchOwners(arrays['keys'], arrays['owners']) if 'owners' in arrays else None
+        return cls(projection, Ensemble.from_arrays(arrays), folds, seen)
 
 
 def lesson(labels: npt.NDArray[np.uint8], relative: Floats, projected: Floats) -> Lesson:

@@ -8,14 +8,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from semanom_ros.core.database.nominal_database import NominalDatabase
-from semanom_ros.core.progress import SILENT, Progress
-from semanom_ros.core.scoring.comparison import Comparison
-
 REGION_ROWS, REGION_COLUMNS = 24, 32  # cells of the image in which usual distances are gathered
 REGION_BLUR = 1.5  # standard deviation of the smoothing over cells, in cells
-REGION_QUERIES = 20_000  # nominal embeddings that region statistics are gathered from: 26 a cell
-STRETCH_SECONDS = 5.0  # of a recorded frame's own drive that it is not compared with: neighbours in time look alike
+STRETCH_SECONDS = 5.0  # of a nominal frame's own drive that it is not compared with: neighbours in time look alike
 DEVIATION_FLOOR = 0.2  # of the whole image's deviation; so nothing is infinitely surprising where all was constant
 
 
@@ -62,24 +57,3 @@ class RegionStatistics:
         mean, deviation = (cv2.remap(table, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
                            for table in (self.mean, self.deviation))
         return np.maximum((distances - mean) / deviation, 0).astype(np.float32)
-
-
-def recorded_regions(database: NominalDatabase, compare: Comparison, progress: Progress = SILENT
-                     ) -> RegionStatistics | None:
-    """Region statistics from a sample of the recorded embeddings; None when nothing is left to compare them with."""
-    frames, rng = database.frames(), np.random.default_rng(0)
-    chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), REGION_QUERIES // 200)).astype(np.int64))
-    distances, positions = [], []
-    progress.begin('learn places', len(chosen), 'frame')
-    for index in chosen:
-        frame = frames[index]
-        sample = rng.permutation(len(frame.vectors))[:REGION_QUERIES // len(chosen)]
-        found, _ = compare(database, frame.vectors[sample], frame.places[sample],
-                           database.neighbourhood(int(index), STRETCH_SECONDS))
-        usable = np.isfinite(found)
-        distances.append(found[usable])
-        positions.append(np.asarray(frame.positions[sample][usable], np.float32))
-        progress.advance(1)
-    progress.end()
-    together = np.concatenate(distances)
-    return RegionStatistics.gather(together, np.concatenate(positions)) if len(together) else None

@@ -74,6 +74,7 @@ class DctMethod:
 
     Attributes:
         rows: one.
+        false_alarm_rate: see Method.
     """
 
     def __init__(self, settings: MethodSettings, database: Path, folder: Path, nominal: Sequence[Path] = (),
@@ -104,6 +105,7 @@ class DctMethod:
         own = settings.changed({'variant': 'grid', 'standardize': False})
         record_bags(sources, folder, Settings(own, recorder=RecorderSettings(image_topics=topics)), progress, embedder)
         self._detectors = Detectors(own, [folder], ('grid',), (False,), embedder)
+        self.false_alarm_rate = self._detectors.false_alarm_rate
         self.rows: tuple[Row, ...] = (Row('grid', baseline='colour + DCT'),)
 
     def process(self, frame: Frame) -> list[Ranked]:

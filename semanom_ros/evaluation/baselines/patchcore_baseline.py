@@ -43,6 +43,7 @@ class PatchCoreMethod:
 
     Attributes:
         rows: one.
+        false_alarm_rate: see Method.
     """
 
     def __init__(self, settings: MethodSettings, databases: Sequence[Path], encoder: Encoder, folder: Path,
@@ -69,6 +70,7 @@ class PatchCoreMethod:
         recipe = Recipe(own.search, own.score, IndexSettings(EXACT), encoder.device)
         operations.compact(folder, size=size, candidates=CORESET_CANDIDATES, recipe=recipe, progress=progress)
         self._detectors = Detectors(own, [folder], ('grid',), (False,), Embedder(encoder))
+        self.false_alarm_rate = self._detectors.false_alarm_rate
         self.rows: tuple[Row, ...] = (Row('grid', baseline='PatchCore'),)
 
     def process(self, frame: Frame) -> list[Ranked]:

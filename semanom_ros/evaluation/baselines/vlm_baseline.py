@@ -96,6 +96,7 @@ class VlmMethod:
 
     Attributes:
         rows: one.
+        false_alarm_rate: none.
     """
 
     def __init__(self, endpoint: str, model: str, cache: Path, *, period_s: float = 1.0, per_minute: float = 60.0,
@@ -116,6 +117,7 @@ class VlmMethod:
         """
         if not endpoint.startswith(('http://', 'https://')):
             raise SemanomError(f'--endpoint {endpoint}: expected an address that begins with http:// or https://')
+        self.false_alarm_rate: float | None = None  # it says itself what it takes for anomalous
         self.rows: tuple[Row, ...] = (Row('', baseline=f'VLM {model}'),)
         self._url, self._model, self._cache = endpoint.rstrip('/') + '/chat/completions', model, cache
         self._period_ns, self._interval_s = round(period_s * 1e9), 60 / per_minute

@@ -47,7 +47,8 @@ class Encoder(ABC):
             images: (B, 3, H, W) float32, RGB, 0..1, of `input_size`, on `device`.
 
         Returns:
-            (B, rows, columns, D) float32, each embedding of length 1, on `device`.
+            (B, rows, columns, D) float32, each embedding of length 1, on `device`; with NaN in it where the network
+            gave NaN or infinity, as half precision does that overflows.
 
         Raises:
             EncoderError: the images do not fit.

@@ -81,7 +81,9 @@ class NetworkEncoder(Encoder):
         features = self._features(images)
         length = features.norm(dim=-1, keepdim=True)
         # Rectified features can all be zero somewhere: such patches resemble each other, and nothing else much.
-        return torch.where(length > 0, features / length, self.dimension ** -0.5)
+        # Where the length is NaN or infinite so is the embedding: no direction is made up for it.
+        unit = torch.where(length == 0, self.dimension ** -0.5, features / length)
+        return torch.where(length.isfinite(), unit, torch.nan)
 
     @torch.inference_mode()
     def _features(self, images: torch.Tensor) -> torch.Tensor:

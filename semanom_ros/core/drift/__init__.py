@@ -1,0 +1,1 @@
+"""Whether driving is still like the nominal drives."""
