@@ -41,7 +41,7 @@ class Persistence:
     """What is seen for 0.3 s along a track, in half of the pictures: the rule that evidence replaces."""
 
     def __init__(self) -> None:
-        self._clock, self._tracker = FrameClock(), Tracker()
+        self._clock, self._tracker = FrameClock(), Tracker(drift=0.0)
 
     def update(self, frame: Frame, found: tuple[Region, ...]) -> bool:
         """Whether one of the regions above the alarm level has persisted; takes one frame after another."""

@@ -204,19 +204,23 @@ class Judge:
         finer = segments if segments is not None and scores.queries.segments else None
         map_ = ScoreMap(scores.scores, scores.queries.owners, finer)
         reach, above = self.settings.alarm.pixel_threshold, scores.score > ALARM
-        found = regions(map_.at(size), reach if settings.temporal else ALARM, reach) if above else []
+        found: list[Region] = []
+        heights: list[float] = []
+        if above:
+            whole = map_.at(size)
+            found = regions(whole, reach if settings.temporal else ALARM, reach)
+            heights = [float(whole[region.peak[::-1]]) for region in found]
         tracks: list[Track | None] = [None] * len(found)
         if settings.temporal:
-            followed = [(region.box, region.height) for region in found]
+            followed = [(region.box, height) for region, height in zip(found, heights, strict=True)]
             if not above and scores.scores.max(initial=0.0) > reach:
                 followed = coarse_regions(map_.at, size, reach)
             surprises = [self._surprise(min(height, scores.score)) for _, height in followed]
-            followed_tracks = state.filter.update(frame, [box for box, _ in followed], surprises, settings)
-            tracks = [*followed_tracks[:len(found)]]
+            tracks[:] = state.filter.update(frame, [box for box, _ in followed], surprises, settings)[:len(found)]
         kept: list[tuple[Region, Track | None]] = []
         dropped: list[tuple[Region, Track | None, Reason]] = []
-        for region, track in zip(found, tracks, strict=True):
-            if region.height <= ALARM:
+        for region, height, track in zip(found, heights, tracks, strict=True):
+            if height <= ALARM:
                 continue
             if why := objection(settings, region, size, segments):
                 dropped.append((region, track, Reason[why]))
@@ -290,7 +294,7 @@ def not_finite(embedding: FrameEmbedding) -> FrameResult:
 
 
 def _held_back(dropped: list[tuple[Region, Track | None, Reason]], settings: FilterSettings) -> tuple[Reason, str]:
-    """Why a frame above the alarm level is not reported, and in words: of the region that came nearest to it."""
+    """Why a frame above the alarm level is not reported, and in words."""
     if not dropped:  # what is above the level is finer than a pixel
         return Reason.TOO_SMALL, 'smaller than a pixel'
     waiting = [track for _, track, reason in dropped if reason is Reason.UNCONFIRMED and track is not None]
@@ -298,7 +302,7 @@ def _held_back(dropped: list[tuple[Region, Track | None, Reason]], settings: Fil
         track = max(waiting, key=lambda one: one.evidence)
         return Reason.UNCONFIRMED, (f'evidence {10 ** track.evidence:.1f} of {settings.evidence:g}, seen in '
                                     f'{track.seen} of {track.pictures} frames')
-    region, _, reason = max(dropped, key=lambda one: one[0].height)
+    region, _, reason = max(dropped, key=lambda one: one[0].area)
     if reason is Reason.TOO_SMALL:
         return reason, f'{region.area} pixels, smaller than filter_min_area {settings.min_area:g}'
     if reason is Reason.AT_BORDER:

@@ -54,7 +54,7 @@ def test_a_result_bag_holds_the_messages_that_are_published_live(
             assert [stamp for _, _, stamp, _ in rows] == [frame.stamp_ns for frame in frames]
             for (_, _, _, cdr), message in zip(rows, live[output.name], strict=True):
                 assert deserialize_message(bytes(cdr), output.type) == message, output.name
-    assert [array.anomalous for array in live['anomalies']] == [False] * 3 + [True] * 2
+    assert [array.anomalous for array in live['anomalies']] == [True] * 5
     assert {(message.height, message.width) for topic in ('anomaly_map', 'mask') for message in live[topic]} == {SIZE}
 
 

@@ -22,14 +22,12 @@ class Region:
         mask: (height, width) bool inside the box.
         area: pixels.
         peak: (x, y) of its highest value.
-        height: that value.
     """
 
     box: Box
     mask: npt.NDArray[np.bool_]
     area: int
     peak: tuple[int, int]
-    height: float
 
     def contour(self) -> npt.NDArray[np.int32]:
         """(N, 2) int32 outline (x, y) in pixels of the image."""
@@ -52,15 +50,14 @@ def regions(anomaly_map: npt.NDArray[np.float32], alarm: float, reach: float) ->
     for number in np.unique(labels[cores]):
         x, y, w, h, area = (int(v) for v in statistics[number])
         mask = labels[y:y + h, x:x + w] == number
-        values = np.where(mask, anomaly_map[y:y + h, x:x + w], -np.inf)
-        peak = int(values.argmax())
-        found.append(Region((x, y, w, h), mask, area, (x + peak % w, y + peak // w), float(values.flat[peak])))
+        peak = int(np.where(mask, anomaly_map[y:y + h, x:x + w], -np.inf).argmax())
+        found.append(Region((x, y, w, h), mask, area, (x + peak % w, y + peak // w)))
     return found
 
 
 def coarse_regions(map_at: Callable[[tuple[int, int]], npt.NDArray[np.float32]], size: tuple[int, int], reach: float
                    ) -> list[tuple[Box, float]]:
-    """Boxes of regions above `reach` and their heights, from a map that is small where the image is large.
+    """Boxes of regions above `reach` and their highest values, from a map that is small where the image is large.
 
     Good enough to follow what is not to be reported, and costs the same for every camera.
 
@@ -73,8 +70,9 @@ def coarse_regions(map_at: Callable[[tuple[int, int]], npt.NDArray[np.float32]],
     scale = min(1.0, COARSE_WIDTH / width)
     small = max(1, round(height * scale)), max(1, round(width * scale))
     down, right = height / small[0], width / small[1]
-    found = []
-    for region in regions(map_at(small), reach, reach):
+    anomaly_map, found = map_at(small), []
+    for region in regions(anomaly_map, reach, reach):
         x, y, w, h = region.box
-        found.append(((round(x * right), round(y * down), round(w * right), round(h * down)), region.height))
+        box = round(x * right), round(y * down), round(w * right), round(h * down)
+        found.append((box, float(anomaly_map[region.peak[::-1]])))
     return found

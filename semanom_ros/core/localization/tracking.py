@@ -11,7 +11,6 @@ from scipy.optimize import linear_sum_assignment
 from semanom_ros.core.motion import Flow, Grey, small_grey
 
 MIN_IOU = 0.1  # overlap from which two boxes can be the same thing
-DRIFT = 0.05  # image widths that things may move in a second beside what the flow says
 
 
 class CameraMotion:
@@ -91,9 +90,11 @@ class Tracker:
     """Tracks of one camera: boxes moved with the picture, assigned by overlap.
 
     Attributes:
+        drift: image widths that things may move in a second beside what the flow says.
         tracks: that are remembered; whoever uses them takes out what is to be forgotten.
     """
 
+    drift: float = 0.05
     tracks: list[Track] = field(default_factory=list)
     _size: tuple[int, ...] = ()
     _motion: CameraMotion = field(default_factory=CameraMotion)
@@ -121,7 +122,7 @@ class Tracker:
             track.box = box
             track.pictures += 1
             track.unseen_ns += elapsed_ns
-        margin = DRIFT * image.shape[1] * elapsed_ns / 1e9 * np.array([-1, -1, 2, 2], np.float32)
+        margin = self.drift * image.shape[1] * elapsed_ns / 1e9 * np.array([-1, -1, 2, 2], np.float32)
         overlap = iou(predicted + margin, boxes + margin)
         known: dict[int, Track] = {}
         for old, new in zip(*linear_sum_assignment(-overlap), strict=True):
@@ -129,9 +130,10 @@ class Tracker:
                 known[int(new)] = self.tracks[old]
         assigned = []
         for number, box in enumerate(boxes):
-            track = known.get(number) or Track(box, pictures=1)
             if number not in known:
-                self.tracks.append(track)
+                known[number] = Track(box, pictures=1)
+                self.tracks.append(known[number])
+            track = known[number]
             track.box, track.seen = box, track.seen + 1
             track.age_ns, track.unseen_ns = track.age_ns + track.unseen_ns, 0
             assigned.append(track)

@@ -241,7 +241,7 @@ def _result(frame: Frame, answer: Answer) -> FrameResult:
             box, area = (left, top, right - left, bottom - top), part.size
             corners = np.array([[left, top], [right - 1, top], [right - 1, bottom - 1], [left, bottom - 1]], np.int32)
             anomalies.append(Anomaly(0, score, score, 1.0, box, corners, area, label=label))
-            regions.append(Region(box, np.ones(part.shape, bool), area, (left, top), score))
+            regions.append(Region(box, np.ones(part.shape, bool), area, (left, top)))
     return FrameResult(frame.stamp_ns, frame.camera, (height, width), answer.score, answer.score, 1.0, THRESHOLD,
                        Verdict.of(anomalous), ScoreMap.of_pixels(pixels), THRESHOLD, tuple(anomalies), tuple(regions))
 
