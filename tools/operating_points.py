@@ -27,10 +27,10 @@ from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.pipeline import Judge
 from semanom_ros.core.scoring.calibration import Calibration
 from semanom_ros.core.scoring.timeline import runs
+from semanom_ros.evaluation.metrics import ANOMALOUS
 from semanom_ros.evaluation.operating_point import level_for
 from semanom_ros.evaluation.truth import TruthReader
 from semanom_ros.recordings.bags import BagReader
-from semanom_ros.recordings.ground_truth import ANOMALOUS
 
 
 @dataclass(frozen=True)

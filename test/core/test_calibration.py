@@ -11,7 +11,7 @@ from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.pipeline import CameraState
 from semanom_ros.core.scoring.calibration import Calibration, calibrate, frame_statistic
-from semanom_ros.core.scoring.regions import RegionStatistics
+from semanom_ros.core.scoring.regions import STRETCH_SECONDS, RegionStatistics
 
 
 @pytest.mark.parametrize('rate', [0.02, 0.05, 0.1, 0.3])
@@ -181,8 +181,8 @@ def test_every_recorded_frame_calibrates_without_its_own_stretch_of_time(world):
     database = world.database(settings, recorded=60, held_out=0, picture=lambda i: alike_in_time(world, i))
     expected, with_neighbours = [], []
     for index, frame in enumerate(database.frames()):
-        without = max(0, index - 5), min(60, index + 6)
-        assert database.neighbourhood(frame.record, 5.0) == without
+        without = max(0, index - 2), min(60, index + 3)
+        assert database.neighbourhood(frame.record, STRETCH_SECONDS) == without
         expected.append(database.search_excluding(frame.vectors, 1, without, frame.places)[0].max())
         itself = index, index + 1
         with_neighbours.append(database.search_excluding(frame.vectors, 1, itself, frame.places)[0].max())
@@ -202,7 +202,7 @@ def test_a_recorded_drive_raises_the_asked_share_of_false_alarms(world):
 
 
 def test_a_drive_too_short_to_be_compared_with_itself_stays_uncalibrated(world, caplog):
-    database = world.database(recorded=4, held_out=0)
+    database = world.database(recorded=3, held_out=0)
     assert not database.manifest.calibrated
     assert 'stays uncalibrated' in caplog.text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from semanom_ros.core.results import Verdict
 from semanom_ros.evaluation.measurement import FRAME_TYPE, Measurement
 from semanom_ros.evaluation.operating_point import level_for
 from semanom_ros.evaluation.visibility import METRES, PATCHES, PIXELS, Bin, FirstReports, noticed_by
@@ -22,6 +23,7 @@ def frames(*rows, seconds=5.0, **more):
     found['threshold'], found['frame_score'], found['alarm'] = 1.0, found['score'], found['score'] > 1
     for name, values in more.items():
         found[name] = values
+    found['verdict'] = np.where(found['alarm'], Verdict.ANOMALOUS, Verdict.NOMINAL)
     return found
 
 

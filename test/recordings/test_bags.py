@@ -183,7 +183,8 @@ def test_messages_of_this_package_and_serialized_ones_of_rclpy_are_written(tmp_p
 
     types = typestore().types
     header = types['std_msgs/msg/Header'](types['builtin_interfaces/msg/Time'](1, 2), 'optical')
-    score = types['semanom_ros/msg/AnomalyScore'](header, 1.5, 0.5, 0.25, 1.0, 2, True, False, 0, '')
+    drift = types['semanom_ros/msg/Drift'](1, types['builtin_interfaces/msg/Time'](0, 0), -0.5, '')
+    score = types['semanom_ros/msg/AnomalyScore'](header, 1.5, 0.5, 0.25, 1.0, 2, True, False, 0, '', drift)
     image = Image(header=Header(frame_id='a'), height=1, width=1, encoding='mono8', step=1, data=[7])
     with BagWriter(tmp_path / 'drive') as writer:
         writer.write('/score', score, SECOND)

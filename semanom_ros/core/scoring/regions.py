@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 REGION_ROWS, REGION_COLUMNS = 24, 32  # cells of the image in which usual distances are gathered
 REGION_BLUR = 1.5  # standard deviation of the smoothing over cells, in cells
-STRETCH_SECONDS = 5.0  # of a nominal frame's own drive that it is not compared with: neighbours in time look alike
+STRETCH_SECONDS = 2.0  # of a nominal frame's own drive that it is not compared with: the picture has changed by then
 DEVIATION_FLOOR = 0.2  # of the whole image's deviation; so nothing is infinitely surprising where all was constant
 
 
