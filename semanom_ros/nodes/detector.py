@@ -606,7 +606,7 @@ class _Camera:
         stamp, last_stamp = frame.stamp_ns, self._last_stamp_ns
         if not stamp:
             self.monitor.unstamped()
-            self.log.warning('images have no stamp: time is taken from their reception; mend the camera driver',
+            self.log.warning('images have no stamp: time is taken from reception; mend the camera driver',
                              once=True)
         else:
             self._last_stamp_ns = stamp

@@ -80,9 +80,10 @@ def is_error(status: DiagnosticStatus, words: str) -> bool:
 
 
 def test_without_calibration_nothing_is_nominal_nor_anomalous(
-        active: Callable[..., Any], encoder: dict[str, Any], drive: Path, tmp_path: Path) -> None:
+        active: Callable[..., Any], encoder: dict[str, Any], streets: Any, tmp_path: Path) -> None:
+    """Two seconds of a drive hold nothing that one could be compared with."""
     database = tmp_path / 'uncalibrated'
-    record_bags([drive], database, Settings.of({**encoder, 'held_out_share': 0.0}), SILENT)
+    record_bags([streets.bag('short', frames=3)], database, Settings.of(encoder), SILENT)
     one = active(database=str(database))
     heard = Heard(one, 'mask', 'anomaly_map', 'overlay', 'overlay/compressed')
     for number, image in enumerate((one.street(1), one.street_with_box(2)), 1):
@@ -229,13 +230,14 @@ def test_a_camera_without_stamps_is_judged(active: Callable[..., Any], capfd: py
 # -- held back
 
 
-def test_what_the_filter_holds_back_is_said_to_be(active: Callable[..., Any]) -> None:
-    one = active()
+def test_what_the_filter_holds_back_is_said_to_be(active: Callable[..., Any], recorded: Path) -> None:
+    one = active(database=str(recorded))
     heard = Heard(one, 'mask')
     one.send(one.street(1), one.second)
     assert heard.said(1) == (Verdict.NOMINAL, Reason.NONE)
     assert not heard.scores[0].held_back
-    one.send(one.street_with_box(2), one.second + one.second // 10)
+    faint = 0.25 * one.street_with_box(2) + 0.75 * one.street(2)
+    one.send(faint.astype(np.uint8), one.second + one.second // 10)
     assert heard.said(2) == (Verdict.NOMINAL, Reason.UNCONFIRMED)
     assert heard.scores[1].held_back
     assert heard.scores[1].explanation

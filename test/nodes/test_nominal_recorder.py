@@ -132,7 +132,8 @@ def recorded(path: Path) -> list[Any]:
 
 def test_live_cameras_are_recorded_until_stopped(stage: Stage, tmp_path: Path, streets: Any,
                                                  encoder: dict[str, Any]) -> None:
-    stage.start(encoder, database=str(tmp_path / 'database'), camera_names=['front', 'rear'], queue_size=100)
+    stage.start(encoder, database=str(tmp_path / 'database'), camera_names=['front', 'rear'], queue_size=100,
+                held_out_share=0.2)
     stage.publish('/nominal_recorder/input/front/image', images(streets, 40))
     stage.publish('/nominal_recorder/input/rear/image', images(streets, 10))
     stage.stop()

@@ -22,7 +22,7 @@ from semanom_ros.core.curation.publishing import Learned, Recipe
 from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
-from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel, Projection, Trees, features
+from semanom_ros.core.plausibility.plausibility_model import Ensemble, PlausibilityModel, Projection, Trees, features
 from semanom_ros.core.progress import SILENT
 from semanom_ros.errors import BagError
 from semanom_ros.recordings import bags as bags_module
@@ -94,8 +94,8 @@ def test_the_database_holds_what_the_detector_will_compute(
     assert recording.summary.frames == 40
     assert recording.summary.held_out == len(list(database.held_out())) == 0
     assert recording.summary.vectors == 40 * 12
-    assert sorted(database.calibration) == ['frame_scores', 'frame_stamps', 'frame_streams', 'region_deviation',
-                                            'region_mean', 'settings']
+    assert set(database.calibration) >= {'frame_scores', 'frame_stamps', 'frame_streams', 'region_deviation',
+                                         'region_mean', 'settings'}
     assert len(database.calibration['frame_scores']) == 40
 
 
@@ -138,11 +138,13 @@ def test_stretches_are_kept_aside_by_the_stamps_whatever_the_bag_time(
     with BagReader(bag) as reader, BagWriter(tmp_path / 'other') as writer:
         for topic, kind, time_ns, cdr in reader.raw():
             writer.write_cdr(topic, kind, cdr, bag_time(time_ns))
-    for name in ('drive', 'other'):
-        source = bag if name == 'drive' else tmp_path / 'other'
-        recording = record([source], tmp_path / f'database_{name}', settings, held_out_share=0.2)
-        assert recording.summary.held_out == 8
-    assert_equal(tmp_path / 'database_drive', tmp_path / 'database_other')
+    aside = []
+    for source in (bag, tmp_path / 'other'):
+        database = tmp_path / f'database_of_{source.name}'
+        record([source], database, settings, held_out_share=0.2)
+        aside.append({stamp for _, stamp, held_out in content(database) if held_out})
+    assert aside[0] == aside[1]
+    assert len(aside[0]) == 8
 
 
 def test_the_end_of_a_recording_says_what_its_calibration_supports(
@@ -249,11 +251,11 @@ def test_many_embeddings_get_an_index_for_the_cpu(tmp_path: Path, drives: Any, s
     exact = record([bag], tmp_path / 'exact', settings, index='exact')
     assert index_of(exact) is None
     indexed = record([bag], tmp_path / 'database', settings)
-    assert index_of(indexed) == (384, 384)
+    assert index_of(indexed) == (480, 480)
     scores = [NominalDatabase.open(tmp_path / name).calibration['frame_scores'] for name in ('exact', 'database')]
     np.testing.assert_allclose(*scores, rtol=0.1)
-    assert index_of(record([more], tmp_path / 'database', settings, append=True)) == (384, 384 + 192)  # few: exactly
-    assert index_of(record([many], tmp_path / 'database', settings, append=True)) == (1152, 1152)  # built anew
+    assert index_of(record([more], tmp_path / 'database', settings, append=True)) == (480, 480 + 240)  # few: exactly
+    assert index_of(record([many], tmp_path / 'database', settings, append=True)) == (1440, 1440)  # built anew
 
 
 def test_appending_keeps_what_the_database_has_learned(tmp_path: Path, drives: Any, settings: Settings) -> None:
@@ -262,7 +264,7 @@ def test_appending_keeps_what_the_database_has_learned(tmp_path: Path, drives: A
     projection = Projection.of(np.concatenate([frame.vectors for frame in database.frames()]))
     known = features(np.ones((3, 4), np.float32), projection(np.ones((3, 4, 16), np.float32)))
     samples = np.random.default_rng(0).normal(size=(200, known.shape[1])).astype(np.float32)
-    model = PlausibilityModel(projection, Trees.fit(samples, samples[:, 0] > 0), ())
+    model = PlausibilityModel(projection, Ensemble(Trees.fit(samples, samples[:, 0] > 0), ()))
     operations.calibrate(tmp_path / 'database', Recipe.of(settings.method), Learned(model, 200, 0))
     record([drives('more', first=100)], tmp_path / 'database', settings, append=True)
     kept = NominalDatabase.open(tmp_path / 'database').learned

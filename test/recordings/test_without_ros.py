@@ -54,4 +54,4 @@ def test_a_recording_becomes_a_database_without_ros(tmp_path: Path, drives: Any,
          storage], env={name: value for name, value in os.environ.items() if name != 'AMENT_PREFIX_PATH'},
         check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ['40', '1', f'{32 * 12}', 'True']
+    assert done.stdout.split() == ['40', '1', f'{40 * 12}', 'True']
