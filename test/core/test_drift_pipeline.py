@@ -82,7 +82,7 @@ def test_a_calibration_without_a_reference_says_that_it_must_be_made_anew(world)
 
 def test_coverage_finds_the_stretch_that_is_unlike_the_rest_and_says_what_to_record(world, capsys):
     def picture(second: int) -> np.ndarray:
-        return world.street(second) // 3 if 60 <= second < 64 else world.street(second)
+        return world.street(second) // 3 if 60 <= second < 63 else world.street(second)
 
     database = world.database(recorded=140, held_out=0, picture=picture)
     found = coverage(database)
