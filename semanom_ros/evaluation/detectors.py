@@ -175,7 +175,7 @@ class Detectors:
         return {}
 
     def reset(self) -> None:
-        """Forgets tracks, persistence and moved masks."""
+        """Forgets tracks and their evidence, drift and moved masks."""
         self._masks = MaskMemory()
         self._states = {row: CameraState() for row in self.rows}
 

@@ -15,7 +15,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Region:
-    """A connected part of an image above the pixel threshold that reaches the alarm level.
+    """A connected part of an image above the pixel threshold.
 
     Attributes:
         box: (x, y, width, height), pixels.
