@@ -51,7 +51,7 @@ FAMILIES := semanom_ros/core/embedding/encoders semanom_ros/core/embedding/segme
 PACKAGE_FILES := setup.py requirements/python.txt setup.cfg pyproject.toml package.xml semanom_ros/__init__.py msg $(wildcard msg/*) \
   $(FAMILIES)
 
-.PHONY: help setup demo test test-fast lint bench clean distclean
+.PHONY: help setup demo test test-fast lint reliability bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -60,6 +60,7 @@ help:
 	@echo 'make test-fast  the tests that take little time, without lint'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make bench      measure speed; see out/bench/bench.json'
+	@echo 'make reliability  the tests of faults, at length; writes docs/reliability.md'
 	@echo 'make setup      only the set-up, in $(notdir $(VENV)); activate: . $(notdir $(VENV))/bin/activate'
 	@echo 'make clean      remove what was built and made; distclean: the virtual environment too'
 
@@ -77,6 +78,10 @@ test-fast: setup
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+reliability: setup
+	$(BIN)/python -m pytest --long --reliability out/reliability.jsonl
+	$(BIN)/python -m tools.reliability out/reliability.jsonl
 
 bench: setup
 	$(BIN)/semanom bench --output out/bench

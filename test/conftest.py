@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 # Before anything imports torch or FAISS: a forked process (the tests that kill writers fork) would wait for OpenMP's
@@ -32,8 +36,28 @@ SLOW = (
 """Folders and modules that `make test-fast` leaves out: builds, whole programs, drives, training, processes killed."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the slow ones."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of this suite."""
+    parser.addoption('--reliability', metavar='FILE', type=Path,
+                     help='run the tests of faults alone; how often each was tried and survived goes to FILE')
+    parser.addoption('--long', action='store_true', help='search for faults for minutes, where seconds are the rule')
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Property-based tests: few examples and always the same ones, or many and new ones."""
+    few = hypothesis.settings(max_examples=60, derandomize=True, deadline=None, database=None)
+    hypothesis.settings.register_profile('few', few)
+    hypothesis.settings.register_profile('many', few, max_examples=5000, derandomize=False)
+    hypothesis.settings.load_profile('many' if config.getoption('--long') else 'few')
+    if tallies := config.getoption('--reliability'):
+        tallies.parent.mkdir(parents=True, exist_ok=True)
+        tallies.write_text('')
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks the slow ones; keeps the tests of faults where only they are asked for."""
+    if config.getoption('--reliability'):
+        items[:] = [item for item in items if 'trial' in getattr(item, 'fixturenames', ())]
     slow = [REPOSITORY / 'test' / name for name in SLOW]
     gone = [str(path) for path in slow if not path.exists()]
     if gone:
@@ -41,6 +65,40 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(path in (item.path, *item.path.parents) for path in slow):
             item.add_marker('slow')
+
+
+@dataclass
+class Tally:
+    """What became of the tries of one fault."""
+
+    tried: int = 0
+    survived: int = 0
+    """The right answer, or one clear error; nothing crashed, hung or went on with wrong data."""
+    lost: int = 0
+    """Frames, vectors or files that were there before and should be there after, and are not."""
+
+
+@pytest.fixture(scope='session')
+def trial(request: pytest.FixtureRequest) -> Iterator[Callable[..., AbstractContextManager[Tally]]]:
+    """`with trial('Database', 'a file cut short', times=3) as tally:` round the tries of a fault, assertions included.
+
+    Leaving it without an exception means that all of them were survived; `tally.lost` is raised by what was lost. The
+    table of docs/reliability.md is made of these.
+    """
+    tallies: dict[tuple[str, str], Tally] = {}
+
+    @contextmanager
+    def trying(area: str, fault: str, times: int = 1) -> Iterator[Tally]:
+        tally = tallies.setdefault((area, fault), Tally())
+        tally.tried += times
+        yield tally
+        tally.survived += times
+
+    yield trying
+    if path := request.config.getoption('--reliability'):
+        with open(path, 'a') as file:
+            file.writelines(json.dumps({'area': area, 'fault': fault, **vars(tally)}) + '\n'
+                            for (area, fault), tally in tallies.items())
 
 
 @pytest.fixture(scope='session')
