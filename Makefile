@@ -46,6 +46,9 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check
 # pip's progress bars on a terminal, its closing lines elsewhere.
 QUIET := $$(test -t 1 || echo --quiet)
 
+# Two processes, a module of tests in one of them: some tests start several processes themselves.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
 # A module that comes or goes brings or takes families, which are entry points.
 FAMILIES := semanom_ros/core/embedding/encoders semanom_ros/core/embedding/segmenters
 PACKAGE_FILES := setup.py requirements/python.txt setup.cfg pyproject.toml package.xml semanom_ros/__init__.py msg $(wildcard msg/*) \
@@ -70,17 +73,17 @@ demo: setup
 	$(BIN)/semanom demo --output out/demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: setup
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
 reliability: setup
-	$(BIN)/python -m pytest --long --reliability out/reliability.jsonl
+	$(PYTEST) --long --reliability out/reliability.jsonl
 	$(BIN)/python -m tools.reliability out/reliability.jsonl
 
 bench: setup

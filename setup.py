@@ -222,6 +222,7 @@ setup(
             'setuptools>=70.1,<80',  # colcon --symlink-install needs `setup.py develop`
             'pytest>=8,<9',  # launch_testing's plugin breaks pytest 9
             'pytest-timeout>=2.3',
+            'pytest-xdist>=3.6',
             'hypothesis>=6.100',
             'rosbags-image>=0.10,<0.12',
             'scikit-learn>=1.4',

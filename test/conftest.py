@@ -49,7 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile('few', few)
     hypothesis.settings.register_profile('many', few, max_examples=5000, derandomize=False)
     hypothesis.settings.load_profile('many' if config.getoption('--long') else 'few')
-    if tallies := config.getoption('--reliability'):
+    tallies = config.getoption('--reliability')
+    if tallies and not hasattr(config, 'workerinput'):  # once, not in each of several processes
         tallies.parent.mkdir(parents=True, exist_ok=True)
         tallies.write_text('')
 

@@ -16,16 +16,20 @@ from pathlib import Path
 from semanom_ros import __version__
 
 PAGE = Path(__file__).resolve().parent.parent / 'docs' / 'reliability.md'
+COUNTS = ('tried', 'survived', 'lost')
 BEGIN, END = '<!-- table: begin (made by `make reliability`) -->', '<!-- table: end -->'
 
 
 def table(tallies: list[dict[str, str | int]]) -> str:
-    """The counts as Markdown, by area."""
+    """The counts as Markdown, by area. A fault that several processes tried has several tallies."""
+    sums: dict[tuple[str, ...], list[int]] = {}
+    for tally in tallies:
+        for key in ((str(tally['area']), str(tally['fault'])), ('**all**', '')):
+            counts = sums.setdefault(key, [0, 0, 0])
+            counts[:] = [count + int(tally[name]) for count, name in zip(counts, COUNTS, strict=True)]
     lines = ['| area | fault | tried | survived | lost |', '|---|---|---:|---:|---:|']
-    for tally in sorted(tallies, key=lambda row: (row['area'], row['fault'])):
-        lines.append('| {area} | {fault} | {tried:,} | {survived:,} | {lost:,} |'.format(**tally))
-    tried, survived, lost = (sum(int(row[name]) for row in tallies) for name in ('tried', 'survived', 'lost'))
-    lines.append(f'| **all** | {len(tallies)} faults | {tried:,} | {survived:,} | {lost:,} |')
+    for (area, fault), counts in sorted(sums.items(), key=lambda item: (item[0][0].startswith('**'), item[0])):
+        lines.append(f'| {area} | {fault} | ' + ' | '.join(f'{count:,}' for count in counts) + ' |')
     return '\n'.join(lines)
 
 
