@@ -11,6 +11,13 @@ from pkgutil import extend_path
 # are busy with other work makes a forward pass ten times slower.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
+MAX_PIXELS = 1 << 26
+"""Pixels of the largest picture that is decoded, 8192 x 8192: a file of a hundred bytes can announce a thousand times
+that."""
+
+# Before OpenCV is imported: each of its decoders compares what it has read from the header with this.
+os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(MAX_PIXELS))
+
 # The generated `semanom_ros.msg` may live in another folder than these sources
 # (source tree, editable install, colcon --symlink-install).
 __path__ = extend_path(__path__, __name__)

@@ -212,7 +212,8 @@ def test_what_cannot_be_imported_is_one_line(pictures, tmp_path, capsys):
     assert 'found no such folder' in error('images', tmp_path / 'nowhere')
     assert 'found no picture' in error('images', empty)
     assert 'found no mask named frame_2.png' in error('images', folder, '--masks', masks)
-    assert 'cannot be read as a video' in error('video', tmp_path / 'noise.mp4')
+    assert 'found no frame that can be decoded (moov atom not found), expected a video' in error(
+        'video', tmp_path / 'noise.mp4')
     cv2.imwrite(str(masks / 'frame_2_labels_semantic.png'), np.zeros((4, 6), np.uint8))
     assert 'found 6x4 pixels, expected the size of its picture, 60x40' in error(
         'images', folder, '--masks', masks, '--mask-suffix', '_labels_semantic')
