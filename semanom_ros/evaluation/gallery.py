@@ -141,14 +141,16 @@ def illustrate(gallery: Gallery, found: Replay) -> None:
     for index, recording in enumerate(found.recordings):
         wanted = {moment.stamp_ns: moment for moment in gallery.moments() if moment.recording == index}
         if wanted:
-            _illustrate_one(wanted, recording, found.folder / 'bags' / recording.name, found.topics.truth_instances)
+            _illustrate_one(wanted, recording, found.folder / 'bags' / recording.name, found.topics.truth_instances,
+                            found.topics.bit_depth)
 
 
 def _illustrate_one(moments: dict[int, Moment], recording: Recording, results: Path,
-                    truth_instances: Sequence[str]) -> None:
+                    truth_instances: Sequence[str], bit_depth: int) -> None:
     with BagReader(recording.path) as reader, \
             TruthReader(BagReader(recording.path), recording.truth_topic, truth_instances) as truths:
-        for frame in _readable(reader.images(recording.topic, wanted=lambda _, stamp: stamp in moments)):
+        for frame in _readable(reader.images(recording.topic, wanted=lambda _, stamp: stamp in moments,
+                                             bit_depth=bit_depth)):
             size = frame.size
             mask = truths.at(frame.stamp_ns, size)
             mask = np.zeros(size, np.uint8) if mask is None else mask

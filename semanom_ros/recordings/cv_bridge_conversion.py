@@ -27,18 +27,23 @@ assert (bridge.imgmsg_to_cv2(bridge.cv2_to_imgmsg(image, 'bgr8'), 'rgb8') == ima
 _PATIENCE_S = 30
 
 
+def is_here() -> bool:
+    """Whether it is installed."""
+    return importlib.util.find_spec('cv_bridge') is not None
+
+
 @cache
 def fault() -> str:
     """Why cv_bridge cannot be used; '' where it converts an image."""
-    if importlib.util.find_spec('cv_bridge') is None:
-        return 'which is not here'
+    if not is_here():
+        return 'it is not here'
     try:
         done = subprocess.run([sys.executable, '-c', _TRIAL], capture_output=True, text=True, timeout=_PATIENCE_S)
     except subprocess.TimeoutExpired:
-        return f'which does not answer within {_PATIENCE_S} s'
+        return f'it does not answer within {_PATIENCE_S} s'
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f'it crashed, exit status {done.returncode}'])[-1]
-        return f'which does not work with NumPy {np.__version__}: {last}'
+        return f'does not work with NumPy {np.__version__}: {last}'
     return ''
 
 

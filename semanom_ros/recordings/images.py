@@ -18,6 +18,7 @@ import io
 import logging
 import re
 import sys
+import warnings
 from array import array
 from dataclasses import dataclass
 from functools import cache
@@ -36,6 +37,8 @@ _FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'TIFF', 'GIF', 'PPM', 'JPEG2000', 'AVI
 _MOST_SCANS = 64  # of a progressive JPEG, each of which costs a pass over the whole picture; encoders make about ten
 
 logger = logging.getLogger(__name__)
+
+warnings.filterwarnings('ignore', module=r'PIL\.')  # of damaged files, which are said to be damaged here
 
 
 class ImageMessage(Protocol):
@@ -182,7 +185,7 @@ def image_from_message(message: ImageMessage, depth: BitDepth | None = None) -> 
         _check_size(message.height, message.width)
         if fault := cv_bridge_conversion.fault():
             raise ImageError(f'image: found encoding {message.encoding!r}, expected one of {", ".join(ENCODINGS)} '
-                             f'(others need cv_bridge, {fault}); set the camera driver to one of them')
+                             f'(others need cv_bridge: {fault}); set the camera driver to one of them')
         return cv_bridge_conversion.rgb_of(message)
     return _to_rgb(_samples(message, layout), layout.to_rgb, depth)
 
@@ -414,25 +417,54 @@ def _runs_dry(data: bytes, pixels: npt.NDArray[Any]) -> bool:
 
     libjpeg then leaves blocks at the middle grey, without an error that OpenCV would pass on. Pictures may have such
     blocks of their own: where there are some, more coded bytes are put in before each marker. They change the picture
-    only where the decoder is still waiting for some.
+    only where the decoder is still waiting for some. The scans of a progressive JPEG that are missing leave no grey, so
+    it is always tried.
     """
-    height, width = pixels.shape[0] // 8 * 8, pixels.shape[1] // 8 * 8
-    middle = np.ones((height // 8, width // 8), bool)
-    for row, column in ((0, 0), (7, 7), (4, 4), (0, 7), (7, 0)):
-        samples = pixels[row:height:8, column:width:8]
-        middle &= samples == 128 if samples.ndim == 2 else (samples == 128).all(axis=2)
-    if not middle.any():
+    begin, progressive = _first_scan(data)
+    if not progressive and not _has_grey_block(pixels):
         return False
-    begin = data.index(b'\xff\xda')
-    begin += 2 + int.from_bytes(data[begin + 2:begin + 4], 'big')
-    fed = data[:begin] + re.sub(rb'\xff(?=[\xc0-\xfe])', bytes(range(1, 97)) + b'\xff', data[begin:])
-    return not np.array_equal(_coarse(data), _coarse(fed))
+    more = bytes(range(96))  # begins with 0, in case that the last byte before it is half a marker
+    fed = re.sub(rb'\xff(?=[\xc0-\xfe])', lambda _: more + b'\xff', data[begin:])
+    restarts = re.findall(rb'\xff([\xd0-\xd7])', data[begin:])
+    following = restarts[-1][0] + 1 if restarts else 0xd0
+    further = b''.join(bytes([0xff, 0xd0 + (following + number) % 8]) + more for number in range(8))
+    end = fed.rindex(b'\xff\xd9')
+    fed = data[:begin] + fed[:end] + further + fed[end:]
+    try:
+        return not np.array_equal(_silently(data, progressive), _silently(fed, progressive))
+    except Exception:  # Pillow finds it damaged
+        return True
 
 
-def _coarse(jpeg: bytes) -> npt.NDArray[np.uint8]:
-    """A JPEG at an eighth of its size, by Pillow, which keeps libjpeg's warnings to itself."""
+def _first_scan(data: bytes) -> tuple[int, bool]:
+    """Where the coded pixels of a JPEG begin, and whether it is progressive; segments before may hold thumbnails."""
+    at, progressive = 2, False
+    while data[at:at + 1] == b'\xff' and at + 4 <= len(data):
+        marker = data[at + 1]
+        if marker == 0xff:  # a byte that fills up
+            at += 1
+            continue
+        progressive |= marker == 0xc2
+        at += 2 + int.from_bytes(data[at + 2:at + 4], 'big')
+        if marker == 0xda:
+            break
+    return at, progressive
+
+
+def _has_grey_block(pixels: npt.NDArray[Any]) -> bool:
+    height, width = pixels.shape[0] // 8 * 8, pixels.shape[1] // 8 * 8
+    grey = np.ones((height // 8, width // 8), bool)
+    for row, column in ((1, 1), (6, 6), (3, 4), (1, 6), (6, 1)):  # colours run over into the edges of blocks
+        samples = pixels[row:height:8, column:width:8]
+        grey &= samples == 128 if samples.ndim == 2 else (samples == 128).all(axis=2)
+    return bool(grey.any())
+
+
+def _silently(jpeg: bytes, whole: bool) -> npt.NDArray[np.uint8]:
+    """A JPEG, at an eighth of its size or whole, by Pillow, which keeps libjpeg's warnings to itself."""
     with Image.open(io.BytesIO(jpeg), formats=('JPEG',)) as image:
-        image.draft(image.mode, (1, 1))
+        if not whole:
+            image.draft(image.mode, (1, 1))
         return np.asarray(image)
 
 

@@ -27,6 +27,7 @@ from semanom_ros.msg import AnomalyArray, AnomalyScore, DatabaseInfo, NominalMat
 from semanom_ros.msg import Drift as DriftMessage
 from semanom_ros.recordings.bags import BagWriter
 from semanom_ros.recordings.images import (
+    BitDepth,
     compress_pixels,
     encode_pixels,
     image_from_compressed,
@@ -110,11 +111,17 @@ def stamp_of(serialized: bytes) -> int:
     return seconds * 1_000_000_000 + nanoseconds
 
 
-def picture_of(serialized: bytes, compressed: bool) -> tuple[npt.NDArray[np.uint8], int, str]:
+def picture_of(serialized: bytes, compressed: bool, depth: BitDepth | None = None
+               ) -> tuple[npt.NDArray[np.uint8], int, str]:
     """The picture of a serialized `sensor_msgs/Image` or `CompressedImage`.
 
     rosbags deserializes a view of the pixels, hundred times faster than rclpy's copy into
     an array of its own.
+
+    Args:
+        serialized: the message.
+        compressed: which of the two.
+        depth: how many bits 16-bit samples use; None: all.
 
     Returns:
         (H, W, 3) uint8 RGB; the header's stamp in nanoseconds; its frame_id.
@@ -127,7 +134,7 @@ def picture_of(serialized: bytes, compressed: bool) -> tuple[npt.NDArray[np.uint
         message: Any = _TYPES.deserialize_cdr(memoryview(serialized), name)  # type: ignore[arg-type]
     except Exception as error:  # rosbags raises several kinds on bytes that are no such message
         raise ImageError(f'image: found {len(serialized)} bytes that are no {name}; check the camera driver') from error
-    image = image_from_compressed(message) if compressed else image_from_message(message)
+    image = image_from_compressed(message, depth) if compressed else image_from_message(message, depth)
     return image, stamp_ns(message), message.header.frame_id
 
 
@@ -271,7 +278,7 @@ def _anomaly(anomaly: Anomaly, bearing: npt.NDArray[np.float64] | None) -> Anoma
         track_id=anomaly.track_id, score=anomaly.score, raw_score=anomaly.raw_score, p_value=anomaly.p_value,
         box=_region(anomaly.box), contour=[Point32(x=float(x), y=float(y)) for x, y in anomaly.contour],
         area=anomaly.area, age=duration(anomaly.age_ns), label=anomaly.label, label_score=anomaly.label_score)
-    if bearing is not None:
+    if bearing is not None and np.isfinite(bearing).all():
         message.has_bearing = True
         message.bearing = Vector3(x=float(bearing[0]), y=float(bearing[1]), z=float(bearing[2]))
     if anomaly.nearest is not None:
