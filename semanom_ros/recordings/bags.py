@@ -375,10 +375,14 @@ class BagWriter:
             self._staging = Path(tempfile.mkdtemp(prefix=f'.{self.path.name}.', dir=self.path.parent))
         except OSError as error:
             raise BagError(f'{path}: cannot be written ({error.strerror}); give another folder') from error
-        self._writer = Writer(self._staging / self.path.name, version=9, storage_plugin=STORAGES[storage])
-        if storage == 'mcap':
-            self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
-        self._writer.open()
+        try:
+            self._writer = Writer(self._staging / self.path.name, version=9, storage_plugin=STORAGES[storage])
+            if storage == 'mcap':
+                self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+            self._writer.open()
+        except BaseException:  # Ctrl-C too: there is no writer yet that would clear up
+            shutil.rmtree(self._staging, ignore_errors=True)
+            raise
 
     def __enter__(self) -> BagWriter:
         return self
