@@ -7,13 +7,11 @@ embeddings from nominal drives (M. P. Ronecker et al., arXiv 2505.07998).
 import os
 from pkgutil import extend_path
 
+from semanom_ros.bounds import MAX_PIXELS
+
 # Before PyTorch is imported: its threads would spin while they wait for each other, which on a computer whose cores
 # are busy with other work makes a forward pass ten times slower.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
-
-MAX_PIXELS = 1 << 26
-"""Pixels of the largest picture that is decoded, 8192 x 8192: a file of a hundred bytes can announce a thousand times
-that."""
 
 # Before OpenCV is imported: each of its decoders compares what it has read from the header with this.
 os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(MAX_PIXELS))

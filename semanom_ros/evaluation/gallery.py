@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from semanom_ros.core.picture_decoder import decode_thumbnail
 from semanom_ros.core.results import Reason
 from semanom_ros.core.scoring.timeline import runs
 from semanom_ros.errors import BagError
@@ -197,9 +198,9 @@ def _evidence(moment: Moment, message: Any) -> None:
     strongest = message.anomalies[0]
     moment.label = strongest.label
     nearest = strongest.nearest
-    if not len(nearest.thumbnail.data):
+    picture: Any = decode_thumbnail(bytes(nearest.thumbnail.data))
+    if picture is None:
         return
-    picture: Any = image_from_compressed(nearest.thumbnail)
     height, width = picture.shape[:2]
     scale = max(1, round(_WIDTH / 2 / width))
     picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)

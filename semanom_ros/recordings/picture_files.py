@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from semanom_ros.core.picture_decoder import decode_file
 from semanom_ros.errors import BagError, ImageError
-from semanom_ros.recordings.images import decode_file, image_from_compressed
+from semanom_ros.recordings.images import image_from_compressed
 
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm')
 """Endings, in small letters, of the files that are taken for pictures."""

@@ -21,7 +21,7 @@ import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
 
-from semanom_ros import MAX_PIXELS
+from semanom_ros.bounds import MAX_PIXELS
 from semanom_ros.errors import BagError
 
 logger = logging.getLogger(__name__)

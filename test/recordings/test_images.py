@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rosbags.image import message_to_cvimage
 
-from semanom_ros import MAX_PIXELS
+from semanom_ros.bounds import MAX_PIXELS
 from semanom_ros.errors import ImageError
 from semanom_ros.recordings import cv_bridge_conversion
 from semanom_ros.recordings.images import (
