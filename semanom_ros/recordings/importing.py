@@ -20,6 +20,7 @@ from semanom_ros.recordings.ground_truth import ANOMALY_MASK
 from semanom_ros.recordings.images import compress_pixels
 from semanom_ros.recordings.picture_files import (
     DEFAULT_VALUES,
+    JPEG_QUALITY,
     MASKS,
     PICTURES,
     MaskValues,
@@ -34,8 +35,6 @@ FRAME_ID = 'camera_optical_frame'
 STILLS_APART_S = 10
 """Seconds between the stamps of pictures that have nothing to do with each other: too far apart to be joined."""
 
-_AS_THEY_ARE = {'.jpg': 'jpeg', '.jpeg': 'jpeg', '.png': 'png'}
-_JPEG_QUALITY = 95
 _FIRST_STAMP_NS = 1_000_000_000  # a stamp of 0 means `no time` to much of ROS
 
 logger = logging.getLogger(__name__)
@@ -148,7 +147,7 @@ def _agreement(place: tuple[str, ...], other: tuple[str, ...]) -> int:
 def import_pictures(name: str, pictures: Sequence[Picture], target: Path, *, rate: float = 10.0,
                     fov_degrees: float = 90.0, values: MaskValues = DEFAULT_VALUES, unmasked_nominal: bool = False,
                     stills: bool = False, storage: str = 'mcap', progress: Progress = SILENT) -> Imported:
-    """Makes a recording of pictures in their order; JPEG and PNG files go in byte by byte, others as PNG.
+    """Makes a recording of pictures in their order, upright; JPEG and PNG files go in as they are, others as PNG.
 
     Args:
         name: what is imported, for people.
@@ -173,19 +172,16 @@ def import_pictures(name: str, pictures: Sequence[Picture], target: Path, *, rat
         if stills:
             writer.mark_stills(_FIRST_STAMP_NS)
         for number, (path, mask_path) in enumerate(pictures):
-            picture, format = read_picture(path), _AS_THEY_ARE.get(path.suffix.lower(), 'png')
+            picture = read_picture(path)
             if picture.pages > 1:
                 logger.warning('%s: found %d pictures in one file, took the first; give each a file of its own', path,
                                picture.pages)
-            data = picture.data
-            if not data or path.suffix.lower() not in _AS_THEY_ARE:
-                data = compress_pixels(picture.image, format, _JPEG_QUALITY).tobytes()
             mask = None
             if mask_path is not None:
                 mask = read_mask(mask_path, values, picture)
             elif unmasked_nominal:
                 mask = np.zeros(picture.size, np.uint8)
-            recording.add(data, format, picture.size, round(number * apart), mask)
+            recording.add(picture.data, picture.format, picture.size, round(number * apart), mask)
             progress.advance(1)
     progress.end()
     return Imported(len(pictures), sum(mask is not None for _, mask in pictures))
@@ -217,7 +213,7 @@ def import_video(file: Path, target: Path, *, every: int = 1, rate: float | None
                 progress.begin(f'import {file.name}', video.frames, 'frame')
             progress.advance(1)
             if number % every == 0:
-                recording.add(compress_pixels(image, quality=_JPEG_QUALITY).tobytes(), 'jpeg', image.shape[:2], time_ns)
+                recording.add(compress_pixels(image, quality=JPEG_QUALITY).tobytes(), 'jpeg', image.shape[:2], time_ns)
     progress.end()
     return recording.count
 

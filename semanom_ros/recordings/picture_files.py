@@ -10,19 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from semanom_ros.core.picture_decoder import decode_file
 from semanom_ros.errors import BagError, ImageError
-from semanom_ros.recordings.images import image_from_compressed
 
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm')
 """Endings, in small letters, of the files that are taken for pictures."""
 
 MASKS = ('.png', '.bmp', '.tif', '.tiff', '.pgm')
 """Those of masks: what keeps numbers as they are."""
+
+JPEG_QUALITY = 95
+"""Of what has to be encoded anew."""
 
 _LARGEST_FILE = 1 << 30  # bytes; the largest picture that is decoded has fewer, whatever its format
 _ORIENTATION = 0x0112  # tag of EXIF and TIFF
@@ -115,29 +118,23 @@ class Upright(NamedTuple):
     """A picture file, read.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB, upright.
-        data: its bytes, where they hold the picture upright; else b''.
+        pixels: (H, W), (H, W, 3) or (H, W, 4) uint8 or uint16, upright; colours in OpenCV's order.
+        data: the picture as it can be recorded: the bytes of the file, where they hold it upright.
+        format: of `data`, `jpeg` or `png`.
         orientation: 1 to 8, as EXIF numbers them; 1: it is stored upright.
         pages: how many pictures the file holds, of which this is the first.
     """
 
-    image: npt.NDArray[np.uint8]
+    pixels: _Pixels
     data: bytes
+    format: str
     orientation: int
     pages: int
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width)."""
-        return self.image.shape[0], self.image.shape[1]
-
-
-@dataclass
-class _File:
-    """A picture file as the message that it could be."""
-
-    format: str
-    data: bytes
+        return self.pixels.shape[0], self.pixels.shape[1]
 
 
 def read_picture(path: Path) -> Upright:
@@ -148,14 +145,17 @@ def read_picture(path: Path) -> Upright:
     """
     data = _bytes_of(path, 'a picture')
     try:
-        image = image_from_compressed(_File(path.suffix.lower().lstrip('.'), data))
+        pixels = decode_file(data, path.name)
     except ImageError as error:
         raise BagError(f'{path}: {_reason(error, data, "a picture")}; remove it') from error
-    orientation, format, pages = _header(data)
-    if format == 'TIFF':  # whose orientation OpenCV follows itself
-        return Upright(image, data, orientation, pages)
-    turned = np.ascontiguousarray(_TURNS[orientation](image))
-    return Upright(turned, data if orientation == 1 else b'', orientation, pages)
+    orientation, kind, pages = _header(data)
+    if kind != 'TIFF':  # whose orientation OpenCV follows itself
+        pixels = np.ascontiguousarray(_TURNS[orientation](pixels))
+    format = 'jpeg' if kind == 'JPEG' else 'png'
+    if orientation != 1 or kind not in ('JPEG', 'PNG'):
+        options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if format == 'jpeg' else [cv2.IMWRITE_PNG_COMPRESSION, 1]
+        data = cv2.imencode(f'.{format}', pixels, options)[1].tobytes()
+    return Upright(pixels, data, format, orientation, pages)
 
 
 def read_mask(path: Path, values: MaskValues, picture: Upright) -> npt.NDArray[np.uint8]:
@@ -224,7 +224,7 @@ def _header(data: bytes) -> tuple[int, str, int]:
     """Orientation, format and number of pages of what has been decoded already."""
     try:
         with Image.open(io.BytesIO(data)) as header:
-            format = header.format or ''
+            format = 'JPEG' if header.format == 'MPO' else header.format or ''
             # JPEGs of telephones hold second pictures that nobody means
             pages = getattr(header, 'n_frames', 1) if format in ('TIFF', 'WEBP', 'PNG') else 1
             orientation = header.getexif().get(_ORIENTATION, 1)

@@ -12,6 +12,7 @@ import zlib
 from array import array
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,8 +23,11 @@ from hypothesis import strategies as st
 from rosbags.image import message_to_cvimage
 
 from semanom_ros.bounds import MAX_PIXELS
+from semanom_ros.core.embedding.embedder import Embedder
+from semanom_ros.core.embedding.recorded_parameters import contradiction, parameters_of
 from semanom_ros.errors import ImageError
 from semanom_ros.recordings import cv_bridge_conversion
+from semanom_ros.recordings.bags import IMAGE, BagReader, BagWriter
 from semanom_ros.recordings.images import (
     ENCODINGS,
     BitDepth,
@@ -32,6 +36,7 @@ from semanom_ros.recordings.images import (
     stamp_ns,
 )
 from semanom_ros.ros.messages import image_to_compressed, image_to_message
+from semanom_ros.settings import Settings
 
 HEIGHT, WIDTH = 12, 16
 COLOUR = (200, 100, 50)  # RGB
@@ -464,6 +469,28 @@ def test_the_bits_that_are_used_may_turn_out_to_be_more(trial, caplog) -> None:
             assert (image == 255).all()
     assert len(caplog.messages) == 3
     assert 'found a sample of 11 bits, expected at most 10 (bit_depth)' in caplog.messages[2]
+
+
+def test_the_bit_depth_reaches_recordings_and_databases_know_it(trial, tmp_path, caplog, given) -> None:
+    samples = np.random.default_rng(1).integers(0, 4096, (HEIGHT, WIDTH), dtype=np.uint16)
+    with BagWriter(tmp_path / 'bag') as writer:
+        types: Any = writer.typestore.types
+        header = types['std_msgs/msg/Header'](types['builtin_interfaces/msg/Time'](1, 0), 'lens')
+        for stamp in (1, 2):
+            writer.write('/image', types[IMAGE](header, HEIGHT, WIDTH, 'mono16', 0, 2 * WIDTH,
+                                                samples.view(np.uint8).ravel()), stamp * 10**9)
+    with trial('Cameras', 'a 16-bit stream that uses 10, 12 or 14 bits, in a recording', 2), \
+            BagReader(tmp_path / 'bag') as reader:
+        assert [frame.image.max() > 250 for frame in reader.images(bit_depth=12)] == [True, True]
+        assert not caplog.messages
+        assert [frame.image.max() < 20 for frame in reader.images()] == [True, True]
+        said, = caplog.messages
+        assert said.startswith(f'{tmp_path}/bag: /image: found 16-bit images that use 12 bits')
+    whole, twelve = (Embedder.load(Settings.of({**given, 'bit_depth': depth}).method).description for depth in (0, 12))
+    assert whole.difference(twelve) == ('settings: bit_depth', 'unset', 12)
+    assert contradiction({'bit_depth': 12}, whole) == ('bit_depth', 12, 0)
+    assert contradiction({'bit_depth': 12}, twelve) is None
+    assert parameters_of(twelve)['bit_depth'] == 12
 
 
 SHARED = [encoding for encoding in ENCODINGS

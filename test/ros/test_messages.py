@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from rclpy.serialization import serialize_message
-from sensor_msgs.msg import CameraInfo, RegionOfInterest
+from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 
 from semanom_ros.core.results import Anomaly, FrameResult, Reason, Verdict
 from semanom_ros.errors import CameraError, ImageError
 from semanom_ros.msg import AnomalyArray, AnomalyScore
+from semanom_ros.recordings.images import BitDepth
 from semanom_ros.ros.markers import marker_array
 from semanom_ros.ros.messages import (
     anomaly_array,
@@ -42,6 +43,12 @@ def test_a_serialized_image_is_read_as_it_was_written() -> None:
     image, stamp, frame_id = picture_of(serialized, compressed=True)
     assert (image == IMAGE).all()
     assert (stamp, frame_id) == (STAMP, 'lens')
+
+
+def test_sixteen_bits_are_read_with_their_bit_depth() -> None:
+    sent = Image(height=1, width=2, encoding='mono16', step=4, data=np.array([0, 4095], '<u2').tobytes())
+    image, _, _ = picture_of(serialize_message(sent), False, BitDepth(12))
+    assert image[0, :, 0].tolist() == [0, 255]
 
 
 @pytest.mark.parametrize('kind', [AnomalyScore, AnomalyArray])
