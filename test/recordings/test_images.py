@@ -160,10 +160,10 @@ def test_rosbags_and_rclpy_messages_are_read_alike() -> None:
     ({'encoding': 'yuyv', 'width': 15}, 'multiple of 2x1'),
     ({'encoding': 'bayer_rggb8', 'height': 11}, 'multiple of 2x2'),
 ])
-def test_a_message_that_holds_no_picture_is_refused_in_one_line(change: dict, said: str) -> None:
+def test_a_message_that_holds_no_picture_is_refused_in_one_line(trial, change: dict, said: str) -> None:
     sent = message(np.zeros((HEIGHT, WIDTH * 3), np.uint8), 'bgr8')
     vars(sent).update(change)
-    with pytest.raises(ImageError) as caught:
+    with trial('Pictures', 'raw messages that do not hold what they announce'), pytest.raises(ImageError) as caught:
         image_from_message(sent)
     assert said in str(caught.value)
     assert '\n' not in str(caught.value)
@@ -217,10 +217,11 @@ def test_exif_orientation_is_ignored() -> None:
 
 @pytest.mark.parametrize('extension', ['.jpg', '.png'])
 @pytest.mark.parametrize('kept', [0.0, 0.02, 0.5, 0.99])
-def test_cut_compressed_image_is_refused_in_one_line(extension: str, kept: float) -> None:
+def test_cut_compressed_image_is_refused_in_one_line(trial, extension: str, kept: float) -> None:
     picture = np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     data = bytes(cv2.imencode(extension, picture)[1])
-    with pytest.raises(ImageError, match=r'^compressed image: found \d+ bytes that do not decode.*$'):
+    with trial('Pictures', 'compressed images that are cut off'), \
+            pytest.raises(ImageError, match=r'^compressed image: found \d+ bytes that do not decode.*$'):
         image_from_compressed(compressed(data[:int(kept * len(data))], 'jpeg'))
 
 
