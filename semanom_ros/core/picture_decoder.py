@@ -23,6 +23,8 @@ from semanom_ros.errors import ImageError
 
 _FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'TIFF', 'GIF', 'PPM', 'JPEG2000', 'AVIF')  # that OpenCV decodes too
 _MOST_SCANS = 64  # of a progressive JPEG, each of which costs a pass over the whole picture; encoders make about ten
+_MOST_SCANNED = 1 << 30  # pixels in all scans together
+_SHARPNESS_CHECKED = 1 << 24  # pixels up to which a progressive JPEG is looked at in full, and not at an eighth
 
 warnings.filterwarnings('ignore', module=r'PIL\.')  # of damaged files, which are said to be damaged here
 
@@ -77,9 +79,10 @@ def _header_size(data: bytes, name: str) -> str | None:
         return None
     if width * height > MAX_PIXELS:
         raise ImageError(f'compressed image: found a header that announces {width}x{height} pixels, {too_many}')
-    if scans > _MOST_SCANS:
-        raise ImageError(f'compressed image: found a JPEG of {scans} scans, expected at most {_MOST_SCANS} ({name}); '
-                         'check where it comes from')
+    most = min(_MOST_SCANS, _MOST_SCANNED // max(1, width * height))
+    if scans > most:
+        raise ImageError(f'compressed image: found a JPEG of {width}x{height} pixels in {scans} scans, expected at '
+                         f'most {most} ({name}); check where it comes from')
     return f'{width}x{height}'
 
 
@@ -129,8 +132,9 @@ def _runs_dry(data: bytes, pixels: npt.NDArray[Any]) -> bool:
     further = b''.join(bytes([0xff, 0xd0 + (following + number) % 8]) + more for number in range(8))
     end = fed.rindex(b'\xff\xd9')
     fed = data[:begin] + fed[:end] + further + fed[end:]
+    whole = progressive and pixels.shape[0] * pixels.shape[1] <= _SHARPNESS_CHECKED
     try:
-        return not np.array_equal(_silently(data, progressive), _silently(fed, progressive))
+        return not np.array_equal(_silently(data, whole), _silently(fed, whole))
     except Exception:  # Pillow finds it damaged
         return True
 

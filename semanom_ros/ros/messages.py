@@ -20,7 +20,7 @@ from semanom_ros.core.database.nominal_database import NominalDatabase, NominalE
 from semanom_ros.core.drift.drift_monitor import Drift
 from semanom_ros.core.drift.drift_reference import DriftReference
 from semanom_ros.core.results import Anomaly, FrameResult, Reason
-from semanom_ros.errors import ImageError
+from semanom_ros.errors import CameraError, ImageError
 from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.msg import Anomaly as AnomalyMessage
 from semanom_ros.msg import AnomalyArray, AnomalyScore, DatabaseInfo, NominalMatch
@@ -151,6 +151,9 @@ def camera_model(info: CameraInfo, rectified: bool = False) -> CameraModel:
     """
     projection = np.array(info.p, np.float64).reshape(3, 4)
     intrinsics = projection[:, :3] if rectified else np.array(info.k, np.float64).reshape(3, 3)
+    if not intrinsics.any() and projection[0, 0] > 0:
+        raise CameraError(f'CameraInfo: found K all zero and P with the focal length {projection[0, 0]:g}, expected K; '
+                          'set image_rectified if the images are rectified, or calibrate the camera')
     origin = (0.0, 0.0, 0.0)
     if rectified and intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0:
         origin = (-projection[0, 3] / intrinsics[0, 0], -projection[1, 3] / intrinsics[1, 1], 0.0)

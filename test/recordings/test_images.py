@@ -370,7 +370,8 @@ def huge() -> dict[str, bytes]:
         'zTXt': png_of(8, 8, chunk(b'zTXt', b'a\0\0' + text), bytes(16)),
         'iCCP': png_of(8, 8, chunk(b'iCCP', b'a\0\0' + text), bytes(16)),
         'JPEG': jpeg_of(30000, 30000), 'JPEG, progressive': jpeg_of(30000, 30000, True),
-        'JPEG, wide': jpeg_of(65500, 1100),
+        'JPEG, wide': jpeg_of(65500, 1100), 'JPEG, progressive, of 20 scans': jpeg_of(8192, 8192, True).replace(
+            b'\xff\xd9', 20 * (b'\xff\xda' + bytes(10)) + b'\xff\xd9'),
         'BMP': b'BM' + struct.pack('<IHHIIiiHHIIiiII', 54, 0, 0, 54, 40, 30000, -30000, 1, 24, 0, 0, 0, 0, 0, 0),
         'PPM': b'P6\n# a comment\n30000 30000\n255\n', 'PBM': b'P4 30000 30000\n',
         'GIF': b'GIF89a' + struct.pack('<HHBBBcHHHHB', 9, 9, 0, 0, 0, b',', 0, 0, 60000, 60000, 0)
@@ -408,7 +409,7 @@ def test_small_files_of_huge_pictures_cost_next_to_nothing(trial, tmp_path: Path
     with trial('Pictures', 'small files that announce huge pictures', len(bombs)):
         for name, line in zip(bombs, done.stdout.splitlines()[1:], strict=True):  # the first loads the libraries
             said, kilobytes, seconds = line.rsplit(';', 2)
-            refused = 'expected at most 67108864' in said or 'do not decode' in said
+            refused = re.search(r'expected at most (67108864|16) |do not decode', said)
             assert refused or said == '(64, 64, 3) ', name  # OpenCV takes the first size that a TIFF names
             assert int(kilobytes) < 30_000, f'{name}: {line}'
             assert float(seconds) < 2, f'{name}: {line}'
@@ -426,7 +427,7 @@ def test_a_progressive_jpeg_of_endless_scans_is_refused(trial) -> None:
     data = bytes(cv2.imencode('.jpg', np.zeros((64, 64, 3), np.uint8), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1])
     last = data[data.rindex(b'\xff\xda'):-2]
     with trial('Pictures', 'a progressive JPEG of a thousand scans'), \
-            pytest.raises(ImageError, match=r'found a JPEG of 10\d\d scans, expected at most 64'):
+            pytest.raises(ImageError, match=r'found a JPEG of 64x64 pixels in 10\d\d scans, expected at most 64'):
         image_from_compressed(compressed(data[:-2] + 1000 * last + b'\xff\xd9', 'jpeg'))
 
 

@@ -124,6 +124,11 @@ def test_an_uncalibrated_camera_is_refused() -> None:
         camera_model(CameraInfo(height=480, width=640))
     with pytest.raises(CameraError, match='calibrate the camera'):
         camera_model(CameraInfo(height=480, width=640), rectified=True)
+    info = stereo_right()
+    info.k = [0.0] * 9
+    with pytest.raises(CameraError, match='found K all zero and P with the focal length 450.*set image_rectified'):
+        camera_model(info)
+    camera_model(info, rectified=True)
 
 
 def test_binning_and_a_region_of_interest_together() -> None:
