@@ -126,7 +126,7 @@ def test_an_uncalibrated_camera_is_refused() -> None:
         camera_model(CameraInfo(height=480, width=640), rectified=True)
     info = stereo_right()
     info.k = [0.0] * 9
-    with pytest.raises(CameraError, match='found K all zero and P with the focal length 450.*set image_rectified'):
+    with pytest.raises(CameraError, match=r'found K all zero and P with the focal length 450.*set image_rectified'):
         camera_model(info)
     camera_model(info, rectified=True)
 
