@@ -125,8 +125,9 @@ def _runs_dry(data: bytes, pixels: npt.NDArray[Any]) -> bool:
     begin, progressive = _first_scan(data)
     if not progressive and not _has_grey_block(pixels):
         return False
-    more = bytes(range(96))  # begins with 0, in case that the last byte before it is half a marker
-    fed = re.sub(rb'\xff(?=[\xc0-\xfe])', lambda _: more + b'\xff', data[begin:])
+    more = 16 * b'\xa5\xb6\x97\xd3\x6a\xc9'  # in the usual Huffman tables, blocks that are brighter or darker
+    fed = re.sub(rb'(\xff?)\xff(?=[\xc0-\xfe])',  # half a marker before another one becomes a coded byte
+                 lambda found: (found[1] and b'\xff\0') + more + b'\xff', data[begin:])
     restarts = re.findall(rb'\xff([\xd0-\xd7])', data[begin:])
     following = restarts[-1][0] + 1 if restarts else 0xd0
     further = b''.join(bytes([0xff, 0xd0 + (following + number) % 8]) + more for number in range(8))

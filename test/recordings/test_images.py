@@ -597,6 +597,34 @@ def test_damaged_files_give_a_picture_of_the_announced_size_or_one_line(trial, d
         decodes_or_says_why(bytes(file))
 
 
+@given(size=st.tuples(st.integers(48, 120), st.integers(48, 160)), seed=st.integers(0, 1000),
+       mode=st.sampled_from(['RGB', 'L', 'CMYK']), quality=st.sampled_from([50, 75, 95]),
+       subsampling=st.sampled_from([0, 1, 2]), restart=st.integers(0, 9), progressive=st.booleans(),
+       grey=st.floats(0, 1), cut=st.floats(0.05, 0.6))
+def test_every_whole_jpeg_is_read_and_every_cut_one_refused(
+        trial, size: tuple[int, int], seed: int, mode: str, quality: int, subsampling: int, restart: int,
+        progressive: bool, grey: float, cut: float) -> None:
+    """Of progressive ones that are cut only the first scan would leave grey: they are not looked at here."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (size[0] // 8 + 1, size[1] // 8 + 1, 3), dtype=np.uint8)
+    picture = coarse.repeat(8, 0).repeat(8, 1)[:size[0], :size[1]].copy()
+
+    def jpeg(pixels: np.ndarray) -> bytes:
+        file = io.BytesIO()
+        PIL.Image.fromarray(pixels).convert(mode).save(
+            file, 'JPEG', quality=quality, subsampling=subsampling, progressive=progressive,
+            restart_marker_blocks=restart)
+        return file.getvalue()
+
+    whole = jpeg(picture)
+    picture[int(grey * size[0]):] = 128
+    with trial('Pictures', 'whole JPEGs of all kinds, with grey parts'):
+        assert image_from_compressed(compressed(jpeg(picture), 'jpeg')).shape == (*size, 3)
+    if not progressive and mode != 'CMYK':
+        with trial('Pictures', 'a JPEG whose coded pixels break off, with an end'), \
+                pytest.raises(ImageError, match='of which a part is missing'):
+            image_from_compressed(compressed(halved(whole, cut), 'jpeg'))
+
+
 def decodes_or_says_why(data: bytes) -> None:
     said = None
     try:
