@@ -33,6 +33,9 @@ class EncoderSettings(Section):
     input_size: tuple[int, int] = row(
         (0, 0), 'height and width that the encoder sees, in pixels; 0: the encoder\'s own', EMBEDDING, minimum=0,
         maximum=8192, length=2)
+    bit_depth: int = row(
+        0, 'bits that 16-bit images use, as 10, 12 or 14 of many cameras; 0: all 16, the full range of the encoding',
+        EMBEDDING, minimum=0, maximum=16)
     device: str = row('auto', '`auto`, `cpu`, `cuda` or `cuda:N`', RUN)
     precision: str = row(
         'auto', 'arithmetic of the encoder; auto: bf16 on a GPU that has it, else fp32', RUN,

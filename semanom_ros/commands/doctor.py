@@ -356,27 +356,15 @@ def _video() -> str:
     return f'ffmpeg {imageio_ffmpeg.get_ffmpeg_version()}'
 
 
-# A NumPy that cv_bridge was not built for can end the process: it is tried in another one.
-_CV_BRIDGE = """
-import numpy, cv_bridge
-image = numpy.arange(48, dtype=numpy.uint8).reshape(4, 4, 3)
-bridge = cv_bridge.CvBridge()
-assert (bridge.imgmsg_to_cv2(bridge.cv2_to_imgmsg(image, 'bgr8'), 'rgb8') == image[..., ::-1]).all()
-"""
-
-
 def _cv_bridge() -> str:
-    import numpy as np
+    from semanom_ros.recordings import cv_bridge_conversion
 
-    if importlib.util.find_spec('cv_bridge') is None:
-        raise _ProblemError('not here; semanom_ros does not need it', '', missing=True)
-    done = subprocess.run([sys.executable, '-c', _CV_BRIDGE], capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f'it crashed, exit status {done.returncode}'])[-1]
+    use = 'semanom_ros needs it for rare encodings of images only'
+    if not cv_bridge_conversion.is_here():
+        raise _ProblemError(f'not here; {use}', '', missing=True)
+    if fault := cv_bridge_conversion.fault():
         raise _ProblemError(
-            f'does not work with NumPy {np.__version__}: {last}',
-            'semanom_ros does not need it, other nodes may: pip install the NumPy that ROS was built with ("numpy<2")',
-        )
+            fault, f'{use}, other nodes may need it: pip install the NumPy that ROS was built with ("numpy<2")')
     return 'converts an image'
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from semanom_ros.commands.progress_bars import Bars
-from semanom_ros.errors import BagError
-from semanom_ros.recordings.importing import Masks, MaskValues, import_images, import_video
+from semanom_ros.errors import BagError, ParameterError
+from semanom_ros.recordings.importing import Masks, import_images, import_pictures, import_video
+from semanom_ros.recordings.picture_files import DEFAULT_VALUES, MaskValues
+from semanom_ros.recordings.public_sets import CONVENTIONS
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -16,23 +19,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
     images = kinds.add_parser('images', help='every picture in a folder, in the order of their names')
     images.add_argument('source', type=Path, metavar='DIR', help='folder of pictures')
     pace = images.add_mutually_exclusive_group()
-    pace.add_argument('--rate', type=_positive, default=10.0, metavar='HZ', help='pictures a second (default 10)')
+    pace.add_argument('--rate', type=_positive, metavar='HZ', help='pictures a second (default 10)')
     pace.add_argument('--stills', action='store_true',
-                      help='the pictures have nothing to do with each other: nothing is tracked or joined over time')
+                      help='the pictures have nothing to do with each other: nothing is tracked or joined over time '
+                           '(those of a --dataset have nothing, unless --rate is given)')
+    images.add_argument('--dataset', choices=[one.key for one in CONVENTIONS],
+                        help='DIR is laid out, and its masks are named and numbered, as in these public sets: '
+                        + '; '.join(f'{one.key}: {one.layout}, {one.values}' for one in CONVENTIONS))
     images.add_argument('--masks', type=Path, metavar='DIR',
-                        help='folder of ground-truth masks (PNG), named as the pictures and in the same folders')
-    images.add_argument('--mask-suffix', default='', metavar='TEXT',
+                        help='folder of ground-truth masks (PNG, BMP, TIFF, PGM), named as the pictures and in the '
+                             'same folders')
+    images.add_argument('--mask-suffix', metavar='TEXT',
                         help='what follows the picture\'s name in that of its mask, e.g. _labels_semantic')
-    images.add_argument('--unmasked', choices=('nominal', 'unknown'), default='unknown',
+    images.add_argument('--unmasked', choices=('nominal', 'unknown'),
                         help='what a picture without a mask is (default unknown)')
-    declared = MaskValues()
+    declared = DEFAULT_VALUES
     for meaning, values, what in (('nominal', declared.nominal, 'are nominal'),
                                   ('anomalous', declared.anomalous, 'are anomalous'),
                                   ('ignore', declared.ignore, 'are left out')):
-        images.add_argument(f'--{meaning}', type=int, nargs='*', default=values, metavar='VALUE',
+        images.add_argument(f'--{meaning}', type=int, nargs='*', metavar='VALUE',
                             help=f'pixels of a mask that {what} (default {" ".join(map(str, values))})')
-    video = kinds.add_parser('video', help='a video at its own rate')
+    video = kinds.add_parser('video', help='a video at the times of its container')
     video.add_argument('source', type=Path, metavar='FILE', help='video file')
+    video.add_argument('--rate', type=_positive, metavar='HZ',
+                       help='frames a second, for a raw stream, which has no times; else in place of its times')
     video.add_argument('--every', type=int, default=1, metavar='N', help='take every n-th frame')
     for kind in (images, video):
         kind.add_argument('--output', type=Path, required=True, metavar='BAG',
@@ -49,19 +59,33 @@ def run(arguments: argparse.Namespace) -> None:
     wanted = 'folder' if arguments.kind == 'images' else 'file'
     if not (source.is_dir() if wanted == 'folder' else source.is_file()):
         raise BagError(f'{source}: found no such {wanted}; give another')
-    if arguments.kind == 'images':
-        values = MaskValues(tuple(arguments.nominal), tuple(arguments.anomalous), tuple(arguments.ignore))
-        masks = arguments.masks and Masks(arguments.masks, arguments.mask_suffix, values)
-        nominal = arguments.unmasked == 'nominal'
-        count, masked = import_images(source, arguments.output, rate=arguments.rate, fov_degrees=arguments.fov,
-                                      masks=masks, unmasked_nominal=nominal, stills=arguments.stills,
-                                      storage=arguments.storage, progress=Bars())
-        print(f'{arguments.output}: {count} frames, {masked} with a mask'
-              + (f', {count - masked} nominal without one' if nominal and masked < count else ''))
-    else:
-        count = import_video(source, arguments.output, every=max(1, arguments.every), fov_degrees=arguments.fov,
-                             storage=arguments.storage, progress=Bars())
+    if arguments.kind == 'video':
+        count = import_video(source, arguments.output, every=max(1, arguments.every), rate=arguments.rate,
+                             fov_degrees=arguments.fov, storage=arguments.storage, progress=Bars())
         print(f'{arguments.output}: {count} frames')
+        return
+    convention = next((one for one in CONVENTIONS if one.key == arguments.dataset), None)
+    usual = convention.values if convention else DEFAULT_VALUES
+    values = MaskValues(*(usual_ones if given is None else tuple(given) for given, usual_ones in (
+        (arguments.nominal, usual.nominal), (arguments.anomalous, usual.anomalous), (arguments.ignore, usual.ignore))))
+    how: dict[str, Any] = {'rate': arguments.rate or 10.0, 'fov_degrees': arguments.fov, 'storage': arguments.storage,
+                           'progress': Bars()}
+    if convention:
+        for name in ('mask_suffix', 'unmasked'):
+            if getattr(arguments, name) is not None:
+                raise ParameterError(f'--{name.replace("_", "-")}: found together with --dataset, expected one of '
+                                     'them, because the set says it; leave it out')
+        nominal = convention.unmasked_nominal
+        pictures = convention.pictures(source, arguments.masks)
+        count, masked = import_pictures(source.name, pictures, arguments.output, values=values,
+                                        unmasked_nominal=nominal, stills=arguments.rate is None, **how)
+    else:
+        masks = arguments.masks and Masks(arguments.masks, arguments.mask_suffix or '', values)
+        nominal = arguments.unmasked == 'nominal'
+        count, masked = import_images(source, arguments.output, masks=masks, unmasked_nominal=nominal,
+                                      stills=arguments.stills, **how)
+    print(f'{arguments.output}: {count} frames, {masked} with a mask'
+          + (f', {count - masked} nominal without one' if nominal and masked < count else ''))
 
 
 def _positive(text: str) -> float:

@@ -42,19 +42,21 @@ def run(arguments: argparse.Namespace) -> None:
     database = NominalDatabase.open(arguments.database, method.search, device=embedder.encoder.device)
     database.check_compatible(embedder.description)
     with logging_redirect_tqdm():
-        model = learn_plausibility(database, embedder, _frames(arguments.bags, arguments.image_topics), method.score,
-                                   arguments.composites, Bars(), arguments.seed)
+        frames = _frames(arguments.bags, arguments.image_topics, method.encoder.bit_depth)
+        model = learn_plausibility(database, embedder, frames, method.score, arguments.composites, Bars(),
+                                   arguments.seed)
         manifest = operations.calibrate(arguments.database, Recipe.of(method),
                                         Learned(model, arguments.composites, arguments.seed), Bars())
     print(f'{arguments.database}: version {manifest.version} knows what belongs where, '
           f'from {arguments.composites} pictures with transplants')
 
 
-def _frames(bags: list[Path], topics: list[str]) -> Iterator[Frame]:
+def _frames(bags: list[Path], topics: list[str], bit_depth: int) -> Iterator[Frame]:
     """The frames of recordings; of a damaged one those before the damage, as a database was made of them."""
     for bag in bags:
         with BagReader(bag) as reader:
-            frames = reader.images([reader.image_topic(topic) for topic in topics])  # raises where a topic will not do
+            frames = reader.images([reader.image_topic(topic) for topic in topics],  # raises where a topic will not do
+                                   bit_depth=bit_depth)
             try:
                 yield from frames
             except BagError as error:

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from semanom_ros.core.picture_decoder import decode_thumbnail
 from semanom_ros.core.results import Reason
 from semanom_ros.core.scoring.timeline import runs
 from semanom_ros.errors import BagError
@@ -141,14 +142,16 @@ def illustrate(gallery: Gallery, found: Replay) -> None:
     for index, recording in enumerate(found.recordings):
         wanted = {moment.stamp_ns: moment for moment in gallery.moments() if moment.recording == index}
         if wanted:
-            _illustrate_one(wanted, recording, found.folder / 'bags' / recording.name, found.topics.truth_instances)
+            _illustrate_one(wanted, recording, found.folder / 'bags' / recording.name, found.topics.truth_instances,
+                            found.topics.bit_depth)
 
 
 def _illustrate_one(moments: dict[int, Moment], recording: Recording, results: Path,
-                    truth_instances: Sequence[str]) -> None:
+                    truth_instances: Sequence[str], bit_depth: int) -> None:
     with BagReader(recording.path) as reader, \
             TruthReader(BagReader(recording.path), recording.truth_topic, truth_instances) as truths:
-        for frame in _readable(reader.images(recording.topic, wanted=lambda _, stamp: stamp in moments)):
+        for frame in _readable(reader.images(recording.topic, wanted=lambda _, stamp: stamp in moments,
+                                             bit_depth=bit_depth)):
             size = frame.size
             mask = truths.at(frame.stamp_ns, size)
             mask = np.zeros(size, np.uint8) if mask is None else mask
@@ -195,9 +198,9 @@ def _evidence(moment: Moment, message: Any) -> None:
     strongest = message.anomalies[0]
     moment.label = strongest.label
     nearest = strongest.nearest
-    if not len(nearest.thumbnail.data):
+    picture: Any = decode_thumbnail(bytes(nearest.thumbnail.data))
+    if picture is None:
         return
-    picture: Any = image_from_compressed(nearest.thumbnail)
     height, width = picture.shape[:2]
     scale = max(1, round(_WIDTH / 2 / width))
     picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)

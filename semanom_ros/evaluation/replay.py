@@ -47,6 +47,7 @@ class Topics:
         segments: masks for the segmenter `topic`, at most one.
         min_anomaly_pixels: a frame with fewer anomalous pixels, but some, is neither anomalous nor nominal: it counts
             nowhere.
+        bit_depth: bits that 16-bit images use; 0: all.
     """
 
     image: str = ''
@@ -54,6 +55,7 @@ class Topics:
     truth_instances: tuple[str, ...] = ()
     segments: tuple[str, ...] = ()
     min_anomaly_pixels: int = 1
+    bit_depth: int = 0
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
         with BagSegments(reader, [topic], topics.segments) as segments, \
                 ResultBag(target, _frame_id(reader, topic), _camera(reader, topic), drawn) as results, \
                 tqdm(total=reader.counts[topic], desc=f'replay {name}', unit='frame', disable=None) as bar:
-            pictures = reader.images(topic, segments=segments)
+            pictures = reader.images(topic, segments=segments, bit_depth=topics.bit_depth)
             while True:
                 try:
                     frame = next(pictures, None)

@@ -75,8 +75,9 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
                   'databases': {variant: [str(detectors.databases[variant].path), manifest.version, manifest.vectors]
                                 for variant, manifest in databases.items()}}
     masks = wanted_segments(replace(settings.method.queries, variant=detectors.embedder.variant))
-    found = replay(bags, [detectors, *baselines], shown, staging, replace(topics or Topics(), segments=tuple(masks)),
-                   conditions, settings.detector)
+    found = replay(bags, [detectors, *baselines], shown, staging, replace(
+        topics or Topics(), segments=tuple(masks), bit_depth=settings.method.encoder.bit_depth),
+        conditions, settings.detector)
     rates = {row: method.false_alarm_rate for method in (detectors, *baselines) for row in method.rows}
     figures = {row: measurement.metrics(rates[row]) for row, measurement in found.measurements.items()}
     content = _content(found, figures, detectors, baselines, settings.method)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
@@ -10,9 +12,13 @@ import numpy.typing as npt
 
 from semanom_ros.errors import CameraError
 
+logger = logging.getLogger(__name__)
+
 PINHOLE_MODELS = ('plumb_bob', 'rational_polynomial')
 FISHEYE_MODELS = ('equidistant', 'fisheye')
 _COEFFICIENTS = (4, 5, 8, 12, 14)  # that OpenCV's pinhole models have
+_RETURNS = 0.5  # pixels; how far from where it began a point may come to lie that is undistorted and distorted again
+_FISHEYE_RETURNS = 1e-4  # the same for radii, in focal lengths
 _PRECISE = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-9)
 
 
@@ -44,22 +50,51 @@ class CameraModel:
         """Checks that bearings can be computed.
 
         Raises:
-            CameraError: no pixels, no focal length, or an unknown distortion model.
+            CameraError: no pixels, no focal length, an unknown distortion model, or distortion that
+                cannot be undone in most of the image.
         """
         if self.height <= 0 or self.width <= 0:
             raise CameraError(f'CameraInfo: found {self.width}x{self.height} pixels, expected the size of the image; '
                               'correct the camera driver')
+        if not self.intrinsics.any():
+            raise CameraError('CameraInfo: found an uncalibrated camera (its matrix is all zero), expected focal '
+                              'lengths; calibrate the camera')
         focal = self.intrinsics[[0, 1], [0, 1]]
-        if not (np.isfinite(self.intrinsics).all() and np.isfinite(self.distortion).all() and (focal > 0).all()):
-            raise CameraError(f'CameraInfo: found focal lengths {focal[0]:g} and {focal[1]:g}, expected positive '
-                              'numbers; calibrate the camera')
+        if not (np.isfinite(self.intrinsics).all() and (focal > 0).all()):
+            raise CameraError(f'CameraInfo: found focal lengths {focal[0]:g} and {focal[1]:g} and the principal point '
+                              f'({self.intrinsics[0, 2]:g}, {self.intrinsics[1, 2]:g}), expected finite numbers and '
+                              'positive lengths; calibrate the camera')
+        if not np.isfinite(self.distortion).all():
+            raise CameraError(f'CameraInfo: found the distortion coefficients {_listed(self.distortion)}, expected '
+                              'finite numbers; calibrate the camera')
         if self.distortion.any() and self.distortion_model not in PINHOLE_MODELS + FISHEYE_MODELS:
             raise CameraError(f'CameraInfo: found distortion model {self.distortion_model!r}, expected one of '
                               f'{", ".join(PINHOLE_MODELS + FISHEYE_MODELS)}; calibrate the camera with one of them')
         most = 4 if self._fisheye else _COEFFICIENTS[-1]
-        if self.distortion.size > most:
-            raise CameraError(f'CameraInfo: found {self.distortion.size} distortion coefficients, expected at most '
-                              f'{most} for {self.distortion_model!r}; calibrate the camera')
+        if self._coefficients.size > most:
+            raise CameraError(f'CameraInfo: found {self._coefficients.size} distortion coefficients that are not '
+                              f'zero at the end, expected at most {most} for {self.distortion_model!r}; calibrate the '
+                              'camera')
+        unknown = np.isnan(self._look(self._grid())).any(axis=1)
+        if unknown.mean() > 0.5:
+            raise CameraError(f'CameraInfo: found the distortion coefficients {_listed(self.distortion)}, which cannot '
+                              f'be undone in {unknown.mean():.0%} of the image, expected those of a lens; calibrate '
+                              'the camera')
+        if unknown.any():
+            _say_once(f'CameraInfo: found distortion coefficients {_listed(self.distortion)} that cannot be undone in '
+                      f'{unknown.mean():.0%} of the image, expected all of it; bearings there are left out; calibrate '
+                      'the camera with its corners covered')
+
+    @property
+    def _coefficients(self) -> npt.NDArray[np.float64]:
+        """Without the zeros that drivers fill up with."""
+        return np.trim_zeros(self.distortion, 'b')
+
+    def _grid(self) -> npt.NDArray[np.float64]:
+        """(81, 2) pixels all over the calibrated image, those of its corners among them."""
+        x = np.linspace(0, self.width - 1, 9) + self.offset[0]
+        y = np.linspace(0, self.height - 1, 9) + self.offset[1]
+        return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
 
     def scale(self, image_size: tuple[int, int]) -> npt.NDArray[np.float64]:
         """(2,) factors (x, y) from an image of this (height, width) to the one that was calibrated.
@@ -87,27 +122,51 @@ class CameraModel:
             image_size: (height, width) of that image; a binned or resized one is scaled to the intrinsics.
 
         Returns:
-            (N, 3) unit vectors in the optical frame of REP 103 (x right, y down, z forward).
+            (N, 3) unit vectors in the optical frame of REP 103 (x right, y down, z forward); NaN where the distortion
+            cannot be undone: no direction is seen there.
 
         Raises:
             CameraError: the image has another aspect ratio than the calibration.
         """
         pixels = (np.asarray(points, np.float64).reshape(-1, 2) + 0.5) * self.scale(image_size) - 0.5 + self.offset
-        normalized = (pixels - self.intrinsics[:2, 2]) / self.intrinsics[[0, 1], [0, 1]]
+        return self._look(pixels)
+
+    def _look(self, pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """(N, 3) unit vectors, or NaN, from (N, 2) pixels of the calibrated image."""
+        focal, centre = self.intrinsics[[0, 1], [0, 1]], self.intrinsics[:2, 2]
+        normalized = (pixels - centre) / focal
         if self._fisheye:
-            return _fisheye_rays(normalized, self.distortion)
+            return _fisheye_rays(normalized, self._coefficients)
+        undone = np.ones(len(pixels), bool)
         if self.distortion.any():
-            known = next(count for count in _COEFFICIENTS if count >= self.distortion.size)
-            coefficients = np.concatenate([self.distortion, np.zeros(known - self.distortion.size)])
+            known = next(count for count in _COEFFICIENTS if count >= self._coefficients.size)
+            coefficients = np.concatenate([self._coefficients, np.zeros(known - self._coefficients.size)])
             undistorted = cv2.undistortPoints(
                 pixels[:, None], self.intrinsics, coefficients, criteria=_PRECISE)  # type: ignore[call-overload]
             normalized = np.asarray(undistorted, np.float64)[:, 0]
+            with np.errstate(all='ignore'):
+                lenses = np.column_stack([normalized, np.ones(len(normalized))])
+                again = cv2.projectPoints(lenses, np.zeros(3), np.zeros(3), self.intrinsics, coefficients)[0][:, 0]
+                undone = np.abs(again - pixels).max(axis=1) < _RETURNS
         rays = np.column_stack([normalized, np.ones(len(normalized))])
-        return rays / np.linalg.norm(rays, axis=1, keepdims=True)
+        with np.errstate(all='ignore'):
+            rays = rays / np.linalg.norm(rays, axis=1, keepdims=True)
+        rays[~undone] = np.nan
+        return rays
+
+
+@cache
+def _say_once(text: str) -> None:
+    """A CameraInfo comes with every image."""
+    logger.warning(text)
+
+
+def _listed(values: npt.NDArray[np.float64]) -> str:
+    return ', '.join(f'{value:g}' for value in values)
 
 
 def _fisheye_rays(points: npt.NDArray[np.float64], distortion: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(N, 3) unit vectors from (N, 2) points of the equidistant model (J. Kannala, S. Brandt, 2006).
+    """(N, 3) unit vectors, or NaN, from (N, 2) points of the equidistant model (J. Kannala, S. Brandt, 2006).
 
     radius = theta (1 + k1 theta^2 + k2 theta^4 + k3 theta^6 + k4 theta^8) is solved for theta by
     Newton's method. `cv2.fisheye.undistortPoints` is no choice: it holds wide lenses at about 80 degrees.
@@ -120,5 +179,8 @@ def _fisheye_rays(points: npt.NDArray[np.float64], distortion: npt.NDArray[np.fl
         value = theta * (theta[:, None] ** powers @ coefficients) - radius
         slope = theta[:, None] ** powers @ (coefficients * (powers + 1))
         theta = np.clip(theta - value / np.where(np.abs(slope) > 1e-6, slope, 1e-6), 0, np.pi)
+    value = theta * (theta[:, None] ** powers @ coefficients)
     sideways = points / np.maximum(radius, 1e-12)[:, None] * np.sin(theta)[:, None]
-    return np.column_stack([sideways, np.cos(theta)])
+    rays = np.column_stack([sideways, np.cos(theta)])
+    rays[~(np.abs(value - radius) < _FISHEYE_RETURNS)] = np.nan
+    return rays

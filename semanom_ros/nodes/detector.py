@@ -550,7 +550,7 @@ class _Camera:
         self.flagged: tuple[Frame, FrameResult] | None = None
         self.drifting = False
         self._node = node
-        self._input = CameraInput(node, name, settings.cameras, settings.method.queries, INPUT)
+        self._input = CameraInput(node, name, settings.cameras, settings.method, INPUT)
         self._rectified = settings.detector.image_rectified
         # from configure on, so that the first frame after activate finds it
         self._infos = node.create_subscription(CameraInfo, f'~/input/{name}/camera_info', self._on_info, INPUT)

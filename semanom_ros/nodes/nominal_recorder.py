@@ -155,7 +155,7 @@ class NominalRecorderNode(Node):
     def _record_frames(self, recorder: NominalRecorder) -> None:
         settings = self._settings
         for name in settings.cameras.camera_names:
-            camera = CameraInput(self, name, settings.cameras, settings.method.queries, CAMERA)
+            camera = CameraInput(self, name, settings.cameras, settings.method, CAMERA)
             self._cameras.append(camera)
             camera.open(partial(self._receive, camera))
         self._state = 'recording'

@@ -43,6 +43,7 @@ from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.errors import BagError, ImageError
 from semanom_ros.recordings import ground_truth
 from semanom_ros.recordings.images import (
+    BitDepth,
     compress_pixels,
     encode_pixels,
     image_from_compressed,
@@ -230,7 +231,7 @@ class BagReader:
 
     def images(self, topics: str | Sequence[str] = '', wanted: Callable[[str, int], bool] | None = None,
                segments: Callable[[str, int, tuple[int, ...]], Segments | None] = lambda topic, stamp, size: None,
-               ) -> Iterator[Frame]:
+               bit_depth: int = 0) -> Iterator[Frame]:
         """Pictures in the order of bag time, stamped as their headers say, or with bag time where they say nothing.
 
         A message that holds no picture is skipped, counted in `bad_images`, and logged
@@ -241,6 +242,7 @@ class BagReader:
             wanted: called with topic and stamp in nanoseconds; a picture that it refuses
                 is not decoded.
             segments: called with topic, stamp and (height, width) for the instance masks of a picture.
+            bit_depth: bits that 16-bit images use; 0: all.
 
         Yields:
             Frames whose `source` is `path`, and whose `camera` is the topic.
@@ -250,18 +252,20 @@ class BagReader:
                 when the recording is damaged.
         """
         names = [self.image_topic(topic) for topic in ([topics] if isinstance(topics, str) else topics)]
-        return self._images(names, wanted, segments)
+        return self._images(names, wanted, segments, bit_depth)
 
     def _images(self, topics: list[str], wanted: Callable[[str, int], bool] | None,
-                segments: Callable[[str, int, tuple[int, ...]], Segments | None]) -> Iterator[Frame]:
+                segments: Callable[[str, int, tuple[int, ...]], Segments | None], bit_depth: int) -> Iterator[Frame]:
         bad: dict[str, int] = {}
+        depths = {topic: BitDepth(bit_depth, f'{self.path}: {topic}') for topic in topics}
         try:
             for topic, time_ns, message in self.messages(topics):
                 stamp = stamp_ns(message) or time_ns
                 if wanted is not None and not wanted(topic, stamp):
                     continue
                 try:
-                    image = image_from_compressed(message) if is_compressed(message) else image_from_message(message)
+                    decode = image_from_compressed if is_compressed(message) else image_from_message
+                    image = decode(message, depths[topic])
                 except ImageError as error:
                     self.bad_images += 1
                     bad[topic] = bad.get(topic, 0) + 1
@@ -371,10 +375,14 @@ class BagWriter:
             self._staging = Path(tempfile.mkdtemp(prefix=f'.{self.path.name}.', dir=self.path.parent))
         except OSError as error:
             raise BagError(f'{path}: cannot be written ({error.strerror}); give another folder') from error
-        self._writer = Writer(self._staging / self.path.name, version=9, storage_plugin=STORAGES[storage])
-        if storage == 'mcap':
-            self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
-        self._writer.open()
+        try:
+            self._writer = Writer(self._staging / self.path.name, version=9, storage_plugin=STORAGES[storage])
+            if storage == 'mcap':
+                self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+            self._writer.open()
+        except BaseException:  # Ctrl-C too: there is no writer yet that would clear up
+            shutil.rmtree(self._staging, ignore_errors=True)
+            raise
 
     def __enter__(self) -> BagWriter:
         return self

@@ -3,25 +3,31 @@
 One conversion serves the nodes and the bags: the functions read only the fields of
 a message, so rclpy's messages and those of `rosbags` both do.
 
-cv_bridge is not used where it happens to be installed, nor `rosbags-image` where it
-is not: a picture must have the same pixels, and so the same anomaly score, on the
-vehicle and in the evaluation. Neither covers the encodings that cameras send
-(`rosbags-image` 0.10 reads past the padding of `step` and takes nv12 for a grey
-picture; cv_bridge has no nv12), while each of them is one `cv2.cvtColor` from RGB.
-The tests compare with `rosbags-image` wherever it is right.
+A picture must have the same pixels, and so the same anomaly score, on the vehicle and
+in the evaluation, whatever is installed there. So each encoding of ENCODINGS is decoded
+here, to the pixels that cv_bridge gives (a test compares them wherever cv_bridge is;
+`rosbags-image` 0.10 reads past the padding of `step` and takes nv12 for a grey picture).
+Encodings that are not among them go through cv_bridge where it works.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from array import array
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from semanom_ros.bounds import MAX_PIXELS
+from semanom_ros.core.picture_decoder import decode_file
 from semanom_ros.errors import ImageError
+from semanom_ros.recordings import cv_bridge_conversion
+
+logger = logging.getLogger(__name__)
 
 
 class ImageMessage(Protocol):
@@ -101,30 +107,76 @@ LABEL_ENCODINGS = tuple(_LABEL_LAYOUTS)
 """Encodings of `sensor_msgs/Image` that `labels_from_message` reads."""
 
 
-def image_from_message(message: ImageMessage) -> npt.NDArray[np.uint8]:
+@dataclass
+class BitDepth:
+    """How many of its bits a 16-bit stream uses; says once in the log where that is not what was declared.
+
+    Attributes:
+        declared: bits, from the lowest; 0: all 16.
+        stream: what the log calls it; '': nothing is said.
+        seen: bits of the largest sample so far.
+    """
+
+    declared: int = 0
+    stream: str = ''
+    seen: int = 0
+
+    @property
+    def brightest(self) -> int:
+        """The sample that becomes 255."""
+        return (1 << (self.declared or 16)) - 1
+
+    def look(self, samples: npt.NDArray[Any]) -> None:
+        """Takes note of 16-bit samples."""
+        if not self.stream or self.seen > 14:
+            return
+        bits = int(samples.max()).bit_length()
+        if bits <= self.seen:
+            return
+        before, self.seen = self._likely, bits
+        if self.declared and bits > self.declared:
+            logger.warning('%s: found a sample of %d bits, expected at most %d (bit_depth); what is brighter is cut '
+                           'off; set bit_depth to 0 or to what the camera sends', self.stream, bits, self.declared)
+            self.seen = 16
+        elif not self.declared and before < self._likely < 16:
+            logger.warning('%s: found 16-bit images that use %d bits, expected 16; they arrive %d times too dark; set '
+                           'bit_depth to %d', self.stream, self._likely, 1 << 16 - self._likely, self._likely)
+
+    @property
+    def _likely(self) -> int:
+        """What cameras send, no less than what was seen."""
+        return next(bits for bits in (0, 10, 12, 14, 16) if bits >= self.seen)
+
+
+def image_from_message(message: ImageMessage, depth: BitDepth | None = None) -> npt.NDArray[np.uint8]:
     """The picture of a `sensor_msgs/Image`.
 
-    16-bit samples are scaled by 255 / 65535, as cv_bridge does; `8UC3` and `8UC4` are
-    taken for BGR and BGRA, as OpenCV orders them; YUV is BT.601 of limited range.
+    16-bit samples are scaled by 255 / 65535 after the colours are converted, as cv_bridge
+    does; `8UC3` and `8UC4` are taken for BGR and BGRA, as OpenCV orders them; YUV is
+    BT.601 of limited range.
 
     Args:
-        message: of any encoding in `ENCODINGS`; `step` may be padded, 16-bit samples
-            may be of either endianness. nv12 and nv21 have the luma plane of
-            `height` rows followed by the chroma plane of `height` / 2 rows.
+        message: of any encoding in `ENCODINGS`, or one that cv_bridge converts; `step`
+            may be padded, 16-bit samples may be of either endianness. nv12 and nv21 have
+            the luma plane of `height` rows followed by the chroma plane of `height` / 2 rows.
+        depth: how many bits 16-bit samples use; None: all.
 
     Returns:
         (height, width, 3) uint8 RGB, contiguous and writable. It shares the memory of
         an unpadded rgb8 message that is itself writable.
 
     Raises:
-        ImageError: without pixels, of an unknown encoding, or `step` or `data` does not
-            fit the size.
+        ImageError: without pixels or of more than MAX_PIXELS, of an unknown encoding, or
+            `step` or `data` does not fit the size.
     """
     layout = _LAYOUTS.get(message.encoding)
     if layout is None:
-        raise ImageError(f'image: found encoding {message.encoding!r}, expected one of {", ".join(ENCODINGS)}; '
-                         'set the camera driver to one of them')
-    return _to_rgb(_samples(message, layout), layout.to_rgb)
+        _check_size(message.height, message.width)
+        if fault := cv_bridge_conversion.fault():
+            raise ImageError(f'image: found encoding {message.encoding!r}, expected one of {", ".join(ENCODINGS)} '
+                             f'(others need cv_bridge: {fault}); set the camera driver to one of them')
+        return cv_bridge_conversion.rgb_of(message)
+    return _to_rgb(_samples(message, layout), layout.to_rgb, depth)
 
 
 def labels_from_message(message: ImageMessage) -> npt.NDArray[np.int64]:
@@ -146,8 +198,7 @@ def labels_from_message(message: ImageMessage) -> npt.NDArray[np.int64]:
 def _samples(message: ImageMessage, layout: _Layout) -> npt.NDArray[Any]:
     """(rows, width, channels) samples, sharing the message's memory."""
     encoding, height, width = message.encoding, message.height, message.width
-    if height <= 0 or width <= 0:
-        raise ImageError(f'image: found {width}x{height} pixels, expected at least 1x1; check the camera driver')
+    _check_size(height, width)
     if height % layout.block[0] or width % layout.block[1]:
         raise ImageError(f'image: found {width}x{height} pixels of {encoding}, expected a multiple of '
                          f'{layout.block[1]}x{layout.block[0]}; check the camera driver')
@@ -167,7 +218,15 @@ def _samples(message: ImageMessage, layout: _Layout) -> npt.NDArray[Any]:
     return np.ndarray(shape, kind, data, strides=strides)  # type: ignore[call-overload]
 
 
-def image_from_compressed(message: CompressedImageMessage) -> npt.NDArray[np.uint8]:
+def _check_size(height: int, width: int) -> None:
+    if height <= 0 or width <= 0:
+        raise ImageError(f'image: found {width}x{height} pixels, expected at least 1x1; check the camera driver')
+    if height * width > MAX_PIXELS:
+        raise ImageError(f'image: found {width}x{height} pixels, expected at most {MAX_PIXELS} in all; '
+                         'send smaller pictures')
+
+
+def image_from_compressed(message: CompressedImageMessage, depth: BitDepth | None = None) -> npt.NDArray[np.uint8]:
     """The picture of a `sensor_msgs/CompressedImage`: JPEG, PNG, or what else OpenCV decodes.
 
     `format` is read as image_transport's compressed plugin writes it: `rgb8; jpeg
@@ -175,20 +234,21 @@ def image_from_compressed(message: CompressedImageMessage) -> npt.NDArray[np.uin
     were swapped before encoding, `bayer_rggb8; png compressed` the mosaic in grey.
     The orientation in EXIF is ignored: CameraInfo knows nothing of it.
 
+    Args:
+        message: with a picture in `data`.
+        depth: how many bits 16-bit samples use; None: all.
+
     Returns:
         (height, width, 3) uint8 RGB, contiguous and writable.
 
     Raises:
-        ImageError: corrupt, cut off, or of a format that cannot be decoded.
+        ImageError: corrupt, cut off, of a format that cannot be decoded, or of more than MAX_PIXELS.
     """
     source, _, compression = (part.strip() for part in message.format.partition(';'))
-    data = bytes(memoryview(message.data))
-    # OpenCV 4 fills the missing end of a cut JPEG with grey, which would look like an anomaly
-    cut = data.startswith(b'\xff\xd8') and data.rfind(b'\xff\xd9') < data.rfind(b'\xff\xda')
-    pixels = None if cut or not data else _decode(data)
-    if pixels is None:
-        raise ImageError(f'compressed image: found {len(data)} bytes that do not decode, expected a whole JPEG or PNG '
-                         f'(format {message.format!r}); check the camera driver and the network')
+    if 'compressedDepth' in compression:
+        raise ImageError(f'compressed image: found distances (format {message.format!r}), expected a picture; '
+                         'choose the topic of the picture')
+    pixels = decode_file(bytes(memoryview(message.data)), f'format {message.format!r}')
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     if channels == 1 and source.startswith('bayer_') and source in _LAYOUTS:
         code: int | None = _LAYOUTS[source].to_rgb
@@ -196,7 +256,7 @@ def image_from_compressed(message: CompressedImageMessage) -> npt.NDArray[np.uin
         code = None
     else:
         code = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}[channels]
-    return _to_rgb(pixels.reshape(*pixels.shape[:2], channels), code)
+    return _to_rgb(pixels.reshape(*pixels.shape[:2], channels), code, depth)
 
 
 def is_compressed(message: object) -> bool:
@@ -270,18 +330,14 @@ def compress_pixels(image: npt.NDArray[np.uint8], format: str = 'jpeg', quality:
     return result
 
 
-def _decode(data: bytes) -> npt.NDArray[Any] | None:
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        return None
-    return pixels if pixels is not None and pixels.dtype in (np.uint8, np.uint16) else None
-
-
-def _to_rgb(samples: npt.NDArray[Any], code: int | None) -> npt.NDArray[np.uint8]:
+def _to_rgb(samples: npt.NDArray[Any], code: int | None, depth: BitDepth | None) -> npt.NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB from (H, W, channels) samples of 8 or 16 bits."""
     if samples.dtype.itemsize == 2:
-        samples = cv2.convertScaleAbs(samples.astype(np.uint16), alpha=255 / 65535)
+        samples, depth = samples.astype(np.uint16), depth or BitDepth()
+        depth.look(samples)
+        if code is not None:
+            samples = cv2.cvtColor(samples, code)
+        return cv2.convertScaleAbs(samples, alpha=255 / depth.brightest)  # type: ignore[return-value]
     if code is not None:
         return cv2.cvtColor(samples, code)  # type: ignore[return-value]
     return np.require(samples, np.uint8, ['C', 'W'])

@@ -2,59 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from semanom_ros.core.progress import SILENT, Progress
-from semanom_ros.errors import BagError, ImageError
+from semanom_ros.errors import BagError
 from semanom_ros.recordings.bags import CAMERA_INFO, COMPRESSED_IMAGE, BagWriter
 from semanom_ros.recordings.ground_truth import ANOMALY_MASK
-from semanom_ros.recordings.images import compress_pixels, image_from_compressed
+from semanom_ros.recordings.images import compress_pixels
+from semanom_ros.recordings.picture_files import (
+    DEFAULT_VALUES,
+    JPEG_QUALITY,
+    MASKS,
+    PICTURES,
+    MaskValues,
+    files_below,
+    read_mask,
+    read_picture,
+)
+from semanom_ros.recordings.videos import Video
 
 IMAGE_TOPIC, INFO_TOPIC = '/camera/image_raw/compressed', '/camera/camera_info'
 FRAME_ID = 'camera_optical_frame'
 STILLS_APART_S = 10
 """Seconds between the stamps of pictures that have nothing to do with each other: too far apart to be joined."""
 
-_AS_THEY_ARE = {'.jpg': 'jpeg', '.jpeg': 'jpeg', '.png': 'png'}
-_DECODED = ('.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm')
-PICTURES = (*_AS_THEY_ARE, *_DECODED)
-"""Endings, in small letters, of the files that are taken for pictures."""
-
 _FIRST_STAMP_NS = 1_000_000_000  # a stamp of 0 means `no time` to much of ROS
 
-
-@dataclass(frozen=True)
-class MaskValues:
-    """What the pixels of masks say. A value that is not among them is an error, so that no truth is guessed.
-
-    Attributes:
-        nominal, anomalous, ignore: values, none of them twice.
-    """
-
-    nominal: tuple[int, ...] = (0,)
-    anomalous: tuple[int, ...] = (255,)
-    ignore: tuple[int, ...] = (128,)
-
-    def __post_init__(self) -> None:
-        every = (*self.nominal, *self.anomalous, *self.ignore)
-        for value in every:
-            if every.count(value) > 1:
-                raise BagError(f'masks: found the value {value} declared twice, expected it to be either nominal, '
-                               'anomalous or ignored; correct --nominal, --anomalous or --ignore')
-
-    def __str__(self) -> str:
-        return ', '.join(f'{"/".join(map(str, values))} ({meaning})' for meaning, values in (
-            ('nominal', self.nominal), ('anomalous', self.anomalous), ('ignored', self.ignore)) if values)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,13 +47,13 @@ class Masks:
     Attributes:
         folder: holds the masks, in the same folders below it as the pictures have, or all in one where no name comes
             twice.
-        suffix: what follows the picture's name in that of its mask, which ends with .png; e.g. `_labels_semantic`.
+        suffix: what follows the picture's name in that of its mask, before the ending; e.g. `_labels_semantic`.
         values: of the masks' pixels.
     """
 
     folder: Path
     suffix: str = ''
-    values: MaskValues = MaskValues()
+    values: MaskValues = DEFAULT_VALUES
 
 
 class Picture(NamedTuple):
@@ -100,20 +83,14 @@ def import_images(folder: Path, target: Path, *, rate: float = 10.0, fov_degrees
     Raises:
         BagError: no pictures, no masks, or masks that could belong to several pictures; and as `import_pictures`.
     """
-    found = [path for path in pictures_below(folder)
+    found = [path for path in files_below(folder, PICTURES)
              if not (masks and masks.folder.resolve() in path.resolve().parents)]
     if not found:
         raise BagError(f'{folder}: found no picture ({", ".join(PICTURES)}), expected some; give another folder')
     pictures = paired(folder, found, masks) if masks else [Picture(path) for path in found]
     return import_pictures(folder.name, pictures, target, rate=rate, fov_degrees=fov_degrees,
-                           values=masks.values if masks else MaskValues(), unmasked_nominal=unmasked_nominal,
+                           values=masks.values if masks else DEFAULT_VALUES, unmasked_nominal=unmasked_nominal,
                            stills=stills, storage=storage, progress=progress)
-
-
-def pictures_below(folder: Path) -> list[Path]:
-    """The picture files in a folder and those below it, in the order of their names; numbers count as numbers."""
-    return sorted((path for path in folder.rglob('*') if path.suffix.lower() in PICTURES
-                   and not path.name.startswith('.')), key=_natural)
 
 
 def paired(folder: Path, pictures: Sequence[Path], masks: Masks) -> list[Picture]:
@@ -130,12 +107,14 @@ def paired(folder: Path, pictures: Sequence[Path], masks: Masks) -> list[Picture
     Raises:
         BagError: no picture has a mask, a picture could have several, or several pictures could have one.
     """
+    if not masks.folder.is_dir():
+        raise BagError(f'{masks.folder}: found no such folder, expected that of the masks; give another')
     by_name: defaultdict[str, list[Path]] = defaultdict(list)
-    for mask in masks.folder.rglob('*.png'):
-        by_name[mask.name].append(mask)
+    for mask in files_below(masks.folder, MASKS):
+        by_name[mask.stem].append(mask)
     result, owners = [], dict[Path, Path]()
     for picture in pictures:
-        name, place = f'{picture.stem}{masks.suffix}.png', picture.parent.relative_to(folder).parts
+        name, place = f'{picture.stem}{masks.suffix}', picture.parent.relative_to(folder).parts
         shared = {mask: _agreement(place, mask.parent.relative_to(masks.folder).parts) for mask in by_name[name]}
         best = [mask for mask in shared if shared[mask] >= 0 and shared[mask] == max(shared.values())]
         if len(best) > 1:
@@ -166,9 +145,9 @@ def _agreement(place: tuple[str, ...], other: tuple[str, ...]) -> int:
 
 
 def import_pictures(name: str, pictures: Sequence[Picture], target: Path, *, rate: float = 10.0,
-                    fov_degrees: float = 90.0, values: MaskValues = MaskValues(), unmasked_nominal: bool = False,
+                    fov_degrees: float = 90.0, values: MaskValues = DEFAULT_VALUES, unmasked_nominal: bool = False,
                     stills: bool = False, storage: str = 'mcap', progress: Progress = SILENT) -> Imported:
-    """Makes a recording of pictures in their order; JPEG and PNG files go in byte by byte, others as PNG.
+    """Makes a recording of pictures in their order, upright; JPEG and PNG files go in as they are, others as PNG.
 
     Args:
         name: what is imported, for people.
@@ -187,34 +166,36 @@ def import_pictures(name: str, pictures: Sequence[Picture], target: Path, *, rat
             recording cannot be written.
     """
     progress.begin(f'import {name}', len(pictures), 'frame')
+    apart = 10**9 * STILLS_APART_S if stills else 10**9 / rate
     with BagWriter(target, storage) as writer:
-        recording = _Recording(writer, 1 / STILLS_APART_S if stills else rate, fov_degrees)
+        recording = _Recording(writer, fov_degrees)
         if stills:
             writer.mark_stills(_FIRST_STAMP_NS)
-        for path, mask_path in pictures:
-            data, format = path.read_bytes(), _AS_THEY_ARE.get(path.suffix.lower())
-            image = _decoded(path, data)
-            if format is None:
-                data, format = compress_pixels(image, 'png').tobytes(), 'png'
+        for number, (path, mask_path) in enumerate(pictures):
+            picture = read_picture(path)
+            if picture.pages > 1:
+                logger.warning('%s: found %d pictures in one file, took the first; give each a file of its own', path,
+                               picture.pages)
             mask = None
             if mask_path is not None:
-                mask = _mask(mask_path, values, _size(image))
+                mask = read_mask(mask_path, values, picture)
             elif unmasked_nominal:
-                mask = np.zeros(_size(image), np.uint8)
-            recording.add(data, format, _size(image), mask)
+                mask = np.zeros(picture.size, np.uint8)
+            recording.add(picture.data, picture.format, picture.size, round(number * apart), mask)
             progress.advance(1)
     progress.end()
     return Imported(len(pictures), sum(mask is not None for _, mask in pictures))
 
 
-def import_video(file: Path, target: Path, *, every: int = 1, fov_degrees: float, storage: str = 'mcap',
-                 progress: Progress = SILENT) -> int:
-    """Makes a recording of a video at the video's own rate, its frames as JPEG.
+def import_video(file: Path, target: Path, *, every: int = 1, rate: float | None = None, fov_degrees: float,
+                 storage: str = 'mcap', progress: Progress = SILENT) -> int:
+    """Makes a recording of a video at the times of its container, its frames upright and as JPEG.
 
     Args:
-        file: whatever OpenCV reads.
+        file: whatever ffmpeg reads.
         target: folder of the recording to be made.
         every: take every n-th frame.
+        rate: frames a second, in place of the container's times; None: those.
         fov_degrees: horizontal field of view, for the CameraInfo of an ideal pinhole camera.
         storage: `mcap` or `sqlite3`.
         progress: is told.
@@ -225,23 +206,14 @@ def import_video(file: Path, target: Path, *, every: int = 1, fov_degrees: float
     Raises:
         BagError: no video, or the recording cannot be written.
     """
-    video = cv2.VideoCapture(str(file))
-    rate = video.get(cv2.CAP_PROP_FPS)
-    if not video.isOpened() or not rate > 0:
-        raise BagError(f'{file}: cannot be read as a video; give another file, or convert it to H.264 in MP4')
-    progress.begin(f'import {file.name}', max(0, round(video.get(cv2.CAP_PROP_FRAME_COUNT))), 'frame')
-    try:
-        with BagWriter(target, storage) as writer:
-            recording = _Recording(writer, rate, fov_degrees)
-            for number, image in enumerate(_frames(video)):
-                progress.advance(1)
-                if number % every == 0:
-                    data = compress_pixels(image, quality=95).tobytes()
-                    recording.add(data, 'jpeg', _size(image), None, number)
-            if not recording.count:
-                raise BagError(f'{file}: found no frame that can be decoded, expected some; convert it to H.264 in MP4')
-    finally:
-        video.release()
+    with Video(file, rate) as video, BagWriter(target, storage) as writer:
+        recording = _Recording(writer, fov_degrees)
+        for number, (image, time_ns) in enumerate(video):
+            if not number:
+                progress.begin(f'import {file.name}', video.frames, 'frame')
+            progress.advance(1)
+            if number % every == 0:
+                recording.add(compress_pixels(image, quality=JPEG_QUALITY).tobytes(), 'jpeg', image.shape[:2], time_ns)
     progress.end()
     return recording.count
 
@@ -249,15 +221,14 @@ def import_video(file: Path, target: Path, *, every: int = 1, fov_degrees: float
 class _Recording:
     """Writes pictures with CameraInfo and, where there is one, their mask."""
 
-    def __init__(self, writer: BagWriter, rate: float, fov_degrees: float) -> None:
+    def __init__(self, writer: BagWriter, fov_degrees: float) -> None:
         self.count = 0
-        self._writer, self._rate, self._fov = writer, rate, math.radians(fov_degrees)
+        self._writer, self._fov = writer, math.radians(fov_degrees)
 
-    def add(self, data: bytes, format: str, size: tuple[int, int], mask: npt.NDArray[np.uint8] | None,
-            number: int | None = None) -> None:
-        """Adds the next picture; `number` is its place in time, counted in pictures."""
-        number = self.count if number is None else number
-        stamp = _FIRST_STAMP_NS + round(number * 1e9 / self._rate)
+    def add(self, data: bytes, format: str, size: tuple[int, ...], time_ns: int,
+            mask: npt.NDArray[np.uint8] | None = None) -> None:
+        """Adds the next picture, that many nanoseconds after the first."""
+        stamp = _FIRST_STAMP_NS + time_ns
         types: dict[str, Any] = self._writer.typestore.types
         header = types['std_msgs/msg/Header'](types['builtin_interfaces/msg/Time'](*divmod(stamp, 10**9)), FRAME_ID)
         self._writer.write(INFO_TOPIC, self._info(types, header, size), stamp)
@@ -266,7 +237,7 @@ class _Recording:
             self._writer.write_image(ANOMALY_MASK, mask, 'mono8', stamp, FRAME_ID)
         self.count += 1
 
-    def _info(self, types: dict[str, Any], header: Any, size: tuple[int, int]) -> Any:
+    def _info(self, types: dict[str, Any], header: Any, size: tuple[int, ...]) -> Any:
         height, width = size
         focal = width / 2 / math.tan(self._fov / 2)
         k = np.array([focal, 0, (width - 1) / 2, 0, focal, (height - 1) / 2, 0, 0, 1])
@@ -274,64 +245,3 @@ class _Recording:
         window = types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
         return types[CAMERA_INFO](header, height, width, 'plumb_bob', np.zeros(5), k, np.eye(3).ravel(), p, 0, 0,
                                   window)
-
-
-@dataclass
-class _File:
-    """A picture file as the message that it will be."""
-
-    format: str
-    data: bytes
-
-
-def _decoded(path: Path, data: bytes) -> npt.NDArray[np.uint8]:
-    try:
-        return image_from_compressed(_File(path.suffix.lower().lstrip('.'), data))
-    except ImageError as error:
-        raise BagError(f'{path}: found {len(data)} bytes that do not decode, expected a picture; remove it') from error
-
-
-def _mask(path: Path, values: MaskValues, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """(H, W) uint8: 0 nominal, 128 ignore, 255 anomalous."""
-    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if pixels is None:
-        raise BagError(f'{path}: cannot be read as a picture, expected a mask; remove it')
-    if pixels.ndim == 3:
-        if (pixels[..., :3] != pixels[..., :1]).any():
-            colours = np.unique(pixels[..., 2::-1].reshape(-1, 3), axis=0)
-            named = ', '.join('/'.join(map(str, colour)) for colour in colours[:4].tolist())
-            raise BagError(f'{path}: found {len(colours)} colours (red/green/blue {named}), expected numbers in one '
-                           f'channel: {values}; convert the masks, palettes to their numbers')
-        pixels = pixels[..., 0]
-    if pixels.shape != size:
-        raise BagError(f'{path}: found {pixels.shape[1]}x{pixels.shape[0]} pixels, expected the size of its picture, '
-                       f'{size[1]}x{size[0]}; give masks at full resolution')
-    present = np.flatnonzero(np.bincount(pixels.ravel())).tolist()
-    if odd := [value for value in present if value not in (*values.nominal, *values.anomalous, *values.ignore)]:
-        raise BagError(f'{path}: found the values {_listed(present)}, of which {_listed(odd)} '
-                       f'{"are" if len(odd) > 1 else "is"} not declared, expected {values}; declare them with '
-                       '--nominal, --anomalous and --ignore')
-    mask = np.zeros(size, np.uint8)
-    mask[np.isin(pixels, values.ignore)] = 128
-    mask[np.isin(pixels, values.anomalous)] = 255
-    return mask
-
-
-def _listed(values: Sequence[int]) -> str:
-    return ', '.join(map(str, values[:8])) + (f' and {len(values) - 8} more' if len(values) > 8 else '')
-
-
-def _size(image: npt.NDArray[np.uint8]) -> tuple[int, int]:
-    return image.shape[0], image.shape[1]
-
-
-def _frames(video: cv2.VideoCapture) -> Iterator[npt.NDArray[np.uint8]]:
-    while True:
-        read, frame = video.read()
-        if not read:
-            return
-        yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    return [(int(word), '') if word.isdigit() else (-1, word) for word in re.split(r'(\d+)', str(path)) if word]

@@ -18,7 +18,7 @@ from semanom_ros.core.progress import Progress
 from semanom_ros.errors import BagError, ParameterError
 from semanom_ros.recordings.bags import BagReader
 from semanom_ros.recordings.instance_masks import BagSegments, wanted_segments
-from semanom_ros.settings import CameraSettings, RecorderSettings, Settings
+from semanom_ros.settings import CameraSettings, Settings
 
 
 @dataclass
@@ -78,7 +78,7 @@ def record_bags(bags: Sequence[Path], database: Path, settings: Settings, progre
             if not stop():
                 result.sources.append(reader.path)
                 with reader, segments:
-                    _record_bag(reader, topics, segments, recorder, asked, progress, stop, result)
+                    _record_bag(reader, topics, segments, recorder, settings, progress, stop, result)
         if not stop():
             if not recorder.summary.frames and not recorder.summary.known:
                 raise BagError(f'{", ".join(map(str, bags))}: found no frame that can be recorded, expected images; '
@@ -89,10 +89,11 @@ def record_bags(bags: Sequence[Path], database: Path, settings: Settings, progre
 
 
 def _record_bag(reader: BagReader, topics: Sequence[str], segments: BagSegments, recorder: NominalRecorder,
-                settings: RecorderSettings, progress: Progress, stop: Callable[[], bool], result: BagRecording) -> None:
+                settings: Settings, progress: Progress, stop: Callable[[], bool], result: BagRecording) -> None:
     identity = reader.fingerprint()
-    wanted = recorder.wanted(Thinning(settings.every_n, settings.rate), identity)
-    held_out = _held_out(reader, topics, settings.held_out_share)
+    asked = settings.recorder
+    wanted = recorder.wanted(Thinning(asked.every_n, asked.rate), identity)
+    held_out = _held_out(reader, topics, asked.held_out_share)
     seen = told = 0
 
     def choose(topic: str, stamp_ns: int) -> bool:
@@ -102,7 +103,8 @@ def _record_bag(reader: BagReader, topics: Sequence[str], segments: BagSegments,
 
     progress.begin(f'record {reader.path.name}', sum(reader.counts[topic] for topic in topics), 'frame')
     try:
-        frames = takewhile(lambda _: not stop(), reader.images(topics, choose, segments))
+        frames = takewhile(lambda _: not stop(), reader.images(
+            topics, choose, segments, settings.method.encoder.bit_depth))
         for _ in recorder.record(frames, identity, held_out):
             progress.advance(seen - told)
             told = seen

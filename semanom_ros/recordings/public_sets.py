@@ -1,6 +1,7 @@
-"""Public sets of road anomalies: how their folders lie, what their masks mean, and what others reached on them.
+"""Public sets of anomalies: how their folders lie, what their masks mean, and what others reached on them.
 
-SETS is the one table. Another set is a row: how it is recognised and its pictures are paired is a function of a folder.
+SETS is the table of road anomalies to measure on. Another set is a row: how it is recognised and its pictures are
+paired is a function of a folder. CONVENTIONS is that of what to import, which files of one's own may follow too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from semanom_ros.errors import BagError
-from semanom_ros.recordings.importing import MaskValues, Picture, pictures_below
+from semanom_ros.recordings.importing import Masks, Picture, paired
+from semanom_ros.recordings.picture_files import PICTURES, MaskValues, files_below
 
 
 class Published(NamedTuple):
@@ -99,39 +101,113 @@ def recognise(folder: Path, key: str = '') -> Found:
                            'expected one set; give its own folder, or --dataset')
         if found:
             return found[0][1]
-    names = [path.name + ('/' if path.is_dir() else '') for path in sorted(folder.iterdir())]
-    held = ', '.join(names[:6]) + (f' and {len(names) - 6} more' if len(names) > 6 else '') or 'nothing'
-    raise BagError(f'{folder}: found {held}, expected the layout of '
+    raise BagError(f'{folder}: found {_held(folder)}, expected the layout of '
                    + '; or of '.join(f'{one.name}: {one.layout}' for one in known)
                    + '; give another folder, or use `semanom import images` and `semanom evaluate`')
 
 
+@dataclass(frozen=True)
+class Convention:
+    """How public sets name their pictures and masks, and what the masks mean.
+
+    Attributes:
+        key: for the command line.
+        layout: the folder that is expected, for people.
+        find: the pictures, with masks where they have some, of a folder, and of another one with the masks if that is
+            given; none where it does not follow the convention.
+        values: of the masks.
+        unmasked_nominal: whether a picture without a mask is known to be nominal.
+    """
+
+    key: str
+    layout: str
+    find: Callable[[Path, Path | None], list[Picture]]
+    values: MaskValues
+    unmasked_nominal: bool = False
+
+    def pictures(self, folder: Path, masks: Path | None = None) -> list[Picture]:
+        """The pictures of a folder that follows it, with their masks.
+
+        Args:
+            folder: as unpacked, or that of the pictures.
+            masks: folder of the masks, where it is not beside the pictures as usual.
+
+        Raises:
+            BagError: it does not follow it; a picture or mask is missing.
+        """
+        found = self.find(folder, masks)
+        if not any(picture.mask for picture in found):
+            raise BagError(f'{folder}: found {_held(folder)}, expected {self.layout}; give another folder, or --masks '
+                           'and --mask-suffix in place of --dataset')
+        return found
+
+
+def _held(folder: Path) -> str:
+    names = [path.name + ('/' if path.is_dir() else '') for path in sorted(folder.iterdir())]
+    return ', '.join(names[:6]) + (f' and {len(names) - 6} more' if len(names) > 6 else '') or 'nothing'
+
+
+_SEMANTIC = '_labels_semantic'
+
+
 def _labelled(name: str, left_out: str = r'(?!)') -> Callable[[Path], list[Picture]]:
     """SegmentMeIfYouCan: images/NAME.*, labels_masks/NAME_labels_semantic.png; only validation frames have labels."""
-
-    def find(folder: Path) -> list[Picture]:
-        masks = {mask.name.removesuffix('_labels_semantic.png'): mask
-                 for mask in (folder / 'labels_masks').glob('*_labels_semantic.png')}
-        names = {stem: mask for stem, mask in masks.items() if re.fullmatch(name, stem)
-                 and not re.match(left_out, stem)}
-        return _with_pictures(names, pictures_below(folder / 'images'), lambda path: path.stem, 'images/NAME.*')
-
-    return find
+    return lambda folder: _with_labels(folder / 'images', folder / 'labels_masks', name, left_out)
 
 
-def _fishyscapes(folder: Path) -> list[Picture]:
+def _with_labels(folder: Path, labels: Path, name: str, left_out: str) -> list[Picture]:
+    if not (folder.is_dir() and labels.is_dir()):
+        return []
+    masks = {mask.stem.removesuffix(_SEMANTIC): mask for mask in files_below(labels, ('.png',))
+             if mask.stem.endswith(_SEMANTIC)}
+    names = {stem: mask for stem, mask in masks.items() if re.fullmatch(name, stem) and not re.match(left_out, stem)}
+    return _with_pictures(names, files_below(folder, PICTURES), lambda path: path.stem, 'images/NAME.*')
+
+
+def _segment_me(folder: Path, masks: Path | None) -> list[Picture]:
+    """Either track of SegmentMeIfYouCan, from its folder or that of its pictures."""
+    base = folder if (folder / 'images').is_dir() else folder.parent
+    pictures = folder / 'images' if base == folder else folder
+    return _with_labels(pictures, masks or base / 'labels_masks', r'.+', r'(?!)')
+
+
+def _fishyscapes(folder: Path, labels: Path | None = None) -> list[Picture]:
     """Labels NUMBER_NAME_labels.png, and NAME_leftImg8bit.* as Lost and Found has it, anywhere in the folder."""
     shape = re.compile(r'\d{4}_(\d\d_.+_\d{6}_\d{6})_labels\.png')
-    masks = {match[1]: path for path in sorted(folder.rglob('*_labels.png')) if (match := shape.fullmatch(path.name))}
-    pictures = [path for path in pictures_below(folder) if path.stem.endswith('_leftImg8bit')] if masks else []
+    masks = {match[1]: path for path in files_below(labels or folder, ('.png',))
+             if (match := shape.fullmatch(path.name))}
+    pictures = [path for path in files_below(folder, PICTURES) if path.stem.endswith('_leftImg8bit')] if masks else []
     # some copies number the pictures as the labels are
     return _with_pictures(masks, pictures, lambda path: re.sub(
         r'^\d{4}_(?=\d\d_)', '', path.stem.removesuffix('_leftImg8bit')), 'NAME_leftImg8bit.png')
 
 
+def _mvtec(folder: Path, masks: Path | None) -> list[Picture]:
+    """test/KIND/NAME.*, ground_truth/KIND/NAME_mask.png; those of the kind `good` have no mask and need none.
+
+    The folder is that of one category, of its test pictures, or of several categories. In MVTec AD 2 ground_truth lies
+    in the folder of the test pictures.
+    """
+    places = [(folder, masks)] if masks else [
+        (base / 'test' if (base / 'test').is_dir() else base, base / 'ground_truth')
+        for base in (folder, folder.parent, *sorted(path for path in folder.iterdir() if path.is_dir()))
+        if (base / 'ground_truth').is_dir() and (base != folder.parent or folder.name == 'test')]
+    result: list[Picture] = []
+    for pictures, truth in places:
+        found = [path for path in files_below(pictures, PICTURES) if truth.resolve() not in path.resolve().parents]
+        for picture in paired(pictures, found, Masks(truth, '_mask')) if found else ():
+            if picture.mask is None and picture.path.parent.name != 'good':
+                raise BagError(f'{picture.path}: found no mask in {truth}, expected '
+                               f'{picture.path.parent.name}/{picture.path.stem}_mask.png; unpack the set again')
+            result.append(picture)
+    return result
+
+
 def _road_anomaly(folder: Path) -> list[Picture]:
     """frames/NAME.*, frames/NAME.labels/labels_semantic.png, and which frames count in frame_list.json."""
     frames, listed = folder / 'frames', folder / 'frame_list.json'
+    if not frames.is_dir():
+        return []
     masks = {mask.parent.name.removesuffix('.labels'): mask for mask in frames.glob('*.labels/labels_semantic.png')}
     if listed.is_file() and masks:
         try:
@@ -142,7 +218,7 @@ def _road_anomaly(folder: Path) -> list[Picture]:
             raise BagError(f'{listed}: found {len(missing)} frames without labels, first {missing[0]}, expected '
                            f'frames/{missing[0]}.labels/labels_semantic.png; unpack the set again')
         masks = {name: mask for name, mask in masks.items() if name in names}
-    return _with_pictures(masks, [path for path in pictures_below(frames) if path.parent == frames],
+    return _with_pictures(masks, [path for path in files_below(frames, PICTURES) if path.parent == frames],
                           lambda path: path.stem, 'frames/NAME.*')
 
 
@@ -239,3 +315,12 @@ SETS: tuple[PublicSet, ...] = (
 )
 """Component sizes are those of SegmentMeIfYouCan's tracks; its code gives Fishyscapes those of the anomaly track, and
 so does this for RoadAnomaly."""
+
+CONVENTIONS: tuple[Convention, ...] = (
+    Convention('segment-me-if-you-can', 'images/NAME.* with labels_masks/NAME_labels_semantic.png', _segment_me,
+               MaskValues((0,), (1,), (255,))),
+    Convention('fishyscapes', '0000_NAME_labels.png with NAME_leftImg8bit.png, anywhere below', _fishyscapes,
+               MaskValues((0,), (1,), (255,))),
+    Convention('mvtec', 'test/KIND/NAME.png with ground_truth/KIND/NAME_mask.png, and test/good', _mvtec,
+               MaskValues((0,), (255,), ()), unmasked_nominal=True),
+)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from semanom_ros.core.drift.drift_monitor import Drift, DriftState
+from semanom_ros.core.picture_decoder import decode_thumbnail
 from semanom_ros.core.results import Anomaly, FrameResult, Reason, Verdict, region_mask
 
 Picture = npt.NDArray[np.uint8]
@@ -382,7 +383,7 @@ def _draw_evidence(canvas: Picture, anomalies: Sequence[Anomaly], boxes: Sequenc
     """
     examples = (anomaly.nearest for anomaly in anomalies if anomaly.nearest is not None and anomaly.nearest.thumbnail)
     example = next(examples, None)
-    thumbnail = None if example is None else _decoded(example.thumbnail)
+    thumbnail = None if example is None else decode_thumbnail(example.thumbnail)
     if example is None or thumbnail is None:
         return []
     height, width = canvas.shape[:2]
@@ -412,12 +413,6 @@ def _draw_evidence(canvas: Picture, anomalies: Sequence[Anomaly], boxes: Sequenc
     style.write(canvas, title, x + style.pad // 2, frame.y + frame.height - (style.row + style.pad) // 2, GREY)
     cv2.rectangle(canvas, (frame.x, frame.y), (frame.x + frame.width - 1, frame.y + frame.height - 1), GREY, 1)
     return [frame]
-
-
-def _decoded(jpeg: bytes) -> Picture | None:
-    """(h, w, 3) uint8 RGB of a JPEG; None where it is none."""
-    pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    return None if pixels is None else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def _candidates(box: Rect, width: int, height: int, area: tuple[int, int]) -> Iterator[Rect]:

@@ -13,9 +13,10 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from semanom_ros.core.embedding.registry import needs_masks
 from semanom_ros.core.frames import Frame
+from semanom_ros.recordings.images import BitDepth
 from semanom_ros.ros.masks_subscription import MasksSubscription
 from semanom_ros.ros.messages import frame_id_of, picture_of, stamp_of
-from semanom_ros.settings import CameraSettings, QuerySettings
+from semanom_ros.settings import CameraSettings, MethodSettings
 
 if TYPE_CHECKING:
     from rclpy.subscription import MessageInfo
@@ -71,20 +72,21 @@ class CameraInput:
         topic: of its images.
     """
 
-    def __init__(self, node: Node, name: str, cameras: CameraSettings, queries: QuerySettings, qos: QoSProfile) -> None:
+    def __init__(self, node: Node, name: str, cameras: CameraSettings, method: MethodSettings, qos: QoSProfile) -> None:
         """
         Args:
             node: subscribes; somebody spins it.
             name: of the camera.
             cameras: what it sends, and how long masks are waited for.
-            queries: whether masks are needed.
+            method: how many bits 16-bit images use, and whether masks are needed.
             qos: of the images.
         """
         self.name = name
         self._node, self._qos = node, qos
         self._compressed = cameras.image_transport == 'compressed'
         self.topic = node.resolve_topic_name(f'~/input/{name}/image{"/compressed" if self._compressed else ""}')
-        self._masks = MasksSubscription(node, name, cameras.segments_wait) if needs_masks(queries) else None
+        self._masks = MasksSubscription(node, name, cameras.segments_wait) if needs_masks(method.queries) else None
+        self._depth = BitDepth(method.encoder.bit_depth, self.topic)
         self._images: Subscription[Any] | None = None
         self._sequences: dict[bytes, int] = {}
 
@@ -114,7 +116,7 @@ class CameraInput:
         Raises:
             ImageError: it holds no picture.
         """
-        image, stamp, frame_id = picture_of(received.serialized, self._compressed)
+        image, stamp, frame_id = picture_of(received.serialized, self._compressed, self._depth)
         segments, fault = None, ''
         if self._masks is not None:
             segments, fault = self._masks.take(stamp, image.shape[:2])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +22,7 @@ TEXT_HEIGHT = 0.04
 
 def marker_array(result: FrameResult, header: Header, camera: CameraModel | None, distance: float,
                  lifetime: float) -> MarkerArray:
-    """A frustum through each anomaly, its outline, and a label.
+    """A frustum through each anomaly, its outline, and a label; without those that lie where there are no bearings.
 
     The first marker deletes those of the frame before, so that nothing stays behind.
 
@@ -44,6 +46,8 @@ def marker_array(result: FrameResult, header: Header, camera: CameraModel | None
         for name, marker in (('frusta', _frustum(anomaly, camera, result.image_size, distance)),
                              ('outlines', _outline(anomaly, camera, result.image_size, distance)),
                              ('labels', _label(anomaly, camera, result.image_size, distance))):
+            if not all(math.isfinite(point.x) for point in (*marker.points, marker.pose.position)):
+                continue  # a part of the image without a bearing; viewers refuse all markers for one such point
             marker.header, marker.ns, marker.id = header, name, number
             marker.color, marker.lifetime = colour, stay
             array.markers.append(marker)

@@ -20,13 +20,14 @@ from semanom_ros.core.database.nominal_database import NominalDatabase, NominalE
 from semanom_ros.core.drift.drift_monitor import Drift
 from semanom_ros.core.drift.drift_reference import DriftReference
 from semanom_ros.core.results import Anomaly, FrameResult, Reason
-from semanom_ros.errors import ImageError
+from semanom_ros.errors import CameraError, ImageError
 from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.msg import Anomaly as AnomalyMessage
 from semanom_ros.msg import AnomalyArray, AnomalyScore, DatabaseInfo, NominalMatch
 from semanom_ros.msg import Drift as DriftMessage
 from semanom_ros.recordings.bags import BagWriter
 from semanom_ros.recordings.images import (
+    BitDepth,
     compress_pixels,
     encode_pixels,
     image_from_compressed,
@@ -110,11 +111,17 @@ def stamp_of(serialized: bytes) -> int:
     return seconds * 1_000_000_000 + nanoseconds
 
 
-def picture_of(serialized: bytes, compressed: bool) -> tuple[npt.NDArray[np.uint8], int, str]:
+def picture_of(serialized: bytes, compressed: bool, depth: BitDepth | None = None
+               ) -> tuple[npt.NDArray[np.uint8], int, str]:
     """The picture of a serialized `sensor_msgs/Image` or `CompressedImage`.
 
     rosbags deserializes a view of the pixels, hundred times faster than rclpy's copy into
     an array of its own.
+
+    Args:
+        serialized: the message.
+        compressed: which of the two.
+        depth: how many bits 16-bit samples use; None: all.
 
     Returns:
         (H, W, 3) uint8 RGB; the header's stamp in nanoseconds; its frame_id.
@@ -127,7 +134,7 @@ def picture_of(serialized: bytes, compressed: bool) -> tuple[npt.NDArray[np.uint
         message: Any = _TYPES.deserialize_cdr(memoryview(serialized), name)  # type: ignore[arg-type]
     except Exception as error:  # rosbags raises several kinds on bytes that are no such message
         raise ImageError(f'image: found {len(serialized)} bytes that are no {name}; check the camera driver') from error
-    image = image_from_compressed(message) if compressed else image_from_message(message)
+    image = image_from_compressed(message, depth) if compressed else image_from_message(message, depth)
     return image, stamp_ns(message), message.header.frame_id
 
 
@@ -144,6 +151,9 @@ def camera_model(info: CameraInfo, rectified: bool = False) -> CameraModel:
     """
     projection = np.array(info.p, np.float64).reshape(3, 4)
     intrinsics = projection[:, :3] if rectified else np.array(info.k, np.float64).reshape(3, 3)
+    if not intrinsics.any() and projection[0, 0] > 0:
+        raise CameraError(f'CameraInfo: found K all zero and P with the focal length {projection[0, 0]:g}, expected K; '
+                          'set image_rectified if the images are rectified, or calibrate the camera')
     origin = (0.0, 0.0, 0.0)
     if rectified and intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0:
         origin = (-projection[0, 3] / intrinsics[0, 0], -projection[1, 3] / intrinsics[1, 1], 0.0)
@@ -271,7 +281,7 @@ def _anomaly(anomaly: Anomaly, bearing: npt.NDArray[np.float64] | None) -> Anoma
         track_id=anomaly.track_id, score=anomaly.score, raw_score=anomaly.raw_score, p_value=anomaly.p_value,
         box=_region(anomaly.box), contour=[Point32(x=float(x), y=float(y)) for x, y in anomaly.contour],
         area=anomaly.area, age=duration(anomaly.age_ns), label=anomaly.label, label_score=anomaly.label_score)
-    if bearing is not None:
+    if bearing is not None and np.isfinite(bearing).all():
         message.has_bearing = True
         message.bearing = Vector3(x=float(bearing[0]), y=float(bearing[1]), z=float(bearing[2]))
     if anomaly.nearest is not None:

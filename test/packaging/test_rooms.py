@@ -11,11 +11,11 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / 'semanom_ros'
 
 FLOORS = (
-    ('errors',),
+    ('bounds', 'errors'),
     ('parameters',),
     ('settings',),
     ('parameter_files',),
-    ('core.progress', 'core.frames', 'core.motion', 'geometry'),
+    ('core.progress', 'core.frames', 'core.motion', 'core.picture_decoder', 'geometry'),
     ('core.embedding',),
     ('core.database', 'core.drift'),
     ('core.scoring',),

@@ -225,6 +225,19 @@ def test_a_wide_picture_is_scaled_down_and_a_small_one_is_not_scaled_up() -> Non
     assert np.abs(inside - colour).sum() < np.abs(outside - colour).sum()
 
 
+@pytest.mark.parametrize('fault', ['noise', 'cut', 'huge', 'of 16 bits'])
+def test_an_overlay_without_its_thumbnail_is_drawn_where_that_is_none(trial, fault: str) -> None:
+    whole = jpeg((10, 250, 20))
+    at = whole.index(b'\xff\xc0') + 5
+    thumbnail = {'noise': b'no picture', 'cut': whole[:len(whole) // 2],
+                 'huge': whole[:at] + (60000).to_bytes(2, 'big') * 2 + whole[at + 4:],
+                 'of 16 bits': cv2.imencode('.png', np.zeros((9, 9), np.uint16))[1].tobytes()}[fault]
+    image, box = street(SIZES[0]), (100, 100, 40, 40)
+    with trial('Database', 'a thumbnail that is none, or announces a huge picture'):
+        drawn = render_overlay(image, result_with([box], SIZES[0], thumbnail=thumbnail))
+        assert np.array_equal(drawn, render_overlay(image, result_with([box], SIZES[0])))
+
+
 def test_the_evidence_is_shown_away_from_the_anomaly_and_can_be_switched_off() -> None:
     size = (360, 480)
     image = np.zeros((*size, 3), np.uint8)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from rclpy.serialization import serialize_message
-from sensor_msgs.msg import CameraInfo, RegionOfInterest
+from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 
-from semanom_ros.core.results import FrameResult, Reason, Verdict
+from semanom_ros.core.results import Anomaly, FrameResult, Reason, Verdict
 from semanom_ros.errors import CameraError, ImageError
 from semanom_ros.msg import AnomalyArray, AnomalyScore
+from semanom_ros.recordings.images import BitDepth
+from semanom_ros.ros.markers import marker_array
 from semanom_ros.ros.messages import (
     anomaly_array,
     anomaly_score,
@@ -40,6 +43,12 @@ def test_a_serialized_image_is_read_as_it_was_written() -> None:
     image, stamp, frame_id = picture_of(serialized, compressed=True)
     assert (image == IMAGE).all()
     assert (stamp, frame_id) == (STAMP, 'lens')
+
+
+def test_sixteen_bits_are_read_with_their_bit_depth() -> None:
+    sent = Image(height=1, width=2, encoding='mono16', step=4, data=np.array([0, 4095], '<u2').tobytes())
+    image, _, _ = picture_of(serialize_message(sent), False, BitDepth(12))
+    assert image[0, :, 0].tolist() == [0, 255]
 
 
 @pytest.mark.parametrize('kind', [AnomalyScore, AnomalyArray])
@@ -115,3 +124,43 @@ def test_an_uncalibrated_camera_is_refused() -> None:
         camera_model(CameraInfo(height=480, width=640))
     with pytest.raises(CameraError, match='calibrate the camera'):
         camera_model(CameraInfo(height=480, width=640), rectified=True)
+    info = stereo_right()
+    info.k = [0.0] * 9
+    with pytest.raises(CameraError, match=r'found K all zero and P with the focal length 450.*set image_rectified'):
+        camera_model(info)
+    camera_model(info, rectified=True)
+
+
+def test_binning_and_a_region_of_interest_together() -> None:
+    """CameraInfo names both in pixels of the full image; the picture has a quarter of the region's."""
+    info = stereo_right()
+    info.d, info.binning_x, info.binning_y = [], 2, 2
+    info.roi = RegionOfInterest(x_offset=100, y_offset=50, width=320, height=240)
+    whole = camera_model(stereo_right()).intrinsics
+    ray, = camera_model(info).bearings([(20, 30)], (120, 160))
+    x, y = ((20.5 * 2 - 0.5 + 100) - whole[0, 2]) / whole[0, 0], ((30.5 * 2 - 0.5 + 50) - whole[1, 2]) / whole[1, 1]
+    assert ray == pytest.approx(np.array([x, y, 1]) / np.linalg.norm([x, y, 1]))
+
+
+def test_a_matrix_r_of_zeros_does_no_harm() -> None:
+    info = stereo_right()
+    info.r = [0.0] * 9
+    assert camera_model(info).bearings([(310, 230)], (480, 640))[0] == pytest.approx([0, 0, 1])
+
+
+def test_what_is_seen_where_there_are_no_bearings_has_none(trial) -> None:
+    info = stereo_right()
+    info.d = [-0.36]
+    camera = camera_model(info)
+    boxes = [(0, 0, 20, 20), (300, 220, 20, 20)]
+    found = [Anomaly(1, box=box, area=50, contour=np.array([box[:2], (box[0] + 9, box[1]), (box[0] + 9, box[1] + 9)]),
+                     score=2.0, raw_score=0.5, p_value=0.01) for box in boxes]
+    result = replace(FrameResult.unknown(STAMP, 'front', Reason.STALE, '', (480, 640)), anomalies=tuple(found))
+    with trial('Cameras', 'anomalies where the calibration knows no direction'):
+        first, second = anomaly_array(result, header(STAMP, 'lens'), camera).anomalies
+        assert not first.has_bearing
+        assert first.bearing.x == first.bearing.z == 0
+        assert second.has_bearing
+        markers = marker_array(result, header(STAMP, 'lens'), camera, 10.0, 1.0).markers
+        assert [marker.id for marker in markers[1:]] == [1, 1, 1]
+        assert all(math.isfinite(point.x) for marker in markers for point in (*marker.points, marker.pose.position))

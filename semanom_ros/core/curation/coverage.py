@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.drift.drift_reference import CELLS, REGION_COLUMNS, REGION_ROWS, stored_samples
+from semanom_ros.core.picture_decoder import decode_thumbnail
 from semanom_ros.errors import DatabaseError
 
 STRETCH_S = 10.0
@@ -131,8 +132,8 @@ def _lights(database: NominalDatabase, stamps: npt.NDArray[np.int64], streams: n
         picture = frames.get((str(names[streams[index]]), int(stamps[index])))
         content = picture() if picture is not None else b''
         if content:
-            grey = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
-            levels.append(float(np.mean(grey)) if grey is not None else np.nan)
+            shown = decode_thumbnail(content)
+            levels.append(np.nan if shown is None else float(np.mean(cv2.cvtColor(shown, cv2.COLOR_RGB2GRAY))))
             distances.append(own[index])
     known = np.isfinite(levels)
     if not known.any():

@@ -123,6 +123,8 @@ class Embedder:
             settings['segmenter'] = self.segmenter.name
         if self._pictures is not None:
             settings['segment_embedding'] = 'crop'
+        if depth := self._parameters.get('bit_depth'):
+            settings['bit_depth'] = depth
         return EmbeddingDescription(
             encoder=encoder.name, weights=encoder.weights, weights_sha256=encoder.weights_sha256,
             preprocessing_sha256=self.preprocessor.sha256,

@@ -60,7 +60,8 @@ def contradiction(given: Mapping[str, Any], description: EmbeddingDescription) -
     """
     made, known = description.settings, parameters_of(description)
     told: dict[str, Any] = {'encoder': description.encoder, 'input_size': list(description.input_size),
-                            'encoder_features': made.get('features'), 'variant': description.variant}
+                            'encoder_features': made.get('features'), 'variant': description.variant,
+                            'bit_depth': known.get('bit_depth', 0)}
     if description.variant == 'instance':
         told |= {'segmenter': made.get('segmenter'), 'segment_embedding': made.get('segment_embedding', 'patches')}
     for name, expected in told.items():
