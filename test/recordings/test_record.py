@@ -25,9 +25,10 @@ from semanom_ros.core.frames import Frame
 from semanom_ros.core.plausibility.plausibility_model import Ensemble, PlausibilityModel, Projection, Trees, features
 from semanom_ros.core.progress import SILENT
 from semanom_ros.errors import BagError
-from semanom_ros.recordings import bags as bags_module
 from semanom_ros.recordings.bags import BagReader, BagWriter
+from semanom_ros.recordings.mcap_file import McapFile
 from semanom_ros.recordings.nominal_recording import BagRecording, record_bags
+from semanom_ros.recordings.sqlite_file import SqliteFile
 from semanom_ros.settings import Settings
 
 SECOND = 10**9
@@ -192,7 +193,8 @@ def test_each_recording_is_opened_once_and_read_once(
         storage: str) -> None:
     bags = [drives('one', frames=4, storage=storage), drives('two', frames=4, first=100, storage=storage)]
     opened, passes, read = [], [], []
-    init, messages, part = BagReader.__init__, BagReader.messages, bags_module._Whole.messages
+    kind = {'mcap': McapFile, 'sqlite3': SqliteFile}[storage]
+    init, messages, part = BagReader.__init__, BagReader.messages, kind.messages
 
     def opening(self: BagReader, path: Path) -> None:
         opened.append(path)
@@ -209,11 +211,12 @@ def test_each_recording_is_opened_once_and_read_once(
 
     monkeypatch.setattr(BagReader, '__init__', opening)
     monkeypatch.setattr(BagReader, 'messages', passing)
-    monkeypatch.setattr(bags_module._Whole, 'messages', reading)
+    monkeypatch.setattr(kind, 'messages', reading)
     record_bags(bags, tmp_path / 'database', settings, SILENT, embedder)
     assert opened == bags
     assert passes == bags
-    assert read == [(bag.name, (number + 1) * SECOND) for bag, numbers in zip(
+    suffix = {'mcap': '.mcap', 'sqlite3': '.db3'}[storage]
+    assert read == [(bag.name + suffix, (number + 1) * SECOND) for bag, numbers in zip(
         bags, (range(4), range(100, 104)), strict=True) for number in numbers]
 
 
@@ -338,7 +341,7 @@ def test_command(tmp_path: Path, drives: Any, config: Path, capsys: pytest.Captu
     (['drive', '--database', 'database', '--config', 'missing.yaml'], 'missing.yaml'),
     (['drive', '--database', 'drive'], 'expected a nominal database'),
     (['drive', '--database', 'database', '--every', '2', '--rate', '3'], 'not allowed with'),
-    (['empty', '--database', 'database'], 'found image topics none'),
+    (['empty', '--database', 'database'], 'found no image topic, nor any other topic'),
 ])
 def test_bad_use_gets_one_line(tmp_path: Path, drives: Any, config: Path, monkeypatch: pytest.MonkeyPatch,
                                capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
