@@ -97,8 +97,6 @@ class BagReader:
         self._parts, damage = _open(self.path, self.files)
         self.damage = '; '.join([*([missing] if missing else []), *damage])
         self._missing = missing
-        if self.damage:
-            _warn_once(f'{self.path}: {self.damage}')
         spans = [part.span for part in self._parts if part.span != (0, 0)] or [(0, 0)]
         self.span = min(start for start, _ in spans), max(end for _, end in spans)
         self.topics: dict[str, str] = {}
@@ -405,12 +403,15 @@ class BagWriter:
             storage: `mcap` (chunks compressed with zstd) or `sqlite3`.
 
         Raises:
-            BagError: the folder exists or cannot be made, or the storage is unknown.
+            BagError: the folder exists or cannot be made, its path will not do, or the storage is unknown.
         """
         self.path = Path(path).expanduser().absolute()
         self.typestore = typestore()
         if storage not in STORAGES:
             raise BagError(f'{path}: found storage {storage!r}, expected one of {", ".join(STORAGES)}')
+        if storage == 'sqlite3' and set(str(self.path)) & set('#%?'):  # `rosbags` would write to another file
+            raise BagError(f'{path}: found one of # % ? in the path, expected none for a recording in SQLite; choose '
+                           'another name, or mcap')
         if self.path.exists():
             raise BagError(f'{path}: exists already; remove it or give another name')
         self._connections: dict[str, Connection] = {}

@@ -17,9 +17,10 @@ from semanom_ros.recordings.storage_file import Topic, line
 
 _FIXED = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage', 'sensor_msgs/msg/CameraInfo')
 """Types that never changed. A recording converted from ROS 1 calls their fields otherwise (`K` for `k`)."""
-_LONGEST = 1 << 20  # characters of a definition
+_LONGEST, _MOST_TYPES = 1 << 18, 500  # characters of a definition, and types in it: far more than any of ROS has
 _MOST_ELEMENTS = 4096  # of a fixed array of strings or messages: parsers are generated with a line for each
 _HEADER = 'std_msgs/msg/Header'
+_SEPARATOR = re.compile(r'^=+\n(?:IDL: .*\n)?', re.M)
 
 
 @cache
@@ -99,9 +100,11 @@ def _types(topic: Topic) -> Typesdict:
     """Fields of a type and of those in it."""
     if len(topic.definition) > _LONGEST:
         raise ValueError(f'it has {len(topic.definition)} characters, expected at most {_LONGEST}')
+    if (count := len(_SEPARATOR.findall(topic.definition))) > _MOST_TYPES:
+        raise ValueError(f'it has {count} types, expected at most {_MOST_TYPES}')
     types: Typesdict = {}
     if topic.idl:
-        for text in re.split(r'^=+\n(?:IDL: .*\n)?', topic.definition, flags=re.M):
+        for text in _SEPARATOR.split(topic.definition):
             if text:
                 types.update(get_types_from_idl(text))
     else:

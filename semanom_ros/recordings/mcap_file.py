@@ -20,6 +20,7 @@ from semanom_ros.recordings.compression import unpack_chunk
 from semanom_ros.recordings.storage_file import READABLE, Damage, Row, Topic, breaks_off, line, type_name
 
 MAGIC = b'\x89MCAP0\r\n'
+_KNOWN = frozenset(Opcode)
 _RUN = 1 << 20  # bytes of records outside of chunks that are read at once
 
 
@@ -165,6 +166,8 @@ def _records(data: bytes) -> Iterator[tuple[int, int, int]]:
     while position < len(data):
         opcode, length = struct.unpack_from('<BQ', data, position)
         position += 9
+        if opcode not in _KNOWN:  # zeros, for one, would be walked through nine bytes at a time
+            raise Damage('no record where one should be')
         if length > len(data) - position:
             raise Damage('a record that is longer than what holds it')
         yield opcode, position, length

@@ -22,7 +22,7 @@ class SqliteFile:
     """A SQLite file: whole, without its end, or with a journal beside it. A damaged message costs itself."""
 
     def __init__(self, path: Path) -> None:
-        self.name = path.name
+        self.name, self._path = path.name, path
         self.damage = ''
         self.span = 0, 0
         self._cut = False
@@ -61,7 +61,7 @@ class SqliteFile:
     def learn(self) -> None:
         tables = {name for name, in self._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not {'topics', 'messages'} <= tables:
-            raise BagError(f'{self.name}: found a SQLite file without the tables topics and messages, expected a '
+            raise BagError(f'{self._path}: found a SQLite file without the tables topics and messages, expected a '
                            'recording of rosbag2; give one')
         rows = self._connection.execute('SELECT id, name, type, serialization_format FROM topics').fetchall()
         definitions: dict[str, tuple[str, str]] = {}

@@ -57,7 +57,7 @@ class Damage(Exception):
 
 def line(error: BaseException) -> str:
     """What an exception says, in one line."""
-    text = ' '.join(str(error).split())[:300]
+    text = ' '.join(str(error).split())[:200]
     return text or type(error).__name__
 
 

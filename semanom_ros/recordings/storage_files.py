@@ -141,6 +141,9 @@ class _Copy:
                         raise BagError(f'{path}: found more than the {max(0, room) / 1e9:.1f} GB that are free in '
                                        f'{Path(self._folder.name).parent} to unpack it; set TMPDIR to a larger place')
                     file.write(piece)
+        if not written:
+            raise BagError(f'{path}: found a zstd file of which nothing can be unpacked, expected a recording; copy or '
+                           'record it again')
 
 
 _COPIES: WeakValueDictionary[tuple[str, int, int], _Copy] = WeakValueDictionary()
