@@ -48,7 +48,8 @@ def test_a_result_bag_holds_the_messages_that_are_published_live(
         for frame in frames:
             bag.add(frame, judge.process(frame, state))
     with BagReader(tmp_path / 'results') as reader:
-        assert reader.topics == {PREFIX + output.name: output.type_name for output in RECORDED}
+        assert reader.topics == {PREFIX + output.name: output.type_name for output in RECORDED} | {
+            '/camera/image_raw/compressed': 'sensor_msgs/msg/CompressedImage'}
         for output in RECORDED:
             rows = list(reader.raw([PREFIX + output.name]))
             assert [stamp for _, _, stamp, _ in rows] == [frame.stamp_ns for frame in frames]
