@@ -216,16 +216,19 @@ class DatabaseWriter:
             self.close()
 
     def close(self) -> None:
-        """Stops without publishing; `begin` goes on from here. Where nothing was added, nothing is left."""
+        """Stops without publishing; `begin` goes on from here."""
         with suppress(OSError):  # of a full disk: what it did not take was not confirmed
             self._journal.close()
         for part in self._parts.values():
             part.close()
-        if not self.frames and not self.held_out_frames:
-            shutil.rmtree(self._staging, ignore_errors=True)
-            if [path.name for path in self.path.iterdir()] == ['lock']:  # a new database
-                shutil.rmtree(self.path, ignore_errors=True)
         self._transaction.close()
+
+    def discard(self) -> None:
+        """Ends a recording to which nothing was added, and leaves nothing of it."""
+        shutil.rmtree(self._staging, ignore_errors=True)
+        if [path.name for path in self.path.iterdir()] == ['lock']:  # a new database
+            shutil.rmtree(self.path, ignore_errors=True)
+        self.close()
 
     def __enter__(self) -> DatabaseWriter:
         return self
