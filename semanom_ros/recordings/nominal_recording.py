@@ -48,8 +48,9 @@ def record_bags(bags: Sequence[Path], database: Path, settings: Settings, progre
 
     Killed at any moment, or stopped, it leaves what it did so far beside the database; called
     again with the same recordings it goes on there. What fails before the first frame leaves
-    nothing. A damaged recording is used as far as it can be read. Each recording is opened once and read once; and again for its masks, where they
-    are needed, or its stamps, where stretches are kept aside.
+    nothing. A damaged recording is used as far as it can be read. Each recording is opened
+    once and read once; and again for its masks, where they are needed, or its stamps, where
+    stretches are kept aside.
 
     Args:
         bags: recordings, as BagReader takes them.
