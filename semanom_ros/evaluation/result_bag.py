@@ -101,7 +101,7 @@ class ResultBag:
                         time_ns = stamps.of_message(topic, message, time_ns)
                     elif message.transforms:
                         time_ns = stamps.of_message(topic, message.transforms[0], time_ns)
-                    self._writer.write(topic, message, time_ns)
+                    self._writer.write(topic, message, max(0, time_ns))
                     self._topics.add(topic)
 
     def _camera_of(self, image_size: tuple[int, int]) -> CameraModel | None:

@@ -80,7 +80,7 @@ class SqliteFile:
                 kind = type_name(type) if encoding in READABLE else type
                 how, text = definitions.get(kind, ('', ''))
                 self._streams[id] = Topic(name, kind, 0, text, how == 'ros2idl', str(encoding))
-        rows = array('q'), array('q'), array('q')
+        rows, strange = (array('q'), array('q'), array('q')), 0
         order = 'id' if self._cut else 'timestamp, id'
         try:
             for id, topic, time_ns in self._connection.execute(
@@ -90,6 +90,8 @@ class SqliteFile:
                         column.append(value)
                 elif self._cut:
                     raise sqlite3.DatabaseError('a row names no topic')
+                else:
+                    strange += 1
         except sqlite3.DatabaseError:
             if not self._cut:
                 raise
@@ -97,6 +99,8 @@ class SqliteFile:
         count = Counts()
         for topic, time_ns in zip(rows[1][:len(self._ids)], rows[2], strict=False):
             count(topic, time_ns)
+        if strange:
+            self.damage = f'{self.name}: {strange} rows are no messages of its topics'
         self.span = count.span
         self.topics = [topic._replace(messages=count.counts.get(id, 0)) for id, topic in self._streams.items()]
 

@@ -30,7 +30,7 @@ class Stamps:
             header_ns: stamp of its header; 0 where it has none.
             time_ns: bag time.
         """
-        stamp = header_ns if header_ns > 0 else time_ns
+        stamp = header_ns if header_ns > 0 else max(0, time_ns)
         last, times = self._last.get(topic, (-1, 0))
         times = times + 1 if stamp == last else 0
         self._last[topic] = stamp, times

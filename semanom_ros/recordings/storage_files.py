@@ -6,6 +6,7 @@ unpacked, so that memory stays bounded.
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator
@@ -76,6 +77,10 @@ def storage_files(folder: Path) -> tuple[list[Path], str]:
     missing = [name for name in listed if not (folder / name).is_file()]
     if missing and set(there) - set(ours):
         return there, ''
+    # a recorder that was cut off may not have come to list its last ones
+    if ours and (numbered := re.fullmatch(r'(.+_)\d+(\.\D+)', ours[-1].name)):
+        ours += [path for path in there if path not in ours
+                 and re.fullmatch(re.escape(numbered[1]) + r'\d+' + re.escape(numbered[2]), path.name)]
     return ours or there, f'{", ".join(missing)} of metadata.yaml is missing' if missing and ours else ''
 
 

@@ -338,17 +338,37 @@ def test_the_files_know_better_than_metadata(drives: Drives, trial: Any, storage
         assert read(bag) == ALL
 
 
-def test_a_missing_file_of_a_split_recording_is_said(drives: Drives, tmp_path: Path, trial: Any) -> None:
+def test_a_missing_file_of_a_split_recording_is_said(drives: Drives, trial: Any) -> None:
     bag = drives('drive', FRAMES)
     shutil.copy(drives('more', FRAMES, first=FRAMES) / 'more.mcap', bag / 'drive_2.mcap')
     content = yaml.safe_load((bag / 'metadata.yaml').read_text())
     content['rosbag2_bagfile_information']['relative_file_paths'] = ['drive.mcap', 'drive_1.mcap', 'drive_2.mcap']
     (bag / 'metadata.yaml').write_text(yaml.safe_dump(content))
-    shutil.copy(bag / 'drive_2.mcap', tmp_path / 'kept')
     with trial('Recordings', 'a missing file of a split recording'):
         numbers, said = read(bag)
         assert numbers == list(range(2 * FRAMES))
         assert 'drive_1.mcap of metadata.yaml is missing' in said
+
+
+def test_files_that_a_recorder_did_not_come_to_list_are_read(drives: Drives) -> None:
+    bag = drives('drive', FRAMES)
+    (bag / 'drive.mcap').rename(bag / 'drive_0.mcap')
+    (bag / 'metadata.yaml').write_text((bag / 'metadata.yaml').read_text().replace('drive.mcap', 'drive_0.mcap'))
+    shutil.copy(drives('more', FRAMES, first=FRAMES) / 'more.mcap', bag / 'drive_1.mcap')
+    shutil.copy(bag / 'drive_0.mcap', bag / 'drive_0_recovered.mcap')  # a copy, and no part of it
+    assert read(bag) == (list(range(2 * FRAMES)), '')
+
+
+def test_rows_that_are_no_messages_are_said(drives: Drives, trial: Any) -> None:
+    bag = drives('drive', FRAMES, 'sqlite3')
+    with sqlite3.connect(bag / 'drive.db3') as database:
+        database.execute("UPDATE messages SET timestamp = 'noon' WHERE id = 3")
+        database.execute('UPDATE messages SET topic_id = 77 WHERE id = 5')
+    database.close()
+    with trial('Recordings', 'rows that are no messages', 2):
+        numbers, said = read(bag)
+        assert numbers == [0, 1, 3, *range(5, FRAMES)]
+        assert '2 rows are no messages of its topics' in said
 
 
 # -- topics
