@@ -1,5 +1,11 @@
 """The errors that a user can act on."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
+_LFS_POINTER = b'version https://git-lfs.github.com/spec/'
+
 
 class SemanomError(Exception):
     """Bad input or a missing prerequisite.
@@ -36,3 +42,18 @@ class BagError(SemanomError):
 
 class ParameterError(SemanomError):
     """A parameter has an unknown name, a wrong type or a value out of range."""
+
+
+def git_lfs_pointer(path: Path) -> str:
+    """The line about a file that stands for one that Git LFS did not fetch; '' for every other file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, 'rb') as file:
+        content = file.read(512)
+    if not content.startswith(_LFS_POINTER):
+        return ''
+    size = next((line.split()[1].decode() for line in content.splitlines() if line.startswith(b'size ')), '?')
+    return (f'{path}: found a pointer of Git LFS, expected the file of {size} bytes that it stands for; run '
+            '`git lfs pull`')

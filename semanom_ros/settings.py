@@ -212,7 +212,7 @@ class RecorderSettings(Section):
     """The recorder."""
 
     bags: tuple[str, ...] = row(
-        ('',), 'nominal recordings: rosbag2 folders, .mcap or .db3 files; empty: record the live cameras', RUN)
+        ('',), 'nominal recordings: rosbag2 folders, .mcap, .db3 or .bag files; empty: record the live cameras', RUN)
     image_topics: tuple[str, ...] = row(
         ('',), 'image topics to read from the recordings; empty: the only one in each', RUN)
     append: bool = row(False, 'add to the database where it exists already', RUN)

@@ -17,7 +17,7 @@ from semanom_ros.evaluation.runner import REPORT, check_output, evaluate
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
-    parser.add_argument('bags', nargs='+', type=Path, metavar='BAG', help='rosbag2 folder, .mcap or .db3 file')
+    parser.add_argument('bags', nargs='+', type=Path, metavar='BAG', help='rosbag2 folder, .mcap, .db3 or .bag file')
     parser.add_argument('--database', type=Path, action='append', required=True, metavar='DIR',
                         help='nominal database; give one for each variant to compare both')
     parser.add_argument('--output', type=Path, required=True, metavar='DIR',

@@ -18,7 +18,7 @@ from semanom_ros.settings import AlarmSettings
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
-    parser.add_argument('bags', nargs='+', type=Path, metavar='BAG', help='rosbag2 folder, .mcap or .db3 file')
+    parser.add_argument('bags', nargs='+', type=Path, metavar='BAG', help='rosbag2 folder, .mcap, .db3 or .bag file')
     parser.add_argument('--database', metavar='DIR', help='folder of the nominal database to be made')
     parser.add_argument('--image-topic', nargs='+', action='extend', dest='image_topics', metavar='T',
                         help='needed where a recording has several; all that are named are recorded')
@@ -52,6 +52,9 @@ def summarize(recording: BagRecording, database: Path, alarm: AlarmSettings) -> 
              f'{folder_size(database) / 1e6:.1f} MB']
     if summary.known:
         lines.append(f'{summary.known} frames were recorded already')
+    if summary.repeated:
+        lines.append(f'{summary.repeated} frames not recorded: another frame of the recording has their stamp; check '
+                     'whether it was looped')
     if recording.bad_images:
         lines.append(f'{recording.bad_images} images skipped: they hold no picture')
     if summary.not_finite:

@@ -24,7 +24,7 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 
 from semanom_ros.errors import SemanomError
-from semanom_ros.evaluation.result_bag import CAMERA, PREFIX, RECORDED
+from semanom_ros.evaluation.result_bag import CAMERA, PREFIX, RECORDED, write_layout
 from semanom_ros.msg import AnomalyScore
 from semanom_ros.recordings.bags import BagReader, BagWriter, camera_info_topic
 from semanom_ros.ros.background import background_node, domain_environment, private_domain
@@ -96,9 +96,12 @@ def run_live(bag: Path, image_topic: str, database: Path, settings: Settings, ta
         process = DetectorProcess(domain, Path(scratch), image_topic, settings, database, bag)
         try:
             with background_node('semanom_player', domain) as node, BagWriter(target) as writer:
-                return _run(process, node, writer, bag, image_topic, on_progress)
+                run = _run(process, node, writer, bag, image_topic, on_progress)
         finally:
             process.stop()
+    with BagReader(target) as reader:
+        write_layout(target, reader.topics, image_topic, '')
+    return run
 
 
 def _run(process: DetectorProcess, node: Node, writer: BagWriter, bag: Path, image_topic: str,

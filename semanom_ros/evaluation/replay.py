@@ -8,6 +8,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,9 @@ def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: 
     Raises:
         SemanomError: a recording or topic will not do.
     """
+    for path in bags:  # before hours are spent
+        with BagReader(path) as reader:
+            reader.image_topic(topics.image)
     _resume_or_begin(folder, [repr(topics), repr(shown), dict(settings or {})])
     rows = [row for method in methods for row in method.rows]
     found = Replay(folder, topics, measurements={row: Measurement() for row in rows})
@@ -152,7 +156,7 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
             SurroundingsReader(path) as told:
         topic = reader.image_topic(topics.image)
         with BagSegments(reader, [topic], topics.segments) as segments, \
-                ResultBag(target, _frame_id(reader, topic), _camera(reader, topic), drawn) as results, \
+                ResultBag(target, _frame_id(reader, topic), _camera(reader, topic), drawn, path, topic) as results, \
                 tqdm(total=reader.counts[topic], desc=f'replay {name}', unit='frame', disable=None) as bar:
             pictures = reader.images(topic, segments=segments, bit_depth=topics.bit_depth)
             while True:
@@ -189,7 +193,9 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
 
 
 def _frame_id(reader: BagReader, topic: str) -> str:
-    return next((message.header.frame_id for _, _, message in reader.messages([topic])), '')
+    with suppress(BagError):  # of a recording that breaks off; reading its pictures says so
+        return next((str(message.header.frame_id) for _, _, message in reader.messages([topic])), '')
+    return ''
 
 
 def _camera(reader: BagReader, topic: str) -> CameraModel | None:
@@ -222,6 +228,8 @@ def _resume_or_begin(folder: Path, settings: list[object]) -> None:
     if folder.exists() and (not mark.is_file() or mark.read_text() != fingerprint):
         shutil.rmtree(folder)
     (folder / 'measured').mkdir(parents=True, exist_ok=True)
+    for unfinished in (folder / 'bags').glob('.*'):  # a result bag of a replay that was killed
+        shutil.rmtree(unfinished, ignore_errors=True)
     mark.write_text(fingerprint)
 
 

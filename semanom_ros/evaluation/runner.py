@@ -6,8 +6,8 @@ import json
 import logging
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -43,8 +43,8 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
              notes: Sequence[str] = ()) -> dict[str, Any]:
     """Replays recordings and writes everything that is to be said about them.
 
-    What an interrupted call with the same arguments finished is taken over. The output
-    folder is put in place when it is complete; an older evaluation there is replaced.
+    What an interrupted call with the same arguments finished is taken over; what it did not finish is not left behind.
+    The output folder is put in place when it is complete; an older evaluation there is replaced.
 
     Args:
         bags: recordings, in order.
@@ -75,25 +75,40 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
                   'databases': {variant: [str(detectors.databases[variant].path), manifest.version, manifest.vectors]
                                 for variant, manifest in databases.items()}}
     masks = wanted_segments(replace(settings.method.queries, variant=detectors.embedder.variant))
-    found = replay(bags, [detectors, *baselines], shown, staging, replace(
-        topics or Topics(), segments=tuple(masks), bit_depth=settings.method.encoder.bit_depth),
-        conditions, settings.detector)
-    rates = {row: method.false_alarm_rate for method in (detectors, *baselines) for row in method.rows}
-    figures = {row: measurement.metrics(rates[row]) for row, measurement in found.measurements.items()}
-    content = _content(found, figures, detectors, baselines, settings.method)
-    (staging / METRICS).write_text(json.dumps(content, indent=1, sort_keys=True) + '\n')
-    write_scores(staging / SCORES, found)
-    gallery = choose(found, found.measurements[shown])
-    illustrate(gallery, found)
-    if video is not None:
-        shutil.move(video, staging / video.name)
-    write_report(staging / REPORT, found, content, figures, shown, gallery, live=live,
-                 video=None if video is None else staging / video.name,
-                 notes=[*detectors.warnings, *notes, *_stills(found)])
-    shutil.rmtree(staging / 'measured')
-    (staging / 'fingerprint').unlink()
-    replace_folder(staging, output)
+    wanted = replace(topics or Topics(), segments=tuple(masks), bit_depth=settings.method.encoder.bit_depth)
+    with _cleared_on_failure(staging):
+        found = replay(bags, [detectors, *baselines], shown, staging, wanted, conditions, settings.detector)
+        rates = {row: method.false_alarm_rate for method in (detectors, *baselines) for row in method.rows}
+        figures = {row: measurement.metrics(rates[row]) for row, measurement in found.measurements.items()}
+        content = _content(found, figures, detectors, baselines, settings.method)
+        (staging / METRICS).write_text(json.dumps(content, indent=1, sort_keys=True) + '\n')
+        write_scores(staging / SCORES, found)
+        gallery = choose(found, found.measurements[shown])
+        illustrate(gallery, found)
+        if video is not None:
+            shutil.move(video, staging / video.name)
+        write_report(staging / REPORT, found, content, figures, shown, gallery, live=live,
+                     video=None if video is None else staging / video.name,
+                     notes=[*detectors.warnings, *notes, *_stills(found)])
+        shutil.rmtree(staging / 'measured')
+        (staging / 'fingerprint').unlink()
+        replace_folder(staging, output)
     return content
+
+
+@contextmanager
+def _cleared_on_failure(staging: Path) -> Iterator[None]:
+    """Leaves nothing of an evaluation that failed, or was interrupted, but the recordings that it had finished."""
+    try:
+        yield
+    except BaseException:
+        measured = list((staging / 'measured').glob('*.npz'))
+        if measured:
+            log.warning('%d recordings are measured, and kept in %s: the same command goes on after them, another one '
+                        'for the same folder removes them', len(measured), staging)
+        else:
+            shutil.rmtree(staging, ignore_errors=True)
+        raise
 
 
 def _stills(found: Replay) -> list[str]:

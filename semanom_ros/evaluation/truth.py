@@ -45,7 +45,7 @@ class TruthReader:
         self._instances = [_instance(text) for text in instances]
         if topic and topic not in reader.topics:
             raise BagError(f'{reader.path}: found no ground truth topic {topic}, expected one of '
-                           f'{", ".join(sorted(reader.topics))}')
+                           f'{", ".join(sorted(reader.topics))}; name it with --truth-topic')
         self._messages = InStep(reader, self.topic)
 
     def __enter__(self) -> TruthReader:

@@ -1,47 +1,34 @@
-"""rosbag2 recordings, in MCAP and sqlite3, read and written without a ROS installation.
+"""Recordings, read and written without a ROS installation.
 
-The `rosbags` library does the work. What it refuses, a recording whose end is
-missing because the power went off, is read from the front as far as it goes: MCAP
-with the `mcap` library's streaming reader, sqlite3 row by row.
+Read are rosbag2 folders and their files, MCAP, SQLite and ROS 1 bags, see `storage_files`; messages of ROS 1 come as
+those of ROS 2. The `rosbags` library knows message definitions, and writes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import re
 import shutil
-import sqlite3
 import struct
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from mcap.reader import NonSeekingReader
-from mcap.records import Schema
-from rosbags.interfaces import (
-    Connection,
-    MessageDefinitionFormat,
-    Qos,
-    QosDurability,
-    QosHistory,
-    QosLiveliness,
-    QosReliability,
-    QosTime,
-)
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
-from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
-from rosbags.typesys.store import Typestore
+from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.errors import BagError, ImageError
 from semanom_ros.recordings import ground_truth
+from semanom_ros.recordings.compression import ZSTD, unpack
+from semanom_ros.recordings.definitions import Definitions, typestore
 from semanom_ros.recordings.images import (
     BitDepth,
     compress_pixels,
@@ -49,8 +36,11 @@ from semanom_ros.recordings.images import (
     image_from_compressed,
     image_from_message,
     is_compressed,
-    stamp_ns,
 )
+from semanom_ros.recordings.own_outputs import own_outputs
+from semanom_ros.recordings.stamps import Stamps
+from semanom_ros.recordings.storage_file import READABLE, Damage, StorageFile, breaks_off, line
+from semanom_ros.recordings.storage_files import open_storage_file, storage_files
 
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
@@ -58,61 +48,40 @@ CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 STILLS = '/semanom/stills'
 """Topic of one latched Empty in a recording of pictures that have nothing to do with each other."""
 STORAGES = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
-_SUFFIXES = ('.mcap', '.db3')
-_ZSTD = b'\x28\xb5\x2f\xfd'
 _TASTE = 1 << 20  # bytes of a file's beginning and end that tell it from others
+_MOST_LISTED = 24  # topics in an error
+_CLOCK = '/clock'
 
 logger = logging.getLogger(__name__)
 
 
-class _Topic(NamedTuple):
-    """One topic of one storage file."""
-
-    name: str
-    type: str
-    messages: int
-    definition: str
-    idl: bool
-
-
-class _Part(Protocol):
-    """A recording, or one file of it, of which `messages` yields what can be read and then raises.
-
-    `damage` says in a line what is known to be missing, '' if nothing is.
-    """
-
-    name: str
-    topics: list[_Topic]
-    span: tuple[int, int]
-    damage: str
-
-    def messages(self, topics: Collection[str]) -> Iterator[tuple[str, str, int, bytes]]: ...
-
-    def close(self) -> None: ...
-
-
 class BagReader:
-    """Reads one rosbag2 recording.
+    """Reads one recording.
 
     Use it as a context manager. A recording that breaks off, or a file of it that is
     damaged, is read as far as it goes; the iterators then raise after the last message
-    that could be read, so a caller may keep what it has and still knows.
+    that could be read, so a caller may keep what it has and still knows. A single message
+    that is damaged is skipped, counted in `bad_messages`, and logged for the first time on
+    each topic.
 
     Attributes:
         path: absolute path of the recording, for provenance.
         files: its storage files, in order.
-        topics: type of every topic, by name.
+        topics: type of every topic that can be read, by name.
         counts: number of messages of every topic.
+        foreign: type and serialization of every other topic, such as `foxglove.Log in protobuf`, by name.
         span: bag time of the first and the last message, nanoseconds; (0, 0) when there is none.
         damage: a line about what cannot be read, '' when all can (as far as opening shows).
-        bad_images: image messages that `images` skipped because they hold no picture.
+        bad_messages: messages skipped because they are not what their topic says, by topic.
+        repeated_stamps: images that were told apart from one of the same stamp, by topic.
         stills: its pictures have nothing to do with each other: neighbours in it are no neighbours in time.
     """
 
     def __init__(self, path: Path | str) -> None:
         """
         Args:
-            path: folder of the recording, its metadata.yaml, or a single .mcap or .db3 file.
+            path: folder of the recording, its metadata.yaml, or a single .mcap, .db3 or .bag file, also one that is
+                compressed with zstd.
 
         Raises:
             BagError: nothing there, or nothing that can be read.
@@ -121,24 +90,29 @@ class BagReader:
         if path.name == 'metadata.yaml':
             path = path.parent
         if not path.exists():
-            raise BagError(f'{path}: no such recording; give a rosbag2 folder or a .mcap or .db3 file')
+            raise BagError(f'{path}: no such recording; give a rosbag2 folder or a .mcap, .db3 or .bag file')
         self.path = path.resolve()
-        self.bad_images = 0
-        self.files = _storage_files(self.path)
-        self._parts = _open(self.path, self.files)
-        self.damage = '; '.join(part.damage for part in self._parts if part.damage)
+        self.bad_messages: Counter[str] = Counter()
+        self.repeated_stamps: Counter[str] = Counter()
+        self.files, missing = _files(self.path)
+        self._parts, damage = _open(self.path, self.files)
+        self.damage = '; '.join([*([missing] if missing else []), *damage])
+        self._missing = missing
         spans = [part.span for part in self._parts if part.span != (0, 0)] or [(0, 0)]
         self.span = min(start for start, _ in spans), max(end for _, end in spans)
         self.topics: dict[str, str] = {}
         self.counts: dict[str, int] = {}
-        self._definitions: dict[str, _Topic] = {}
-        for topic in (topic for part in self._parts for topic in part.topics):
-            self.topics.setdefault(topic.name, topic.type)
-            self.counts[topic.name] = self.counts.get(topic.name, 0) + topic.messages
-            if topic.definition:
-                self._definitions.setdefault(topic.type, topic)
+        self.foreign: dict[str, str] = {}
+        self._encodings: dict[str, str] = {}
+        found = [topic for part in self._parts for topic in part.topics]
+        for topic in found:
+            if topic.encoding not in READABLE:
+                self.foreign[topic.name] = f'{topic.type or "no type"} in {topic.encoding or "no serialization"}'
+            elif self.topics.setdefault(topic.name, topic.type) == topic.type:
+                self._encodings.setdefault(topic.name, topic.encoding)
+                self.counts[topic.name] = self.counts.get(topic.name, 0) + topic.messages
+        self._definitions = Definitions(self.path, found)
         self.stills = self.counts.get(STILLS, 0) > 0
-        self._own_types = get_typestore(Stores.EMPTY)
 
     def __enter__(self) -> BagReader:
         return self
@@ -155,33 +129,63 @@ class BagReader:
 
     @property
     def image_topics(self) -> dict[str, str]:
-        """Type of every camera topic: Image or CompressedImage; neither ground truth nor compressed depth."""
-        return {name: type for name, type in sorted(self.topics.items()) if type in (IMAGE, COMPRESSED_IMAGE)
-                and not name.startswith(ground_truth.PREFIX) and not name.endswith('/compressedDepth')}
+        """Type of every camera topic: Image or CompressedImage; no ground truth, compressed depth or own output."""
+        own = own_outputs(self.topics)
+        return {name: type for name, type in sorted(self.topics.items())
+                if type in (IMAGE, COMPRESSED_IMAGE) and name not in own and not name.startswith(ground_truth.PREFIX)
+                and not name.endswith('/compressedDepth')}
+
+    @property
+    def replayed_topics(self) -> list[str]:
+        """What a replay plays to a detector: neither the clock nor what a detector said when it was recorded."""
+        return sorted(self.topics.keys() - own_outputs(self.topics) - {_CLOCK})
+
+    @property
+    def bad_images(self) -> int:
+        """Image messages that `images` skipped because they hold no picture."""
+        return sum(count for topic, count in self.bad_messages.items()
+                   if self.topics[topic] in (IMAGE, COMPRESSED_IMAGE))
 
     def image_topic(self, topic: str = '') -> str:
         """The image topic that is meant: `topic`, its `/compressed` twin, or the only one there is.
 
+        Of twins, the one without messages is never meant.
+
         Raises:
             BagError: no such topic, not one of images, without messages, or not the only one.
         """
-        images = ', '.join(f'{name} ({type.rpartition("/")[2]})' for name, type in self.image_topics.items()) or 'none'
+        candidates = self.image_topics
+        images = ', '.join(f'{name} ({type.rpartition("/")[2]})' for name, type in candidates.items())
+        damage = f' ({self.damage})' if self.damage else ''
+        if not candidates and topic not in self.topics:
+            raise BagError(f'{self.path}: found no image topic{self._listing()}, expected {IMAGE} or '
+                           f'{COMPRESSED_IMAGE}; record the camera too{damage}')
         if not topic:
-            if len(self.image_topics) != 1:
-                raise BagError(f'{self.path}: found image topics {images}, expected one; '
-                               + ('name the one to read' if self.image_topics else 'record the camera too'))
-            topic = next(iter(self.image_topics))
-        if topic not in self.topics and f'{topic}/compressed' in self.topics:
-            topic = f'{topic}/compressed'
-        if topic not in self.topics:
+            filled = [name for name in candidates if self.counts[name]] or list(candidates)
+            if len(filled) != 1:
+                raise BagError(f'{self.path}: found image topics {images}, expected one; name the one to read '
+                               '(--image-topic, or image_topic:= of a launch file)')
+            topic = filled[0]
+        if not self.counts.get(topic):
+            twin = topic.removesuffix('/compressed') if topic.endswith('/compressed') else f'{topic}/compressed'
+            if self.topics.get(twin) in (IMAGE, COMPRESSED_IMAGE) and (topic not in self.topics or self.counts[twin]):
+                topic = twin
+        if topic not in self.topics and topic not in self.foreign:
             raise BagError(f'{self.path}: found no topic {topic}, expected one of its image topics: {images}')
-        if self.topics[topic] not in (IMAGE, COMPRESSED_IMAGE):
-            raise BagError(f'{self.path}: found {self.topics[topic]} on {topic}, expected one of its image topics: '
-                           f'{images}')
+        if self.topics.get(topic) not in (IMAGE, COMPRESSED_IMAGE):
+            raise BagError(f'{self.path}: found {self.topics.get(topic) or self.foreign[topic]} on {topic}, expected '
+                           f'one of its image topics: {images}')
         if not self.counts[topic]:
-            raise BagError(f'{self.path}: found no message on {topic}, expected images; record it again'
-                           + (f' ({self.damage})' if self.damage else ''))
+            raise BagError(f'{self.path}: found no message on {topic}, expected images; record it again{damage}')
         return topic
+
+    def _listing(self) -> str:
+        """The topics and types that are there, for an error."""
+        known = {**self.topics, **self.foreign}
+        shown = [f'{name} ({type})' for name, type in sorted(known.items())]
+        more = len(shown) - _MOST_LISTED
+        return (f' among {", ".join(shown[:_MOST_LISTED])}{f" and {more} more" if more > 0 else ""}' if shown else
+                ', nor any other topic')
 
     def raw(self, topics: Collection[str] = ()) -> Iterator[tuple[str, str, int, bytes]]:
         """Serialized messages in the order of bag time.
@@ -202,18 +206,27 @@ class BagReader:
         return self._raw(set(topics) or set(self.topics))
 
     def _raw(self, topics: set[str]) -> Iterator[tuple[str, str, int, bytes]]:
-        damage = []
+        damage = [self._missing] if self._missing else []
         for part in self._parts:
             read = 0
             try:
-                for message in part.messages(topics):
-                    if message[3][:4] == _ZSTD:
-                        raise BagError('messages are compressed one by one and metadata.yaml, which says so, is '
-                                       'missing or unusable; run `ros2 bag reindex`')
-                    yield message
+                for topic, type, time_ns, data in part.messages(topics):
                     read += 1
-            except Exception as error:  # whatever a parser of the libraries meets in damaged bytes
-                damage.append(_breaks_off(part.name, read, _line(error)))
+                    if type != self.topics[topic]:  # another publisher's
+                        continue
+                    try:
+                        if data[:4] == ZSTD:  # no serialization begins so: messages compressed one by one
+                            data = unpack(data)
+                        if self._encodings[topic] == 'ros1':
+                            data = self._definitions.cdr(type, data)
+                    except Exception as error:  # whatever a parser meets in damaged bytes
+                        self._skip(topic, time_ns, line(error))
+                        continue
+                    yield topic, type, time_ns, data
+            except Damage as error:
+                damage.append(str(error))
+            except Exception as error:
+                damage.append(breaks_off(part.name, read, line(error)))
         if damage:
             raise BagError(f'{self.path}: {"; ".join(damage)}')
 
@@ -224,15 +237,29 @@ class BagReader:
         numeric array is a read-only NumPy array.
 
         Raises:
-            BagError: as `raw`; or a message that does not fit its definition.
+            BagError: as `raw`; or there is no usable definition of a type.
         """
-        rows = self.raw(topics)  # raises here, not at the first next()
-        return ((topic, time_ns, self._deserialize(topic, type, cdr)) for topic, type, time_ns, cdr in rows)
+        return self._messages(self.raw(topics))  # raises here, not at the first next()
+
+    def _messages(self, rows: Iterator[tuple[str, str, int, bytes]]) -> Iterator[tuple[str, int, Any]]:
+        for topic, type, time_ns, cdr in rows:
+            store = self._definitions.store(type)
+            try:
+                message = store.deserialize_cdr(memoryview(cdr), type)
+            except Exception as error:  # the generated parsers raise what they like on foreign bytes
+                self._skip(topic, time_ns, f'it is no {type}: {line(error)}')
+                continue
+            yield topic, time_ns, message
+
+    def _skip(self, topic: str, time_ns: int, why: str) -> None:
+        self.bad_messages[topic] += 1
+        if self.bad_messages[topic] == 1:
+            _warn_once(f'{self.path}: {topic} at {time_ns // 10**9}.{time_ns % 10**9:09d} skipped: {why}')
 
     def images(self, topics: str | Sequence[str] = '', wanted: Callable[[str, int], bool] | None = None,
                segments: Callable[[str, int, tuple[int, ...]], Segments | None] = lambda topic, stamp, size: None,
                bit_depth: int = 0) -> Iterator[Frame]:
-        """Pictures in the order of bag time, stamped as their headers say, or with bag time where they say nothing.
+        """Pictures in the order of bag time, stamped as `Stamps` says.
 
         A message that holds no picture is skipped, counted in `bad_images`, and logged
         for the first time on each topic.
@@ -252,32 +279,35 @@ class BagReader:
                 when the recording is damaged.
         """
         names = [self.image_topic(topic) for topic in ([topics] if isinstance(topics, str) else topics)]
+        for name in names:
+            del self.bad_messages[name], self.repeated_stamps[name]
         return self._images(names, wanted, segments, bit_depth)
 
     def _images(self, topics: list[str], wanted: Callable[[str, int], bool] | None,
                 segments: Callable[[str, int, tuple[int, ...]], Segments | None], bit_depth: int) -> Iterator[Frame]:
-        bad: dict[str, int] = {}
+        stamps = Stamps()
         depths = {topic: BitDepth(bit_depth, f'{self.path}: {topic}') for topic in topics}
         try:
             for topic, time_ns, message in self.messages(topics):
-                stamp = stamp_ns(message) or time_ns
+                stamp = stamps.of_message(topic, message, time_ns)
                 if wanted is not None and not wanted(topic, stamp):
                     continue
                 try:
                     decode = image_from_compressed if is_compressed(message) else image_from_message
                     image = decode(message, depths[topic])
                 except ImageError as error:
-                    self.bad_images += 1
-                    bad[topic] = bad.get(topic, 0) + 1
-                    if bad[topic] == 1:
-                        logger.warning('%s: %s at %d.%09d skipped: %s', self.path, topic, *divmod(stamp, 10**9), error)
+                    self._skip(topic, stamp, str(error))
                     continue
                 yield Frame(image, stamp, camera=topic, source=str(self.path), topic=topic,
                             segments=segments(topic, stamp, image.shape[:2]), still=self.stills, received_ns=time_ns)
         finally:
-            for topic, count in bad.items():
-                if count > 1:
-                    logger.warning('%s: %d images of %s skipped', self.path, count, topic)
+            self.repeated_stamps.update(stamps.repeated)
+            for topic in topics:
+                if self.bad_messages[topic] > 1:
+                    _warn_once(f'{self.path}: {self.bad_messages[topic]} images of {topic} skipped')
+                if count := self.repeated_stamps[topic]:
+                    _warn_once(f'{self.path}: {count} images of {topic} have the stamp of the one before, and are told '
+                               'apart by nanoseconds; check how the camera driver stamps')
 
     def stamps(self, topics: Sequence[str]) -> Iterator[int]:
         """Stamps of the messages of image topics as `images` gives them, nanoseconds, without a look at the pictures.
@@ -285,17 +315,20 @@ class BagReader:
         Raises:
             BagError: as `raw`.
         """
-        for _, _, time_ns, cdr in self.raw(topics):
+        stamps = Stamps()
+        for topic, _, time_ns, cdr in self.raw(topics):
             if len(cdr) >= 12:  # CDR: four bytes of encapsulation, then the Header's time
                 seconds, nanoseconds = struct.unpack_from('<iI' if cdr[1] & 1 else '>iI', cdr, 4)
-                yield seconds * 1_000_000_000 + nanoseconds or time_ns
+                yield stamps(topic, seconds * 1_000_000_000 + nanoseconds, time_ns)
 
     def camera_info(self, image_topic: str) -> Any | None:
         """The first CameraInfo beside an image topic, by image_transport's convention; None where there is none."""
         topic = camera_info_topic(image_topic)
         if self.topics.get(topic) != CAMERA_INFO:
             return None
-        return next((message for _, _, message in self.messages([topic])), None)
+        with suppress(BagError):  # of a recording that breaks off; reading its pictures says so
+            return next((message for _, _, message in self.messages([topic])), None)
+        return None
 
     def fingerprint(self) -> str:
         """SHA-256 over the sizes, beginnings and ends of the storage files: which recording this is, wherever it lies.
@@ -313,33 +346,46 @@ class BagReader:
                 digest.update(file.read(_TASTE))
         return digest.hexdigest()
 
-    def _deserialize(self, topic: str, type: str, cdr: bytes) -> Any:
-        store = self._store(type)
-        try:
-            return store.deserialize_cdr(memoryview(cdr), type)
-        except Exception as error:  # the generated parsers raise what they like on foreign bytes
-            raise BagError(f'{self.path}: a message on {topic} is no {type} ({_line(error)}); '
-                           'record it again') from error
 
-    def _store(self, type: str) -> Typestore:
-        """The definitions of the recording itself, and the standard ones where it carries none (before ROS 2 Iron)."""
-        if type in self._own_types.fielddefs:
-            return self._own_types
-        known = self._definitions.get(type)
-        if known is None:
-            if type not in typestore().fielddefs:
-                raise BagError(f'{self.path}: found no definition of {type}, expected one in the recording; '
-                               'record it with ROS 2 Iron or newer')
-            return typestore()
+def _files(path: Path) -> tuple[list[Path], str]:
+    """The files of a recording, and a line about those that are missing."""
+    if path.is_file():
+        return [path], ''
+    if not path.is_dir():
+        raise BagError(f'{path}: found neither a file nor a folder; give a rosbag2 folder or a .mcap, .db3 or .bag '
+                       'file')
+    try:
+        files, missing = storage_files(path)
+        if not files:
+            below = [folder.name for folder in sorted(path.iterdir()) if folder.is_dir() and storage_files(folder)[0]]
+            raise BagError(f'{path}: found neither a .mcap nor a .db3 nor a .bag file in it'
+                           + (f', but the recordings {", ".join(below[:_MOST_LISTED])}; name one of them' if below else
+                              f'{" (" + missing + ")" if missing else ""}; give a rosbag2 folder or file'))
+    except OSError as error:
+        raise BagError(f'{path}: cannot be read ({error.strerror}); change its permissions') from error
+    bags = [file.name for file in files if '.bag' in file.suffixes]
+    if bags and len(files) > 1:
+        raise BagError(f'{path}: found {", ".join(bags[:_MOST_LISTED])}, expected one ROS 1 bag; name the one to read')
+    return files, missing
+
+
+def _open(path: Path, files: list[Path]) -> tuple[list[StorageFile], list[str]]:
+    """The files opened, and lines about what cannot be read of them."""
+    parts: list[StorageFile] = []
+    refused: list[BagError] = []
+    for file in files:
         try:
-            if not known.idl:
-                self._own_types.register(get_types_from_msg(known.definition, type))
-            for text in re.split(r'^=+\n(?:IDL: .*\n)?', known.definition, flags=re.M) if known.idl else ():
-                if text:
-                    self._own_types.register(get_types_from_idl(text))
-        except Exception as error:
-            raise BagError(f'{self.path}: the definition of {type} cannot be read ({_line(error)})') from error
-        return self._own_types
+            parts.append(open_storage_file(file))
+        except BagError as error:
+            refused.append(error)
+        except Exception as error:  # whatever a parser of the libraries meets in damaged bytes
+            refused.append(BagError(f'{file}: cannot be read ({line(error)}); copy or record it again'))
+    damage = [part.damage for part in parts if part.damage]
+    if (refused or damage) and not any(part.topics for part in parts):
+        for part in parts:
+            part.close()
+        raise refused[0] if refused else BagError(f'{path}: {damage[0]}; nothing of it can be read')
+    return parts, damage + [str(error).removeprefix(f'{path}/') for error in refused]
 
 
 class BagWriter:
@@ -361,12 +407,15 @@ class BagWriter:
             storage: `mcap` (chunks compressed with zstd) or `sqlite3`.
 
         Raises:
-            BagError: the folder exists or cannot be made, or the storage is unknown.
+            BagError: the folder exists or cannot be made, its path will not do, or the storage is unknown.
         """
         self.path = Path(path).expanduser().absolute()
         self.typestore = typestore()
         if storage not in STORAGES:
             raise BagError(f'{path}: found storage {storage!r}, expected one of {", ".join(STORAGES)}')
+        if storage == 'sqlite3' and set(str(self.path)) & set('#%?'):  # `rosbags` would write to another file
+            raise BagError(f'{path}: found one of # % ? in the path, expected none for a recording in SQLite; choose '
+                           'another name, or mcap')
         if self.path.exists():
             raise BagError(f'{path}: exists already; remove it or give another name')
         self._connections: dict[str, Connection] = {}
@@ -481,207 +530,9 @@ def camera_info_topic(image_topic: str) -> str:
 
 
 @cache
-def typestore() -> Typestore:
-    """Message definitions of ROS 2 Kilted and of this package.
-
-    Raises:
-        BagError: the package's .msg files are not where an installation has them.
-    """
-    store = get_typestore(Stores.ROS2_KILTED)
-    for folder in (place for parent in Path(__file__).resolve().parents
-                   for place in (parent / 'msg', parent / 'share' / 'semanom_ros' / 'msg')):
-        definitions = sorted(folder.glob('*.msg'))
-        if definitions:
-            for path in definitions:
-                store.register(get_types_from_msg(path.read_text(), f'semanom_ros/msg/{path.stem}'))
-            return store
-    raise BagError(f'{Path(__file__).parent}: found no message definitions of semanom_ros in a share folder above it, '
-                   'expected share/semanom_ros/msg; install the package again')
-
-
-def _storage_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    names = [name for name in path.iterdir() if re.search(r'\.(mcap|db3)(\.zstd)?$', name.name)]
-    # recorders number the files of a split recording without leading zeros
-    return sorted(names, key=lambda name: [int(w) if w.isdigit() else w for w in re.split(r'(\d+)', name.name)])
-
-
-def _open(path: Path, files: list[Path]) -> list[_Part]:
-    if not files:
-        raise BagError(f'{path}: found neither a .mcap nor a .db3 file; give a rosbag2 folder or file')
-    try:
-        if path.is_dir() and not (path / 'metadata.yaml').is_file():
-            raise FileNotFoundError('metadata.yaml is missing')
-        _check_journal(files)
-        return [_Whole(path)]
-    except PermissionError as error:
-        raise BagError(f'{path}: may not be read; change its permissions') from error
-    except Exception as error:  # whatever a parser of the libraries meets in damaged bytes
-        reason = _line(error)
-    parts: list[_Part] = []
-    try:
-        for file in files:
-            parts.append(_open_file(file))
-        if any(part.topics for part in parts):
-            logger.warning('%s: %s; reading its storage files one by one', path, reason)
-            return parts
-    except Exception as error:
-        reason = _line(error)
-    for part in parts:
-        part.close()
-    raise BagError(f'{path}: cannot be read ({reason}); record it again, or try `mcap recover` or `ros2 bag reindex`')
-
-
-def _open_file(file: Path) -> _Part:
-    if file.suffix not in _SUFFIXES:
-        raise BagError(f'{file.name} is compressed as a whole and damaged, or its metadata.yaml is')
-    try:
-        _check_journal([file])
-        return _Whole(file)
-    except PermissionError:
-        raise
-    except Exception:
-        return _CutMcap(file) if file.suffix == '.mcap' else _CutSqlite(file)
-
-
-def _check_journal(files: list[Path]) -> None:
-    """`rosbags` opens sqlite3 files as immutable and would not see what a crashed recorder left in the journal."""
-    for file in files:
-        journal = file.with_name(file.name + '-wal')
-        if journal.is_file() and journal.stat().st_size:
-            raise BagError(f'{journal.name} holds messages that are not in {file.name} yet')
-
-
-class _Whole:
-    """What `rosbags` can read: a folder with its metadata.yaml, or an undamaged file."""
-
-    def __init__(self, path: Path) -> None:
-        self.name = path.name
-        self.damage = ''
-        self._reader = Reader(path)
-        self._reader.open()
-        empty = self._reader.message_count == 0
-        self.span = (0, 0) if empty else (self._reader.start_time, self._reader.end_time - 1)
-        self.topics = [_Topic(c.topic, c.msgtype, c.msgcount, c.msgdef.data,
-                              c.msgdef.format == MessageDefinitionFormat.IDL) for c in self._reader.connections]
-
-    def messages(self, topics: Collection[str]) -> Iterator[tuple[str, str, int, bytes]]:
-        if connections := [c for c in self._reader.connections if c.topic in topics]:
-            for connection, time_ns, cdr in self._reader.messages(connections):
-                yield connection.topic, connection.msgtype, time_ns, cdr
-
-    def close(self) -> None:
-        self._reader.close()
-
-
-class _CutMcap:
-    """An MCAP file without its end, read from the front."""
-
-    def __init__(self, path: Path) -> None:
-        self.name = path.name
-        self._path = path
-        counts: dict[tuple[str, str, str, bool], int] = {}
-        self.span = 0, 0
-        reason = 'its index is unusable'
-        try:
-            for schema, topic, time_ns, _ in self._rows(None):
-                self.span = self.span[0] or time_ns, max(self.span[1], time_ns)
-                key = (topic, schema.name, schema.data.decode(), schema.encoding != 'ros2msg')
-                counts[key] = counts.get(key, 0) + 1
-        except Exception as error:  # the parser meets anything in damaged bytes
-            reason = _line(error)
-        self.topics = [_Topic(topic, type, count, definition, idl)
-                       for (topic, type, definition, idl), count in counts.items()]
-        self.damage = _breaks_off(self.name, sum(counts.values()), reason) + '; `mcap recover` mends it'
-
-    def _rows(self, topics: Collection[str] | None) -> Iterator[tuple[Schema, str, int, bytes]]:
-        with open(self._path, 'rb') as file:
-            for schema, channel, message in NonSeekingReader(file).iter_messages(topics, log_time_order=False):
-                if schema is not None:
-                    yield schema, channel.topic, message.log_time, message.data
-
-    def messages(self, topics: Collection[str]) -> Iterator[tuple[str, str, int, bytes]]:
-        for schema, topic, time_ns, cdr in self._rows(topics):
-            yield topic, schema.name, time_ns, cdr
-
-    def close(self) -> None:
-        pass
-
-
-class _CutSqlite:
-    """A sqlite3 file without its end, or with a journal beside it, read row by row."""
-
-    def __init__(self, path: Path) -> None:
-        self.name = path.name
-        self.damage = ''
-        self._connection = self._connect(path)
-        self._names = {id: (name, type) for id, name, type in
-                       self._connection.execute('SELECT id, name, type FROM topics')}
-        definitions: dict[str, tuple[str, str]] = {}
-        with suppress(sqlite3.DatabaseError):  # files of before ROS 2 Iron have no such table
-            definitions = {type: (encoding, text) for type, encoding, text in self._connection.execute(
-                'SELECT topic_type, encoding, encoded_message_definition FROM message_definitions')}
-        counts = dict.fromkeys(self._names, 0)
-        self.span = 0, 0
-        try:
-            for id, time_ns in self._rows('topic_id, timestamp'):
-                self.span = self.span[0] or time_ns, max(self.span[1], time_ns)
-                counts[id] += 1
-        except sqlite3.DatabaseError as error:
-            self.damage = _breaks_off(self.name, sum(counts.values()), _line(error))
-        self.topics = []
-        for id, (name, type) in self._names.items():
-            encoding, definition = definitions.get(type, ('', ''))
-            self.topics.append(_Topic(name, type, counts[id], definition, encoding == 'ros2idl'))
-
-    @staticmethod
-    def _connect(path: Path) -> sqlite3.Connection:
-        # a journal is replayed where the folder may be written to; a file alone is taken as it is
-        for options in ('mode=ro', 'mode=ro&immutable=1'):
-            connection = sqlite3.connect(f'{path.as_uri()}?{options}', uri=True, check_same_thread=False)
-            try:
-                # SQLite then opens a file that is shorter than its header says
-                connection.execute('PRAGMA writable_schema = ON')
-                connection.execute('SELECT count(*) FROM topics').fetchone()
-                return connection
-            except sqlite3.OperationalError as error:
-                connection.close()
-                failure = error
-        raise failure
-
-    def _rows(self, columns: str) -> Iterator[tuple[Any, ...]]:
-        """Rows in the order they were written, but not the last one before damage.
-
-        SQLite fills the missing part of a page with zeros.
-        """
-        last = None
-        for row in self._connection.execute(f'SELECT {columns} FROM messages ORDER BY id'):
-            if row[0] not in self._names:
-                raise sqlite3.DatabaseError('a row names no topic')
-            if last is not None:
-                yield last
-            last = row
-        if last is not None:
-            yield last
-
-    def messages(self, topics: Collection[str]) -> Iterator[tuple[str, str, int, bytes]]:
-        for id, time_ns, cdr in self._rows('topic_id, timestamp, data'):
-            name, type = self._names[id]
-            if name in topics:
-                yield name, type, time_ns, cdr
-
-    def close(self) -> None:
-        self._connection.close()
-
-
-def _breaks_off(name: str, messages: int, reason: str) -> str:
-    return f'{name} breaks off after {messages} messages ({reason})'
-
-
-def _line(error: BaseException) -> str:
-    text = ' '.join(str(error).split())
-    return text or type(error).__name__
+def _warn_once(text: str) -> None:
+    """A recording is opened and read several times for one task, which is nothing that a user should see."""
+    logger.warning(text)
 
 
 def _qos(latched: bool) -> Qos:

@@ -8,7 +8,7 @@ from typing import Any
 
 from semanom_ros.errors import BagError
 from semanom_ros.recordings.bags import BagReader
-from semanom_ros.recordings.images import stamp_ns
+from semanom_ros.recordings.stamps import Stamps
 
 _WAITING = 32  # messages read ahead
 
@@ -64,10 +64,10 @@ class InStep:
         return self._waiting.pop(stamp)
 
     def _read(self) -> Iterator[tuple[int, Any]]:
-        messages = self._reader.messages([self.topic])
+        messages, stamps = self._reader.messages([self.topic]), Stamps()
         while True:
             try:
                 _, time_ns, message = next(messages)
             except (StopIteration, BagError):  # a recording that breaks off: whoever reads its frames says so
                 return
-            yield (stamp_ns(message) if hasattr(message, 'header') else 0) or time_ns, message
+            yield stamps.of_message(self.topic, message, time_ns), message

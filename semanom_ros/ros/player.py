@@ -63,7 +63,8 @@ class Player:
             node: publishes; somebody else spins it.
             bag: recording.
             remap: other names for some topics.
-            topics: what to play; empty: everything whose message package is installed, but for a recorded /clock.
+            topics: what to play; empty: everything whose message package is installed, but for a recorded /clock and
+                what a detector said when it was recorded.
 
         Raises:
             BagError: the recording cannot be read, or a topic is not in it.
@@ -74,7 +75,7 @@ class Player:
         self._matched: dict[str, int] = {}
         self._publishers: dict[str, Publisher[Any]] = {}
         remap = remap or {}
-        for topic in topics or sorted(self._reader.topics.keys() - {_CLOCK}):
+        for topic in topics or self._reader.replayed_topics:
             if topic not in self._reader.topics:
                 raise BagError(f'{bag}: found no topic {topic}, expected one of '
                                f'{", ".join(sorted(self._reader.topics))}')

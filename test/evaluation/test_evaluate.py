@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import cv2
@@ -16,9 +17,11 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from semanom_ros.cli import main
 from semanom_ros.core.progress import SILENT
 from semanom_ros.evaluation.measurement import rounded
-from semanom_ros.recordings.bags import BagReader
+from semanom_ros.evaluation.result_bag import ResultBag
+from semanom_ros.recordings.bags import BagReader, BagWriter
 from semanom_ros.recordings.images import image_from_message, stamp_ns
 from semanom_ros.recordings.nominal_recording import record_bags
+from semanom_ros.ros.messages import image_to_message, write_message
 from semanom_ros.settings import Settings
 
 from .conftest import HEIGHT, PERIOD_NS, START_NS, WIDTH, ColourPatches, road, write_drive
@@ -96,7 +99,8 @@ def test_result_bag_holds_every_frame(evaluated):
         assert reader.topics == {
             prefix + 'anomalies': 'semanom_ros/msg/AnomalyArray', prefix + 'score': 'semanom_ros/msg/AnomalyScore',
             prefix + 'overlay/compressed': 'sensor_msgs/msg/CompressedImage', prefix + 'mask': 'sensor_msgs/msg/Image',
-            prefix + 'anomaly_map': 'sensor_msgs/msg/Image', prefix + 'markers': 'visualization_msgs/msg/MarkerArray'}
+            prefix + 'anomaly_map': 'sensor_msgs/msg/Image', prefix + 'markers': 'visualization_msgs/msg/MarkerArray',
+            '/camera/image_raw/compressed': 'sensor_msgs/msg/CompressedImage'}
         assert set(reader.counts.values()) == {70}
         for index, (_, time, message) in enumerate(reader.messages([prefix + 'mask'])):
             assert stamp_ns(message) == time == START_NS + index * PERIOD_NS
@@ -166,20 +170,50 @@ def test_nominal_recording_has_only_false_alarms(town, tmp_path):
 
 
 def test_interrupted_evaluation_goes_on_where_it_stopped(town, tmp_path, caplog):
+    """What was finished is taken over; the second recording's masks are of another size at first."""
     caplog.set_level('INFO')
     first = write_drive(tmp_path / 'first', 12, anomalies=((4, 8),))
-    second = write_drive(tmp_path / 'second', 12, anomalies=((4, 8),))
-    broken = second.rename(tmp_path / 'elsewhere')
-    arguments = ['evaluate', str(first), str(second), '--output', str(tmp_path / 'out'), *town.arguments('grid')]
+    write_drive_of_small_masks(tmp_path / 'second')
+    arguments = ['evaluate', str(first), str(tmp_path / 'second'), '--output', str(tmp_path / 'out'),
+                 *town.arguments('grid')]
     assert main(arguments) == 2
     assert not (tmp_path / 'out').exists()
-    broken.rename(second)
+    assert '1 recordings are measured, and kept in' in caplog.text
+    shutil.rmtree(tmp_path / 'second')
+    write_drive(tmp_path / 'second', 12, anomalies=((4, 8),))
     assert main(arguments) == 0
     metrics = metrics_of(tmp_path / 'out')
     assert [r['name'] for r in metrics['recordings']] == ['first', 'second']
     assert metrics['frames'] == 24
     assert 'first: measured already' in caplog.text
     assert 'second: measured already' not in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['first', 'out', 'second']
+
+
+def write_drive_of_small_masks(path):
+    with BagWriter(path) as writer:
+        for topic, image, encoding in (('/camera/image_raw', road(0, 0), 'bgr8'),
+                                       ('/ground_truth/anomaly_mask', np.zeros((4, 4), np.uint8), 'mono8')):
+            write_message(writer, topic, image_to_message(image, encoding, START_NS, ''), START_NS)
+    return path
+
+
+@pytest.mark.parametrize('fault', ['no such recording', 'no such topic', 'masks of another size', 'Ctrl-C'])
+def test_an_evaluation_that_fails_leaves_nothing(town, tmp_path, trial, monkeypatch, fault):
+    small = fault == 'masks of another size'
+    drive, options = write_drive_of_small_masks(tmp_path / 'drive') if small else write_drive(tmp_path / 'drive', 3), []
+    if fault == 'no such recording':
+        options = [str(tmp_path / 'missing')]
+    elif fault == 'no such topic':
+        options = ['--image-topic', '/elsewhere']
+    elif fault == 'Ctrl-C':
+        def interrupt(*_):
+            raise KeyboardInterrupt
+        monkeypatch.setattr(ResultBag, 'add', interrupt)
+    with trial('Recordings', 'an evaluation that fails or is interrupted'):
+        status = main(['evaluate', str(drive), *options, '--output', str(tmp_path / 'out'), *town.arguments('grid')])
+        assert status == (130 if fault == 'Ctrl-C' else 2)
+        assert [path.name for path in tmp_path.iterdir()] == ['drive']
 
 
 def test_truncated_recording_is_measured_as_far_as_it_goes(town, tmp_path):

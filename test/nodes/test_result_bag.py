@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from rclpy.serialization import deserialize_message
 
 from semanom_ros.core.frames import Frame
@@ -18,6 +19,7 @@ from semanom_ros.evaluation.result_bag import PREFIX, RECORDED, ResultBag
 from semanom_ros.msg import AnomalyScore
 from semanom_ros.recordings.bags import BagReader, BagWriter
 from semanom_ros.recordings.images import image_from_compressed
+from semanom_ros.recordings.own_outputs import own_outputs
 from semanom_ros.ros import outputs
 from semanom_ros.ros.messages import camera_model
 from semanom_ros.ros.outputs import OUTPUTS, OVERLAY_JPEG, Output
@@ -48,7 +50,8 @@ def test_a_result_bag_holds_the_messages_that_are_published_live(
         for frame in frames:
             bag.add(frame, judge.process(frame, state))
     with BagReader(tmp_path / 'results') as reader:
-        assert reader.topics == {PREFIX + output.name: output.type_name for output in RECORDED}
+        assert reader.topics == {PREFIX + output.name: output.type_name for output in RECORDED} | {
+            '/camera/image_raw/compressed': 'sensor_msgs/msg/CompressedImage'}
         for output in RECORDED:
             rows = list(reader.raw([PREFIX + output.name]))
             assert [stamp for _, _, stamp, _ in rows] == [frame.stamp_ns for frame in frames]
@@ -56,6 +59,49 @@ def test_a_result_bag_holds_the_messages_that_are_published_live(
                 assert deserialize_message(bytes(cdr), output.type) == message, output.name
     assert [array.anomalous for array in live['anomalies']] == [True] * 5
     assert {(message.height, message.width) for topic in ('anomaly_map', 'mask') for message in live[topic]} == {SIZE}
+
+
+def test_a_result_bag_holds_what_rviz_shows(encoder: dict[str, Any], learned: Path, tmp_path: Path) -> None:
+    """Camera, CameraInfo and transforms at the frames' stamps, though the bag time was another; and a layout."""
+    with BagWriter(tmp_path / 'drive') as writer:
+        types = writer.typestore.types
+        times = [types['builtin_interfaces/msg/Time'](second, 0) for second in range(1, 4)]
+        headers = [types['std_msgs/msg/Header'](time, 'base_link') for time in times]
+        moved = types['geometry_msgs/msg/Transform'](types['geometry_msgs/msg/Vector3'](0, 0, 1),
+                                                     types['geometry_msgs/msg/Quaternion'](0, 0, 0, 1))
+        roi = types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
+        for number, header in enumerate(headers):
+            transform = types['geometry_msgs/msg/TransformStamped'](header, FRAME_ID, moved)
+            for topic in ('/tf', '/tf_static') if number == 0 else ('/tf',):
+                writer.write(topic, types['tf2_msgs/msg/TFMessage']([transform]), 10**18 + number)
+            info = types['sensor_msgs/msg/CameraInfo'](header, *SIZE, 'plumb_bob', np.zeros(5), np.eye(3).ravel(),
+                                                       np.eye(3).ravel(), np.zeros(12), 0, 0, roi)
+            writer.write('/front/camera_info', info, 10**18 + number)
+            writer.write('/chatter', types['std_msgs/msg/String']('x'), 10**18 + number)
+    judge, state = Judge.load(MethodSettings.of(encoder), learned), CameraState()
+    frames = [Frame(np.full((*SIZE, 3), 90, np.uint8), second * 10**9) for second in range(1, 4)]
+    with ResultBag(tmp_path / 'results', FRAME_ID, recording=tmp_path / 'drive', image_topic='/front/image') as bag:
+        for frame in frames:
+            bag.add(frame, judge.process(frame, state))
+    with BagReader(tmp_path / 'results') as reader:
+        stamps = {topic: [time_ns for _, _, time_ns, _ in reader.raw([topic])] for topic in reader.topics}
+        assert set(stamps) == {PREFIX + output.name for output in RECORDED} | {
+            '/front/image/compressed', '/front/camera_info', '/tf', '/tf_static'}
+        assert stamps.pop('/tf_static') == [10**9]
+        assert all(times == [frame.stamp_ns for frame in frames] for times in stamps.values())
+        assert set(reader.image_topics) == {'/front/image/compressed'}
+        assert [frame.image.shape for frame in reader.images()] == [(*SIZE, 3)] * 3
+    layout = yaml.safe_load((tmp_path / 'results' / 'semanom.rviz').read_text())['Visualization Manager']
+    shown = {display['Topic']['Value'] for display in layout['Displays'] if 'Topic' in display}
+    assert shown == {PREFIX + name for name in ('markers', 'overlay/compressed', 'anomaly_map')} | {
+        '/front/image/compressed'}
+    assert layout['Global Options']['Fixed Frame'] == 'base_link'
+
+
+def test_every_output_is_told_from_what_a_vehicle_sends() -> None:
+    beside = {'/anywhere/anomalies': 'semanom_ros/msg/AnomalyArray',
+              **{f'/anywhere/{output.name}': output.type_name for output in OUTPUTS}}
+    assert own_outputs({**beside, '/anywhere/image': 'sensor_msgs/msg/Image'}) == set(beside)
 
 
 def test_wide_pictures_are_drawn_as_wide_as_live(encoder: dict[str, Any], learned: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -250,16 +251,18 @@ def test_compressed_recordings_are_read(tmp_path: Path, storage: str, mode: str)
             writer.write(connections[topic], time_ns, cdr)
     with BagReader(tmp_path / 'drive') as reader:
         assert read_until_damage(reader) == (list(range(FRAMES)), '')
-    if mode == 'MESSAGE':
-        (tmp_path / 'drive' / 'metadata.yaml').unlink()
-        with BagReader(tmp_path / 'drive') as reader:
-            assert 'compressed one by one' in read_until_damage(reader)[1]
+    (file,) = (path for path in (tmp_path / 'drive').iterdir() if path.name != 'metadata.yaml')
+    for path in (file, tmp_path / 'drive'):  # and without its metadata, as it was copied
+        (tmp_path / 'drive' / 'metadata.yaml').unlink(missing_ok=True)
+        with BagReader(path) as reader:
+            assert read_until_damage(reader) == (list(range(FRAMES)), '')
 
 
 @pytest.mark.parametrize('storage', STORAGES)
 @pytest.mark.parametrize('metadata', [True, False])
 @pytest.mark.parametrize('share', [0.97, 0.5])
-def test_a_cut_recording_is_read_as_far_as_it_goes(tmp_path: Path, storage: str, metadata: bool, share: float) -> None:
+def test_a_cut_recording_is_read_as_far_as_it_goes(tmp_path: Path, storage: str, metadata: bool, share: float,
+                                                   trial: Any) -> None:
     bag = tmp_path / 'drive'
     with BagWriter(bag, storage) as writer:
         for number in range(700):  # several chunks, many pages
@@ -267,19 +270,20 @@ def test_a_cut_recording_is_read_as_far_as_it_goes(tmp_path: Path, storage: str,
     cut(bag, share)
     if not metadata:
         (bag / 'metadata.yaml').unlink()
-    for path in (bag, storage_file(bag)):
-        with BagReader(path) as reader:
-            assert 'breaks off after' in reader.damage
-            numbers, said = read_until_damage(reader)
-        assert numbers == list(range(len(numbers)))
-        assert reader.span[0] == SECOND
-        assert reader.span[1] - (numbers[-1] + 1) * SECOND in (0, SECOND)
-        assert len(numbers) >= 700 * share - 240  # rosbags' MCAP chunks hold 1 MiB: 226 of these
-        assert 'breaks off after' in said
+    with trial('Recordings', 'a file cut off', 2):
+        for path in (bag, storage_file(bag)):
+            with BagReader(path) as reader:
+                assert 'breaks off after' in reader.damage
+                numbers, said = read_until_damage(reader)
+            assert numbers == list(range(len(numbers)))
+            assert reader.span[0] == SECOND
+            assert reader.span[1] - (numbers[-1] + 1) * SECOND in (0, SECOND)
+            assert len(numbers) >= 700 * share - 240  # rosbags' MCAP chunks hold 1 MiB: 226 of these
+            assert 'breaks off after' in said
 
 
 @pytest.mark.parametrize('storage', STORAGES)
-def test_damage_in_one_file_does_not_hide_the_others(tmp_path: Path, storage: str) -> None:
+def test_damage_in_one_file_does_not_hide_the_others(tmp_path: Path, storage: str, trial: Any) -> None:
     bag = tmp_path / 'drive'
     bag.mkdir()
     suffix = '.mcap' if storage == 'mcap' else '.db3'
@@ -288,23 +292,25 @@ def test_damage_in_one_file_does_not_hide_the_others(tmp_path: Path, storage: st
         if part == 1:
             cut(tmp_path / 'part1', 0.8)
         shutil.move(storage_file(tmp_path / f'part{part}'), bag / f'drive_{part}{suffix}')
-    with BagReader(bag) as reader:
-        numbers, said = read_until_damage(reader)
-    assert numbers[:FRAMES] == list(range(FRAMES))
-    assert numbers[-FRAMES:] == list(range(2 * FRAMES, 3 * FRAMES))
-    assert f'drive_1{suffix} breaks off' in said
+    with trial('Recordings', 'damage in one file of a split recording'):
+        with BagReader(bag) as reader:
+            numbers, said = read_until_damage(reader)
+        assert numbers[:FRAMES] == list(range(FRAMES))
+        assert numbers[-FRAMES:] == list(range(2 * FRAMES, 3 * FRAMES))
+        assert f'drive_1{suffix} breaks off' in said
 
 
-def test_damage_inside_a_chunk_is_reported(tmp_path: Path) -> None:
+def test_damage_inside_a_chunk_is_reported(tmp_path: Path, trial: Any) -> None:
     bag = write(tmp_path / 'drive')
     file = storage_file(bag)
     data = bytearray(file.read_bytes())
     data[100:300] = bytes(200)
     file.write_bytes(data)
-    with BagReader(bag) as reader:
-        numbers, said = read_until_damage(reader)
-    assert numbers == []
-    assert 'breaks off after 0 messages' in said
+    with trial('Recordings', 'damage inside of a chunk'):
+        with BagReader(bag) as reader:
+            numbers, said = read_until_damage(reader)
+        assert numbers == []
+        assert '1 of 1 chunks cannot be read' in said
 
 
 CRASHING_RECORDER = '''
@@ -320,12 +326,12 @@ os.kill(os.getpid(), signal.SIGKILL)
 '''
 
 
-def test_journal_of_a_killed_sqlite_recorder_is_replayed(tmp_path: Path) -> None:
+def test_journal_of_a_killed_sqlite_recorder_is_replayed(tmp_path: Path, trial: Any) -> None:
     bag = write(tmp_path / 'drive', 'sqlite3')
     killed = subprocess.run([sys.executable, '-c', CRASHING_RECORDER, storage_file(bag)], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert storage_file(bag).with_name(storage_file(bag).name + '-wal').stat().st_size
-    with BagReader(bag) as reader:
+    with trial('Recordings', 'the journal of a recorder that was killed'), BagReader(bag) as reader:
         assert set(reader.counts.values()) == {FRAMES + 2}
         assert len(list(reader.images())) == FRAMES + 2
 
@@ -412,11 +418,13 @@ def test_a_bad_image_costs_one_frame(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert '4 images of /image skipped' in caplog.messages[1]
 
 
-def test_a_message_that_does_not_fit_its_type_is_reported(tmp_path: Path) -> None:
+def test_a_message_that_does_not_fit_its_type_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with BagWriter(tmp_path / 'drive') as writer:
         writer.write_cdr('/image', IMAGE, b'\0\1\0\0' + bytes(7), 1)
-    with BagReader(tmp_path / 'drive') as reader, pytest.raises(BagError, match='/image is no sensor_msgs/msg/Image'):
-        list(reader.images())
+    with BagReader(tmp_path / 'drive') as reader:
+        assert list(reader.images()) == []
+        assert reader.bad_images == 1
+    assert caplog.messages[0].count('/image at 0.000000001 skipped: it is no sensor_msgs/msg/Image') == 1
 
 
 def unreadable(folder: Path, kind: str) -> Path:
@@ -440,11 +448,12 @@ def unreadable(folder: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize('kind', ['missing', 'folder without files', 'picture', 'empty file', 'noise', 'header only',
                                   'noise in sqlite3', 'whole file compressed and cut'])
-def test_what_is_no_recording_is_refused_in_one_line(tmp_path: Path, kind: str) -> None:
-    with pytest.raises(BagError) as caught:
-        BagReader(unreadable(tmp_path, kind))
-    assert str(tmp_path) in str(caught.value)
-    assert '\n' not in str(caught.value)
+def test_what_is_no_recording_is_refused_in_one_line(tmp_path: Path, kind: str, trial: Any) -> None:
+    with trial('Recordings', 'what is no recording'):
+        with pytest.raises(BagError) as caught:
+            BagReader(unreadable(tmp_path, kind))
+        assert str(tmp_path) in str(caught.value)
+        assert '\n' not in str(caught.value)
 
 
 @pytest.mark.parametrize('storage', STORAGES)
@@ -455,15 +464,16 @@ def test_an_empty_recording_has_no_images(tmp_path: Path, storage: str) -> None:
         assert reader.topics == {}
         assert reader.span == (0, 0)
         assert list(reader.raw()) == []
-        with pytest.raises(BagError, match='found image topics none'):
+        with pytest.raises(BagError, match='found no image topic, nor any other topic'):
             reader.images()
 
 
 @pytest.mark.parametrize('text', ['', 'rosbag2_bagfile_information: []', ': :', '{'])
-def test_files_are_read_beside_a_broken_metadata_file(tmp_path: Path, text: str) -> None:
+def test_files_are_read_beside_a_broken_metadata_file(tmp_path: Path, text: str, trial: Any) -> None:
     bag = write(tmp_path / 'drive')
     (bag / 'metadata.yaml').write_text(text)
-    with BagReader(bag) as reader:
+    fault = 'metadata.yaml that is of another version, incomplete or wrong'
+    with trial('Recordings', fault), BagReader(bag) as reader:
         assert read_until_damage(reader) == (list(range(FRAMES)), '')
 
 

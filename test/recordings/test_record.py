@@ -25,9 +25,10 @@ from semanom_ros.core.frames import Frame
 from semanom_ros.core.plausibility.plausibility_model import Ensemble, PlausibilityModel, Projection, Trees, features
 from semanom_ros.core.progress import SILENT
 from semanom_ros.errors import BagError
-from semanom_ros.recordings import bags as bags_module
-from semanom_ros.recordings.bags import BagReader, BagWriter
+from semanom_ros.recordings.bags import IMAGE, BagReader, BagWriter
+from semanom_ros.recordings.mcap_file import McapFile
 from semanom_ros.recordings.nominal_recording import BagRecording, record_bags
+from semanom_ros.recordings.sqlite_file import SqliteFile
 from semanom_ros.settings import Settings
 
 SECOND = 10**9
@@ -192,7 +193,8 @@ def test_each_recording_is_opened_once_and_read_once(
         storage: str) -> None:
     bags = [drives('one', frames=4, storage=storage), drives('two', frames=4, first=100, storage=storage)]
     opened, passes, read = [], [], []
-    init, messages, part = BagReader.__init__, BagReader.messages, bags_module._Whole.messages
+    kind = {'mcap': McapFile, 'sqlite3': SqliteFile}[storage]
+    init, messages, part = BagReader.__init__, BagReader.messages, kind.messages
 
     def opening(self: BagReader, path: Path) -> None:
         opened.append(path)
@@ -209,11 +211,12 @@ def test_each_recording_is_opened_once_and_read_once(
 
     monkeypatch.setattr(BagReader, '__init__', opening)
     monkeypatch.setattr(BagReader, 'messages', passing)
-    monkeypatch.setattr(bags_module._Whole, 'messages', reading)
+    monkeypatch.setattr(kind, 'messages', reading)
     record_bags(bags, tmp_path / 'database', settings, SILENT, embedder)
     assert opened == bags
     assert passes == bags
-    assert read == [(bag.name, (number + 1) * SECOND) for bag, numbers in zip(
+    suffix = {'mcap': '.mcap', 'sqlite3': '.db3'}[storage]
+    assert read == [(bag.name + suffix, (number + 1) * SECOND) for bag, numbers in zip(
         bags, (range(4), range(100, 104)), strict=True) for number in numbers]
 
 
@@ -338,7 +341,7 @@ def test_command(tmp_path: Path, drives: Any, config: Path, capsys: pytest.Captu
     (['drive', '--database', 'database', '--config', 'missing.yaml'], 'missing.yaml'),
     (['drive', '--database', 'drive'], 'expected a nominal database'),
     (['drive', '--database', 'database', '--every', '2', '--rate', '3'], 'not allowed with'),
-    (['empty', '--database', 'database'], 'found image topics none'),
+    (['empty', '--database', 'database'], 'found no image topic, nor any other topic'),
 ])
 def test_bad_use_gets_one_line(tmp_path: Path, drives: Any, config: Path, monkeypatch: pytest.MonkeyPatch,
                                capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
@@ -427,3 +430,38 @@ def test_a_real_drive(tmp_path: Path, driving_data: Path) -> None:
         assert distances.max() < 1e-5
         example = database.example(0, 0.0)
         assert cv2.imdecode(np.frombuffer(example.thumbnail, np.uint8), cv2.IMREAD_COLOR).shape == (120, 160, 3)
+
+
+@pytest.mark.parametrize('fault', ['no picture in it', 'Ctrl-C before the first frame'])
+def test_a_recording_that_fails_leaves_nothing(tmp_path: Path, settings: Settings, drives: Any, trial: Any,
+                                               monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """Not an unfinished database that asks for the same command again."""
+    with BagWriter(tmp_path / 'bad') as writer:
+        writer.write_cdr('/camera0/image_raw', IMAGE, b'\0\1\0\0', SECOND)
+    record([drives('drive')], tmp_path / 'finished', settings)
+    before = sorted(path.name for path in (tmp_path / 'finished').rglob('*'))
+    if fault != 'no picture in it':
+        def interrupt(*_: Any) -> None:
+            raise KeyboardInterrupt
+        monkeypatch.setattr(BagReader, 'images', interrupt)
+    with trial('Recordings', 'a nominal recording that fails or is interrupted', 2):
+        for database in ('new', 'finished'):
+            with pytest.raises(BagError if fault == 'no picture in it' else KeyboardInterrupt):
+                record([tmp_path / 'bad'], tmp_path / database, settings, append=True)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ['bad', 'drive', 'finished']
+        assert sorted(path.name for path in (tmp_path / 'finished').rglob('*')) == before
+
+
+def test_frames_of_one_stamp_are_recorded_and_loops_are_told_from_what_is_known(
+        tmp_path: Path, settings: Settings, drives: Any, trial: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with BagWriter(tmp_path / 'drive') as writer:
+        types = writer.typestore.types
+        for number, stamp in enumerate((1, 1, 2, 2, 1, 2)):  # each twice, and all of it again
+            header = types['std_msgs/msg/Header'](types['builtin_interfaces/msg/Time'](stamp, 0), 'optical')
+            message = types[IMAGE](header, 48, 64, 'rgb8', 0, 192, drives.picture(number).ravel())
+            writer.write('/camera0/image_raw', message, (number + 1) * SECOND)
+    with trial('Recordings', 'stamps that are zero, negative, equal, backwards or large'):
+        summary = record([tmp_path / 'drive'], tmp_path / 'database', settings).summary
+        assert (summary.frames, summary.known, summary.repeated) == (4, 0, 2)
+        assert sorted(stamp for _, stamp, _ in content(tmp_path / 'database')) == [
+            SECOND, SECOND + 1, 2 * SECOND, 2 * SECOND + 1]

@@ -115,6 +115,7 @@ class RecordingSummary:
         held_out: of these, kept aside for calibration.
         vectors: embeddings added.
         known: frames that the database, or an interrupted recording, held already.
+        repeated: frames that were not added, because another one of the same source has their stamp.
         not_finite: frames that were not added, because the encoder gave NaN or infinity.
         not_finite_frames: topic and stamp of the first of them.
     """
@@ -123,6 +124,7 @@ class RecordingSummary:
     held_out: int = 0
     vectors: int = 0
     known: int = 0
+    repeated: int = 0
     not_finite: int = 0
     not_finite_frames: list[str] = field(default_factory=list)
 
@@ -177,10 +179,15 @@ class NominalRecorder:
             thinning: of this source.
             sha256: which source this is.
         """
+        seen: set[tuple[str, int]] = set()
 
         def decide(topic: str, stamp_ns: int) -> bool:
             if not thinning(topic, stamp_ns):
                 return False
+            if (topic, stamp_ns) in seen:
+                self.summary.repeated += 1
+                return False
+            seen.add((topic, stamp_ns))
             if self._writer.has(sha256, topic, stamp_ns):
                 self.summary.known += 1
                 return False
@@ -227,7 +234,7 @@ class NominalRecorder:
                 self.summary.held_out += record.held_out
                 self.summary.vectors += len(queries.vectors)
             else:  # two frames of one stamp
-                self.summary.known += 1
+                self.summary.repeated += 1
 
 
 def folder_size(path: Path) -> int:

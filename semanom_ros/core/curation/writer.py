@@ -223,6 +223,13 @@ class DatabaseWriter:
             part.close()
         self._transaction.close()
 
+    def discard(self) -> None:
+        """Ends a recording to which nothing was added, and leaves nothing of it."""
+        shutil.rmtree(self._staging, ignore_errors=True)
+        if [path.name for path in self.path.iterdir()] == ['lock']:  # a new database
+            shutil.rmtree(self.path, ignore_errors=True)
+        self.close()
+
     def __enter__(self) -> DatabaseWriter:
         return self
 

@@ -1,0 +1,38 @@
+"""What a detector published into a recording, told from what a vehicle sent.
+
+A recording of everything (`ros2 bag record -a`) on a vehicle with a detector holds its pictures, which are no cameras,
+and its results, which a replay must not mix with new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+NODE = 'semanom_detector'
+_RESULTS = ('semanom_ros/msg/AnomalyArray', 'semanom_ros/msg/AnomalyScore')
+_NAMES = ('anomalies', 'score', 'markers', 'mask', 'anomaly_map', 'overlay', 'overlay/compressed', 'detections',
+          'annotations')
+"""Of `ros/outputs.py`; a test compares."""
+_STATUS = '/diagnostics'
+
+
+def own_outputs(topics: Mapping[str, str]) -> set[str]:
+    """Topics on which a detector published.
+
+    Those of the node `semanom_detector` in any namespace; those beside results, wherever they were remapped to; and
+    /diagnostics, of which a detector wrote a part.
+
+    Args:
+        topics: type of every topic, by name.
+    """
+    own = {name for name, type in topics.items() if type.startswith('semanom_ros/msg/')}
+    for name in [name for name in own if topics[name] in _RESULTS]:
+        beside = name.rpartition('/')[0]
+        own |= {f'{beside}/{output}' for output in _NAMES}
+    for name in topics:
+        _, node, below = f'{name}/'.partition(f'/{NODE}/')
+        if node and not below.startswith('input/'):
+            own.add(name)
+    if own:
+        own.add(_STATUS)
+    return own & topics.keys()
