@@ -19,7 +19,8 @@ from semanom_ros.core.curation import operations
 from semanom_ros.core.curation.coverage import Coverage, coverage
 from semanom_ros.core.curation.publishing import AUTO, NPROBE, IndexSettings
 from semanom_ros.core.database.manifest import MANIFEST, Manifest
-from semanom_ros.core.database.nominal_database import NominalDatabase, read_manifest
+from semanom_ros.core.database.nominal_database import NominalDatabase
+from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.scoring.calibration import Calibration
 from semanom_ros.errors import ParameterError, SemanomError
 

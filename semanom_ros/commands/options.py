@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from semanom_ros.core.curation.publishing import Recipe, read_recipe
-from semanom_ros.core.database.nominal_database import read_manifest
+from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.embedding.description import EmbeddingDescription
 from semanom_ros.core.embedding.recorded_parameters import contradiction, parameters_of, unsaid
 from semanom_ros.core.embedding.registry import find_encoder_weights

@@ -22,7 +22,8 @@ import pytest
 from semanom_ros.core.curation import operations
 from semanom_ros.core.curation.publishing import Recipe
 from semanom_ros.core.curation.writer import DatabaseWriter
-from semanom_ros.core.database.nominal_database import NominalDatabase, read_manifest
+from semanom_ros.core.database.nominal_database import NominalDatabase
+from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.database.storage import FrameRecord, NominalAddition
 from semanom_ros.errors import DatabaseError
 from semanom_ros.settings import SearchSettings

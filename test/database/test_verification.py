@@ -13,7 +13,8 @@ from semanom_ros.core.curation import operations
 from semanom_ros.core.curation.publishing import Recipe
 from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.database.manifest import SCHEMA_VERSION, Manifest
-from semanom_ros.core.database.nominal_database import NominalDatabase, read_manifest
+from semanom_ros.core.database.nominal_database import NominalDatabase
+from semanom_ros.core.database.published import read_manifest
 from semanom_ros.errors import DatabaseError
 from semanom_ros.settings import SearchSettings
 
@@ -127,9 +128,9 @@ def test_an_empty_database_and_counts_that_lie(database):
     file = database / 'manifest.json'
     manifest = Manifest.read(file)
     file.write_text(manifest.replace(vectors=0).dumps())
-    assert 'vectors: found 0, expected at least 1' in complaint(database)
+    assert 'vectors: found 0, expected a whole number, 1 to ' in complaint(database)
     file.write_text(manifest.replace(vectors=manifest.vectors + 1).dumps())
-    assert f'found {manifest.vectors} vectors in its parts, expected {manifest.vectors + 1}' in complaint(database)
+    assert f'vectors: found {manifest.vectors + 1}, expected {manifest.vectors}, as many as' in complaint(database)
 
 
 def test_a_manifest_survives_its_file(database):

@@ -15,7 +15,7 @@ FLOORS = (
     ('parameters',),
     ('settings',),
     ('parameter_files',),
-    ('core.progress', 'core.frames', 'core.motion', 'geometry'),
+    ('core.progress', 'core.fields', 'core.frames', 'core.motion', 'geometry'),
     ('core.embedding',),
     ('core.database', 'core.drift'),
     ('core.scoring',),

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from semanom_ros.core.database.manifest import Manifest
-from semanom_ros.core.database.nominal_database import NominalDatabase, read_calibration
+from semanom_ros.core.database.nominal_database import NominalDatabase
+from semanom_ros.core.database.published import read_calibration
 from semanom_ros.core.database.storage import FrameRecord, NominalFrame
 from semanom_ros.core.drift.drift_reference import DriftReference, drift_arrays, sample_of
 from semanom_ros.core.progress import SILENT, Progress
