@@ -36,3 +36,9 @@ class BagError(SemanomError):
 
 class ParameterError(SemanomError):
     """A parameter has an unknown name, a wrong type or a value out of range."""
+
+
+def printable(text: str) -> str:
+    """A text in one line, with what a terminal would obey or could not show (names of files may hold it) as `\\x1b`."""
+    return ''.join(one if one.isprintable() else ' ' if one in '\r\n' else one.encode(
+        'unicode_escape', 'surrogatepass').decode() for one in text)

@@ -15,11 +15,11 @@ import numpy.typing as npt
 from semanom_ros import __version__
 from semanom_ros.core.curation.publishing import IndexSettings, Learned, Recipe, publish, read_recipe
 from semanom_ros.core.curation.reduction import coreset, distinct
-from semanom_ros.core.database.manifest import HELD_OUT, MANIFEST, RECORDED, REVIEWED, Manifest, PartEntry
+from semanom_ros.core.database.manifest import HELD_OUT, RECORDED, REVIEWED, Manifest, PartEntry
 from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.database.published import read_manifest, verify, verify_files
 from semanom_ros.core.database.storage import NominalAddition, NominalFrame, Part, PartWriter, checked
-from semanom_ros.core.database.transaction import LEARNED, Transaction
+from semanom_ros.core.database.transaction import LEARNED, Transaction, exists
 from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.errors import DatabaseError
 
@@ -42,7 +42,7 @@ def merge(path: Path, others: Sequence[Path], recipe: Recipe | None = None, prog
     if not others or path.resolve() in {Path(other).resolve() for other in others}:
         raise DatabaseError(f'{path}: found it among the databases to merge, expected other ones; leave it out')
     manifests = [verify(other, progress) for other in others]
-    leading = path if (path / MANIFEST).exists() else Path(others[0])
+    leading = path if exists(path) else Path(others[0])
     before = read_recipe(leading)
     recipe = before if recipe is None else replace(recipe, index=recipe.index or before.index)
     with _changing(path, progress, must_exist=False) as transaction:
@@ -301,10 +301,9 @@ def revert(path: Path, progress: Progress = SILENT) -> Manifest:
     read_manifest(path)
     with Transaction(Path(path)) as transaction:
         current = _current(transaction)
-        file = transaction.root / f'v{current.version - 1:06d}' / MANIFEST
-        if not file.exists():
+        before = transaction.version_before()
+        if before is None:
             raise DatabaseError(f'{path}: found no version before {current.version}, expected one to go back to')
-        before = Manifest.read(file)
         verify_files(transaction.root, before, progress)
         manifest = before.replace(
             version=transaction.number, change=f'as version {before.version}: {before.change}',

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from semanom_ros.core.database.index_file import faiss
-from semanom_ros.core.database.manifest import IndexEntry, LearnedEntry, Manifest, PartEntry
+from semanom_ros.core.database.manifest import AUTO, EXACT, NPROBE, IndexEntry, LearnedEntry, Manifest, PartEntry
 from semanom_ros.core.database.nominal_database import INDEXED_FROM, NominalDatabase
 from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.database.storage import CHUNK, NominalFrame, arrays_to_bytes
@@ -25,12 +25,8 @@ from semanom_ros.core.scoring.calibration import calibrate, parameters_of, store
 from semanom_ros.errors import DatabaseError
 from semanom_ros.settings import MethodSettings, ScoreSettings, SearchSettings
 
-AUTO, EXACT = 'auto', 'exact'
 TRAINING = 64  # vectors for each inverted list; more took longer and found nothing nearer
 LEAST_TRAINING = 39  # FAISS's least for k-means
-
-NPROBE = 8
-"""Inverted lists that a search visits, where nothing else is asked for."""
 
 
 @dataclass(frozen=True)

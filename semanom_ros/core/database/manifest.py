@@ -27,6 +27,11 @@ _NAMED = 'what lies in one of its versions, such as v000001/recorded'
 FORMAT = 'semanom nominal database'
 MANIFEST = 'manifest.json'
 
+AUTO, EXACT = 'auto', 'exact'
+"""How CPUs are to search, beside FAISS's factory strings: as suits the number of vectors, and without an index."""
+NPROBE = 8
+"""Inverted lists that a search visits, where nothing else is asked for."""
+
 RECORDED, REVIEWED, HELD_OUT = 'recorded', 'reviewed', 'held_out'
 """Kinds of parts: nominal drives, what a person accepted as nominal, and what calibration keeps aside."""
 
@@ -164,6 +169,11 @@ class Manifest:
     @property
     def _content(self) -> dict[str, Any]:
         return {'format': FORMAT, **asdict(self)}
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(entry.size for entry in self.files.values())
 
     @property
     def calibrated(self) -> bool:

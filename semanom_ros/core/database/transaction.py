@@ -73,6 +73,11 @@ UNFINISHED = re.compile(
 """What writers put into the folder of a version, and into `staging`."""
 
 
+def exists(root: Path) -> bool:
+    """Whether a folder holds a database, be it damaged."""
+    return bool(kind_of(Path(root) / MANIFEST))
+
+
 class Transaction:
     """The exclusive right to make the next version of a database.
 
@@ -306,6 +311,24 @@ class Transaction:
             for name in version.files.keys() - kept:
                 self._remove(name)
             self._remove(f'v{version.version:06d}/{MANIFEST}')
+
+    def version_before(self) -> Manifest | None:
+        """The version before the current one; None where there is none.
+
+        Raises:
+            DatabaseError: it is unreadable, or another database's.
+        """
+        current = self.current
+        assert current is not None
+        folder = self.root / f'v{current.version - 1:06d}'
+        expect(folder, FOLDER)
+        if not kind_of(folder / MANIFEST):
+            return None
+        found = Manifest.read(folder / MANIFEST)
+        if (found.version, found.identity) != (current.version - 1, current.previous):
+            raise DatabaseError(f'{folder / MANIFEST}: found version {found.version} of {found.created}, expected the '
+                                f'one that version {current.version} was made of; {RESTORE}')
+        return found
 
     def _version(self, number: int, identity: str) -> Manifest | None:
         """An earlier version; None where it is gone, or is another."""
