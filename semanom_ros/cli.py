@@ -56,9 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors='backslashreplace')  # names of files may be anything
     with _Interruption() as interruption:
         try:
-            status = _run(argv, named)
-            sys.stdout.flush()  # so that a reader that is gone, or a full disk, is met here
-            return status
+            try:
+                return _run(argv, named)
+            finally:
+                sys.stdout.flush()  # so that a reader that is gone, or a full disk, is met here
         except BrokenPipeError:
             with suppress(io.UnsupportedOperation):  # the interpreter flushes once more
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

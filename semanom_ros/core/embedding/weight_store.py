@@ -30,7 +30,7 @@ from semanom_ros.errors import EncoderError, SegmenterError, SemanomError
 
 STORE_VARIABLE = 'SEMANOM_MODELS'
 RANDOM, LOCAL_FOLDER = 'random:', 'local-dir:'
-SUFFIXES = ('.safetensors', '.pt', '.pth', '.bin')
+SUFFIXES = ('.safetensors', '.pt', '.pth', '.bin', '.ckpt', '.tar')
 RECEIPT = 'fetched.json'
 
 
@@ -223,7 +223,7 @@ def find(owner: Owner, published: Published, weights: str) -> Weights:
     if weights.startswith(LOCAL_FOLDER):
         folder = Path(weights.removeprefix(LOCAL_FOLDER)).expanduser()
         return Weights(owner, folder.name, _weights_file(owner, folder, published.file_names), folder=folder)
-    if '/' in weights or weights.endswith(SUFFIXES):
+    if '/' in weights or weights.lower().endswith(SUFFIXES):
         return Weights(owner, Path(weights).name, _file(owner, Path(weights).expanduser()))
     if weights and weights not in published.tags:
         raise owner.error(
@@ -448,8 +448,11 @@ def _seed(owner: Owner, weights: str) -> int:
 
 
 def _file(owner: Owner, path: Path) -> Path:
-    if not path.is_file():
-        raise owner.error(f'weights file {path} does not exist; correct {owner.parameter}')
-    if path.suffix not in SUFFIXES:
+    if path.is_dir():
+        raise owner.error(f'weights file {path} is a folder; give a file, or {LOCAL_FOLDER}{path}')
+    if not path.is_file():  # a device or a pipe would never end, or keep it waiting
+        found = 'is no regular file' if path.exists() else 'does not exist'
+        raise owner.error(f'weights file {path} {found}; correct {owner.parameter}')
+    if path.suffix.lower() not in SUFFIXES:
         raise owner.error(f'weights file {path}, expected one of {", ".join(SUFFIXES)}')
     return path

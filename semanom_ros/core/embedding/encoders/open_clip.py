@@ -6,7 +6,7 @@ import copy
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from open_clip.factory import load_state_dict
+from open_clip.factory import load_state_dict, resize_pos_embed
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
 from torch import nn
@@ -23,6 +23,7 @@ from torch import nn
 from semanom_ros.core.embedding import weight_store
 from semanom_ros.core.embedding.card import Card
 from semanom_ros.core.embedding.device import resolve_dtype
+from semanom_ros.core.embedding.encoders import checkpoint
 from semanom_ros.core.embedding.encoders import timm as timm_encoders
 from semanom_ros.core.embedding.encoders.encoder import Encoder, PictureEncoder, TextAlignedEncoder
 from semanom_ros.core.embedding.encoders.network import (
@@ -124,7 +125,7 @@ def load_model(asked: EncoderSettings, device: torch.device, model: str, weights
         ParameterError: no such precision.
     """
     blueprint = _blueprint(asked.name, model, weights, folder)
-    network = _build(asked.name, weights, blueprint)
+    network, has_text = _build(asked.name, weights, blueprint)
     sha256 = weights.sha256(network.visual.state_dict())
     tower = _tower(asked, network.visual)
     arguments: dict[str, Any] = {
@@ -132,7 +133,7 @@ def load_model(asked: EncoderSettings, device: torch.device, model: str, weights
         'settings': {**tower.settings, 'activation': 'quick_gelu' if blueprint.quick_gelu else 'own'},
         'dtype': resolve_dtype(asked.precision, device)}
     encoder: NetworkEncoder
-    if tower.projection is None or not blueprint.has_text:
+    if tower.projection is None or not has_text:
         encoder = NetworkEncoder(asked, device, tower.features, **arguments)
     else:
         arguments |= {'model': network, 'tokenizer': blueprint.tokenizer}
@@ -283,8 +284,9 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
                        'configuration')
 
 
-def _build(name: str, weights: Weights, blueprint: _Blueprint) -> Any:
-    """The whole model on the CPU in fp32."""
+def _build(name: str, weights: Weights, blueprint: _Blueprint) -> tuple[Any, bool]:
+    """The whole model on the CPU in fp32, and whether it embeds texts."""
+    has_text = blueprint.has_text
     overrides = {'text_cfg': _NO_TEXT} if blueprint.foreign_text else {}
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
@@ -295,18 +297,34 @@ def _build(name: str, weights: Weights, blueprint: _Blueprint) -> Any:
         raise EncoderError(f'encoder {name}: open_clip cannot build it ({reason(error)}); '
                            'choose another model') from error
     if weights.file is not None:
+        has_text &= _load(name, model, weights.file, blueprint)
+    return model.eval(), has_text
+
+
+def _load(name: str, model: Any, file: Path, blueprint: _Blueprint) -> bool:
+    """Loads weights into a whole model; position embeddings of another size are resampled, as open_clip does.
+
+    Returns whether its text tower has weights, too: those of one's own training may be of the vision tower alone.
+    """
+    if not blueprint.foreign_text:
         try:
             with _quiet():
-                if blueprint.foreign_text:
-                    state = load_state_dict(str(weights.file), weights_only=True)
-                    model.visual.load_state_dict({key.removeprefix('visual.'): tensor for key, tensor in state.items()
-                                                  if key.startswith('visual.')})
-                else:
-                    open_clip.load_checkpoint(model, str(weights.file), strict=True, weights_only=True)
-        except Exception as error:  # whatever a broken or foreign file makes the library raise
-            raise EncoderError(f'encoder {name}: {weights.file} does not hold its weights ({reason(error)}); '
-                               'give the file of this model') from error
-    return model.eval()
+                open_clip.load_checkpoint(model, str(file), strict=True, weights_only=True)
+                return True
+        except Exception as error:  # whatever a broken or foreign file, or one of own training, makes the library raise
+            logging.getLogger(__name__).debug('%s: not as open_clip writes it (%s)', file, reason(error))
+    try:
+        content = checkpoint.read(file)
+        seen, own = model.visual.state_dict(), model.state_dict()
+        whole, alone = checkpoint.unwrap(content, own), checkpoint.unwrap(content, seen)
+        if len(seen.keys() & alone.state.keys()) > sum(f'visual.{key}' in whole.state for key in seen):
+            whole = alone._replace(state={f'visual.{key}': tensor for key, tensor in alone.state.items()})
+        with suppress(Exception), _quiet():  # of another model: said below
+            resize_pos_embed(whole.state, model)
+        checkpoint.load(model, whole, lambda key: not key.startswith('visual.'))
+        return all(key in whole.state or key.startswith(('visual.', 'logit_')) for key in own)
+    except EncoderError as error:
+        raise EncoderError(f'encoder {name}: {file} does not hold its weights: {error}') from error
 
 
 @dataclass(frozen=True)

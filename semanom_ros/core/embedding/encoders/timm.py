@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import nn
 from semanom_ros.core.embedding import weight_store
 from semanom_ros.core.embedding.card import Card
 from semanom_ros.core.embedding.device import resolve_dtype
+from semanom_ros.core.embedding.encoders import checkpoint
 from semanom_ros.core.embedding.encoders.encoder import Encoder
 from semanom_ros.core.embedding.encoders.network import (
     Colours,
@@ -196,9 +198,21 @@ def _build(name: str, architecture: str, tag: str, weights: Weights) -> Any:
             return timm.create_model(model, pretrained=False)
     try:
         return timm.create_model(model, pretrained=True, pretrained_cfg_overlay={'file': str(weights.file)})
-    except Exception as error:  # whatever a broken or foreign file makes the library raise
-        raise EncoderError(f'encoder {name}: {weights.file} does not hold its weights ({reason(error)}); '
-                           'give the file of this model') from error
+    except Exception as error:  # whatever a broken or foreign file, or one of own training, makes the library raise
+        logging.getLogger(__name__).debug('%s: not as timm writes it (%s)', weights.file, reason(error))
+    network = timm.create_model(model, pretrained=False)
+    classifier = network.pretrained_cfg.get('classifier') or ()
+    heads = tuple(f'{head}.' for head in ((classifier,) if isinstance(classifier, str) else classifier))
+    try:
+        unwrapped = checkpoint.unwrap(checkpoint.read(weights.file), [
+            key for key in network.state_dict() if not key.startswith(heads)])
+        if convert := checkpoint.filter_of(network):
+            with suppress(Exception):  # of another model: said below
+                unwrapped = unwrapped._replace(state=dict(convert(unwrapped.state, network)))
+        checkpoint.load(network, unwrapped, lambda name: name.startswith(heads))
+    except EncoderError as error:
+        raise EncoderError(f'encoder {name}: {weights.file} does not hold its weights: {error}') from error
+    return network
 
 
 def _config(weights: Weights) -> dict[str, Any] | None:
