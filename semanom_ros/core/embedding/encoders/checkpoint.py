@@ -64,8 +64,8 @@ def read(path: Path) -> Any:
     try:
         if path.suffix.lower() == '.safetensors':
             return load_file(path)
-        with torch.serialization.safe_globals(_PLAIN):
-            return torch.load(path, map_location='cpu', weights_only=True)
+        torch.serialization.add_safe_globals(_PLAIN)
+        return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r'GLOBAL ([\w.]+)', str(error))
         what = f'the class {found.group(1)} of its training program' if found else 'more than weights'
