@@ -11,10 +11,16 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from semanom_ros import cli
+from semanom_ros.core.curation.publishing import IndexSettings, Recipe
+from semanom_ros.core.curation.writer import DatabaseWriter
+from semanom_ros.core.database.storage import FrameRecord, NominalAddition
+from semanom_ros.core.embedding.description import EmbeddingDescription
 from semanom_ros.errors import DatabaseError
+from semanom_ros.settings import SearchSettings
 
 
 class OutOfMemoryError(RuntimeError):
@@ -107,17 +113,32 @@ def test_output_that_nobody_reads_or_that_has_no_room(trial):
         assert (gone.returncode, gone.stderr) == (0, '')
 
 
+@pytest.fixture(scope='module')
+def database(tmp_path_factory) -> Path:
+    """A small one, calibrated, with an index."""
+    path = tmp_path_factory.mktemp('light') / 'database'
+    description = EmbeddingDescription('timm:small', 'random:0', 'a' * 64, 'b' * 64, (64, 96), (4, 6), 4, 'grid')
+    with DatabaseWriter.begin(path, description) as writer:
+        for stamp in range(24):
+            record = FrameRecord('/drive', 'c' * 64, '/camera', stamp * 10**9, (64, 96))
+            writer.add(NominalAddition(record, np.eye(4, dtype=np.float32), np.ones((4, 4)), np.full((4, 2), 0.5)))
+        writer.commit(Recipe(SearchSettings(), index=IndexSettings('IVF2,Flat', 2)))
+    return path
+
+
 @pytest.mark.parametrize('arguments', [
     ['--help'], ['--version'], ['db', '--help'], ['db', 'merge', '--help'], ['db', 'info', 'DIR'],
     ['db', 'verify', 'DIR'], ['models', 'list'], ['models', '--help']])
-def test_light_commands_import_nothing_heavy(tmp_path, arguments):
+def test_light_commands_import_nothing_heavy(database, arguments):
     """PyTorch takes seconds. Modules are counted and no seconds: those depend on the machine."""
     code = ('import sys\nfrom semanom_ros import cli\n'
             'try:\n    cli.main(sys.argv[1:])\nexcept SystemExit:\n    pass\n'
             'print("heavy:", *({"torch", "scipy.stats", "timm", "open_clip", "transformers", "lightgbm"} '
             '& set(sys.modules)))')
-    done = subprocess.run([sys.executable, '-c', code, *(str(tmp_path) if one == 'DIR' else one for one in arguments)],
+    done = subprocess.run([sys.executable, '-c', code, *(str(database) if one == 'DIR' else one for one in arguments)],
                           capture_output=True, text=True, check=True)
+    assert not done.stderr
+    assert len(done.stdout.splitlines()) > 1, 'it was run'
     assert done.stdout.splitlines()[-1].strip() == 'heavy:'
 
 

@@ -13,20 +13,22 @@ import logging
 import os
 import re
 import shutil
+import sys
 import tempfile
 import urllib.error
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-import torch
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from safetensors.torch import save_file
 
 from semanom_ros.errors import EncoderError, SegmenterError, SemanomError
+
+if TYPE_CHECKING:
+    import torch
 
 STORE_VARIABLE = 'SEMANOM_MODELS'
 RANDOM, LOCAL_FOLDER = 'random:', 'local-dir:'
@@ -129,10 +131,15 @@ class WebFile:
     @property
     def cache_folder(self) -> Path:
         """See RemoteFile."""
-        return Path(torch.hub.get_dir()) / 'checkpoints'
+        if 'torch' in sys.modules:  # it may have been told another folder; it is not imported to be asked
+            return Path(sys.modules['torch'].hub.get_dir()) / 'checkpoints'
+        cache = os.environ.get('XDG_CACHE_HOME', '~/.cache')
+        return Path(os.environ.get('TORCH_HOME', f'{cache}/torch')).expanduser() / 'hub' / 'checkpoints'
 
     def download(self, owner: Owner, folder: Path) -> tuple[Path, str] | None:
         """See RemoteFile."""
+        import torch
+
         folder.mkdir(exist_ok=True)
         try:
             torch.hub.download_url_to_file(self.url, str(folder / self.name))
@@ -326,6 +333,8 @@ def sha256_of_file(path: Path) -> str:
 
 def sha256_of_state(state: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 over names, types, shapes and values of all tensors, hexadecimal."""
+    import torch
+
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -379,6 +388,8 @@ def keep(file: Path, kept: Path, read: Callable[[], Mapping[str, torch.Tensor]])
     if file.suffix == '.safetensors':
         shutil.move(file, kept)
     else:
+        from safetensors.torch import save_file
+
         save_file({name: tensor.contiguous().clone() for name, tensor in read().items()}, kept)
 
 

@@ -168,7 +168,7 @@ def _timm_fitting(state: State, prefix: str, patches: torch.Tensor) -> str:
     sizes = {192: 'tiny', 384: 'small', 768: 'base', 1024: 'large', 1280: 'huge', 1536: 'giant'}
     likely = timm.list_models(f'vit_{sizes[width]}_patch{side}*') if width in sizes else []
     likely.sort(key=lambda name: (not any(known in name for known in ('dinov2', 'dinov3')), len(name)))
-    ranked = []
+    ranked: list[tuple[int, int, str]] = []
     for name in likely[:_LIKELY]:
         with torch.device('meta'):
             network = timm.create_model(name, pretrained=False, num_classes=0)
