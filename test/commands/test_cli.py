@@ -98,21 +98,6 @@ def semanom(*arguments: str, **options) -> subprocess.CompletedProcess:
                           **options)
 
 
-def test_output_that_nobody_reads_or_that_has_no_room(trial):
-    with trial('Command line', 'output that has no room', times=2):
-        with open('/dev/full', 'w') as full:
-            done = subprocess.run([sys.executable, '-m', 'semanom_ros.cli', '--help'], stdout=full, text=True,
-                                  stderr=subprocess.PIPE)
-        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
-        assert 'No space left on device' in done.stderr
-        reading, writing = os.pipe()
-        os.close(reading)
-        gone = subprocess.run([sys.executable, '-m', 'semanom_ros.cli', '--version'], stdout=writing, text=True,
-                              stderr=subprocess.PIPE)
-        os.close(writing)
-        assert (gone.returncode, gone.stderr) == (0, '')
-
-
 @pytest.fixture(scope='module')
 def database(tmp_path_factory) -> Path:
     """A small one, calibrated, with an index."""
@@ -140,6 +125,21 @@ def test_light_commands_import_nothing_heavy(database, arguments):
     assert not done.stderr
     assert len(done.stdout.splitlines()) > 1, 'it was run'
     assert done.stdout.splitlines()[-1].strip() == 'heavy:'
+
+
+def test_output_that_nobody_reads_or_that_has_no_room(database, trial):
+    with trial('Command line', 'output that has no room', times=2):
+        with open('/dev/full', 'w') as full:
+            done = subprocess.run([sys.executable, '-m', 'semanom_ros.cli', 'db', 'info', str(database)], stdout=full,
+                                  stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+        assert 'No space left on device' in done.stderr
+        reading, writing = os.pipe()
+        os.close(reading)
+        gone = subprocess.run([sys.executable, '-m', 'semanom_ros.cli', 'db', 'info', str(database)], stdout=writing,
+                              stderr=subprocess.PIPE, text=True)
+        os.close(writing)
+        assert (gone.returncode, gone.stderr) == (0, '')
 
 
 def test_names_of_files_may_be_anything(tmp_path, trial):
