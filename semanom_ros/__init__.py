@@ -11,6 +11,9 @@ from pkgutil import extend_path
 # are busy with other work makes a forward pass ten times slower.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
+# Before OpenCV is imported: it warns on stderr of each file that it cannot read, which is said in an error anyway.
+os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')
+
 # The generated `semanom_ros.msg` may live in another folder than these sources
 # (source tree, editable install, colcon --symlink-install).
 __path__ = extend_path(__path__, __name__)

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import resource
 import shutil
 import socket
 import zipfile
@@ -445,6 +446,27 @@ def test_an_unfinished_recording_that_was_tampered_with(tmp_path, description, d
             with DatabaseWriter.begin(copy, description) as writer:
                 assert writer.frames == 1, 'what follows the last whole frame is cut off'
             shutil.rmtree(copy)
+
+
+@pytest.mark.parametrize('room', [0, 200, 3000])
+def test_a_full_disk_when_a_frame_is_accepted_or_a_recording_begins(database, description, drive, room, trial):
+    """What the detector's service and the recorder answer with: the package's one error, in one line."""
+    opened = NominalDatabase.open(database)
+    addition = NominalAddition(opened.frames()[0].record, *opened.frames()[0][1:])
+    before, limit = everything(database), resource.getrlimit(resource.RLIMIT_FSIZE)
+    with trial('Database', 'a full disk, and an accepted frame or a recording', times=2) as tally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limit[1]))
+        try:
+            refused(lambda: operations.accept(opened, [addition]), 'not written (File too large); make room')
+            refused(lambda: append(database, description, drive), 'File too large')
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        tally.lost += sum((database / name).read_bytes() != content for name, content in before.items()
+                          if name != 'lock')
+        operations.verify(database)
+        assert operations.accept(opened, [addition]).manifest.version == 2
+        append(database, description, drive)
+    assert tally.lost == 0
 
 
 def test_what_did_not_come_about_leaves_nothing(database, record, tmp_path, description, drive):

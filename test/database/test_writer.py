@@ -286,30 +286,31 @@ def test_python_objects_are_not_stored(tmp_path, record, monkeypatch):
         record(tmp_path / 'pickled', {'a': 4}, Recipe(SearchSettings()))
 
 
-def test_a_full_disk_is_one_line(tmp_path, description, drive, monkeypatch):
-    import errno
+def test_a_full_disk_is_one_line(tmp_path, description, drive, monkeypatch, trial):
+    with trial('Database', 'a full disk while recording', times=2):
+        import errno
 
-    from semanom_ros.core.database import storage
+        from semanom_ros.core.database import storage
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, 'No space left on device')
+        def full(*_):
+            raise OSError(errno.ENOSPC, 'No space left on device')
 
-    with DatabaseWriter.begin(tmp_path / 'database', description) as writer:
-        frames = list(drive('a', 4))
-        writer.add(frames[0])
-        with monkeypatch.context() as patch:
-            patch.setattr(storage.PartWriter, 'append', full)
-            with pytest.raises(DatabaseError, match=r'not written \(No space left on device\); make room'):
-                writer.add(frames[1])
-        assert not writer.has(*frames[1].record.key)
-        with monkeypatch.context() as patch:
-            patch.setattr(storage.PartWriter, 'finish', full)
-            with pytest.raises(DatabaseError, match='not written'):
-                writer.commit()
-    with DatabaseWriter.begin(tmp_path / 'database', description) as writer:
-        for frame in frames:
-            writer.add(frame)
-        assert writer.commit().frames == 3
+        with DatabaseWriter.begin(tmp_path / 'database', description) as writer:
+            frames = list(drive('a', 4))
+            writer.add(frames[0])
+            with monkeypatch.context() as patch:
+                patch.setattr(storage.PartWriter, 'append', full)
+                with pytest.raises(DatabaseError, match=r'not written \(No space left on device\); make room'):
+                    writer.add(frames[1])
+            assert not writer.has(*frames[1].record.key)
+            with monkeypatch.context() as patch:
+                patch.setattr(storage.PartWriter, 'finish', full)
+                with pytest.raises(DatabaseError, match='not written'):
+                    writer.commit()
+        with DatabaseWriter.begin(tmp_path / 'database', description) as writer:
+            for frame in frames:
+                writer.add(frame)
+            assert writer.commit().frames == 3
 
 
 @contextmanager
@@ -324,21 +325,23 @@ def files_of_at_most(size):
 
 
 @pytest.mark.parametrize('size', [900, 1500, 1900])
-def test_a_disk_that_fills_up_within_a_frame_loses_nothing(tmp_path, description, drive, record, content_of, size):
-    path = tmp_path / 'database'
+def test_a_disk_that_fills_up_within_a_frame_loses_nothing(tmp_path, description, drive, record, content_of, size,
+                                                           trial):
+    with trial('Database', 'a full disk while recording'):
+        path = tmp_path / 'database'
 
-    def work():
-        with DatabaseWriter.begin(path, description) as writer:
-            kept = writer.frames + writer.held_out_frames
-            for frame in drive('a', 12):
-                writer.add(frame)
-            writer.commit(Recipe(SearchSettings()))
-            return kept
+        def work():
+            with DatabaseWriter.begin(path, description) as writer:
+                kept = writer.frames + writer.held_out_frames
+                for frame in drive('a', 12):
+                    writer.add(frame)
+                writer.commit(Recipe(SearchSettings()))
+                return kept
 
-    with files_of_at_most(size), pytest.raises(DatabaseError, match=r'not written \(File too large\)'):
-        work()
-    assert 0 < work() < 12
-    assert content_of(NominalDatabase.open(path)) == content_of(record(tmp_path / 'whole', {'a': 12}))
+        with files_of_at_most(size), pytest.raises(DatabaseError, match=r'not written \(File too large\)'):
+            work()
+        assert 0 < work() < 12
+        assert content_of(NominalDatabase.open(path)) == content_of(record(tmp_path / 'whole', {'a': 12}))
 
 
 def test_memory_does_not_grow_with_the_recording(tmp_path, description, unit_vectors):
