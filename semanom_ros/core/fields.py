@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
+from semanom_ros.errors import printable
+
 LARGEST_TEXT = 1 << 16
 LARGEST_COUNT = 1 << 53
 
@@ -53,7 +55,7 @@ class Fields:
 
     def wrong(self, field: str, found: Any, expected: str) -> NoReturn:
         """Complains of a field."""
-        where = self._path(field[:80]) or 'the whole'
+        where = printable(self._path(field[:80])) or 'the whole'
         text = repr(found)
         raise ValueError(f'{where}: found {text if len(text) <= 80 else text[:77] + "..."}, expected {expected}')
 
