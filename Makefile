@@ -31,12 +31,17 @@ ifneq ($(SOURCED),)
   ROS_REQUIREMENTS :=
   # Its compiled messages work with the NumPy that it was built for.
   NUMPY := $(shell $(BASE_PYTHON) -c 'import numpy; print("numpy==%s.*" % numpy.__version__.split(".")[0])')
+  # What the machine has stays: OpenCV from apt, and the vendor's PyTorch.
+  EXTRAS := $(shell $(BASE_PYTHON) -c 'import cv2' 2>/dev/null && echo test || echo test,opencv)
+  CONSTRAINTS := $(shell $(BASE_PYTHON) -c 'import torch' 2>/dev/null || echo --constraint requirements/constraints.txt)
   export AMENT_PREFIX_PATH := $(VENV):$(AMENT_PREFIX_PATH)
   export LD_LIBRARY_PATH := $(VENV)/lib:$(LD_LIBRARY_PATH)
 else
   VENV := $(CURDIR)/.venv
   VENV_OPTIONS :=
   ROS_REQUIREMENTS := requirements/ros-pypi.txt
+  EXTRAS := test,opencv
+  CONSTRAINTS := --constraint requirements/constraints.txt
   export AMENT_PREFIX_PATH := $(VENV)
   unexport PYTHONPATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH RMW_IMPLEMENTATION ROS_DISTRO
 endif
@@ -51,10 +56,10 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # A module that comes or goes brings or takes families, which are entry points.
 FAMILIES := semanom_ros/core/embedding/encoders semanom_ros/core/embedding/segmenters
-PACKAGE_FILES := setup.py requirements/python.txt setup.cfg pyproject.toml package.xml semanom_ros/__init__.py msg $(wildcard msg/*) \
-  $(FAMILIES)
+PACKAGE_FILES := setup.py requirements/python.txt requirements/constraints.txt setup.cfg pyproject.toml package.xml \
+  semanom_ros/__init__.py msg $(wildcard msg/*) $(FAMILIES)
 
-.PHONY: help setup demo test test-fast lint reliability bench clean distclean
+.PHONY: help setup demo test test-fast lint reliability audit bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -64,6 +69,7 @@ help:
 	@echo 'make lint       ruff and mypy'
 	@echo 'make bench      measure speed; see out/bench/bench.json'
 	@echo 'make reliability  the tests of faults, at length; writes docs/reliability.md'
+	@echo 'make audit      known vulnerabilities of what is installed; asks a service in the internet'
 	@echo 'make setup      only the set-up, in $(notdir $(VENV)); activate: . $(notdir $(VENV))/bin/activate'
 	@echo 'make clean      remove what was built and made; distclean: the virtual environment too'
 
@@ -86,6 +92,12 @@ reliability: setup
 	$(PYTEST) --long --reliability out/reliability.jsonl
 	$(BIN)/python -m tools.reliability out/reliability.jsonl
 
+# pip-audit lives in an environment of its own: what it needs is not what is audited.
+audit: setup
+	@test -x out/audit/bin/pip-audit || { $(BASE_PYTHON) -m venv --clear out/audit && \
+	  out/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.7'; }
+	out/audit/bin/python tools/audit.py "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
 bench: setup
 	$(BIN)/semanom bench --output out/bench
 
@@ -102,7 +114,7 @@ $(VENV)/.ros: $(ROS_REQUIREMENTS)
 
 $(VENV)/.package: $(VENV)/.ros $(PACKAGE_FILES)
 	@echo 'Installing semanom_ros and what it needs (the first time about 6 GB, mostly PyTorch)'
-	$(PIP) $(QUIET) --editable '.[test]' $(NUMPY)
+	$(PIP) $(QUIET) --editable '.[$(EXTRAS)]' $(CONSTRAINTS) $(NUMPY)
 	@$(BIN)/python -m compileall -q $(FAMILIES)  # a cache folder that came later would make them newer than the stamp
 	@touch $@
 

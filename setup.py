@@ -216,6 +216,8 @@ setup(
     extras_require={
         # masks by OWLv2, SAM and SAM 2; SAM 2 came with 4.56
         'segmentation': SEGMENTATION,
+        # where it does not come with apt (python3-opencv), see requirements/python.txt
+        'opencv': ['opencv-python-headless>=4.9'],
         'test': [
             *SEGMENTATION,
             'colcon-common-extensions>=0.3',

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
+import io
 import keyword
 import logging
+import os
+import signal
+import sqlite3
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 
 from semanom_ros import __version__
-from semanom_ros.errors import SemanomError
+from semanom_ros.errors import SemanomError, printable
 
 COMMANDS = {
     'import': 'turn a folder of pictures or a video into a rosbag2',
@@ -39,14 +46,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        0 on success, 2 on bad usage or bad input (one line on stderr), 1 on an internal
-        failure, 130 when interrupted.
+        0 on success, 2 on bad usage, bad input or a machine that has not what it takes, such as room on the disk (one
+        line on stderr), 1 on an internal failure, 130 when interrupted.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    named = next((word for word in argv if not word.startswith('-')), '')
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')  # names of files may be anything
+    with _Interruption() as interruption:
+        try:
+            try:
+                return _run(argv, named)
+            finally:
+                sys.stdout.flush()  # so that a reader that is gone, or a full disk, is met here
+        except BrokenPipeError:
+            with suppress(io.UnsupportedOperation):  # the interpreter flushes once more
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except (Exception, KeyboardInterrupt) as error:
+            program = f'semanom {named}'.strip()
+            # Extension modules that are interrupted in their import make other errors of it.
+            if interruption.came or isinstance(error, KeyboardInterrupt):
+                print(f'{program}: interrupted', file=sys.stderr)
+                return 130
+            said = _said(error)
+            if not said:
+                traceback.print_exc()
+                return 1
+            print(f'{program}: {printable(said)}', file=sys.stderr)
+            return 2
+
+
+def _run(argv: list[str], named: str) -> int:
     parser = _Parser(prog='semanom', description='Semantic anomaly detection for cameras on robots and vehicles.')
     parser.add_argument('--version', action='version', version=f'semanom {__version__}')
     subparsers = parser.add_subparsers(dest='command', metavar='COMMAND', required=True, parser_class=_Parser)
-    named = next((word for word in argv if not word.startswith('-')), None)
     module = None
     for name, text in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.')
@@ -58,19 +93,62 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stderr)
     logging.getLogger('faiss').setLevel(logging.WARNING)  # it tells which of its libraries it tries
     assert module is not None
-    try:
-        return module.run(arguments) or 0
-    except SemanomError as error:
-        print(f'semanom {arguments.command}: {error}', file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f'semanom {arguments.command}: interrupted', file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        return 0
-    except Exception:
-        traceback.print_exc()
-        return 1
+    return module.run(arguments) or 0
+
+
+class _Interruption:
+    """Notes that Ctrl-C came, whatever becomes of the KeyboardInterrupt."""
+
+    came = False
+
+    def __enter__(self) -> _Interruption:
+        self._before = signal.getsignal(signal.SIGINT)
+        self._mine = self._before is signal.default_int_handler \
+            and threading.current_thread() is threading.main_thread()
+        if self._mine:
+            signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def _note(self, *_: object) -> None:
+        self.came = True
+        raise KeyboardInterrupt
+
+    def __exit__(self, *_: object) -> None:
+        if self._mine and signal.getsignal(signal.SIGINT) == self._note:
+            signal.signal(signal.SIGINT, self._before)
+
+
+def _said(error: BaseException) -> str:
+    """What a user is told in one line; '' of a fault of ours, which wants its traceback."""
+    if isinstance(error, SemanomError):
+        return str(error)
+    if isinstance(error, OSError):
+        files = ' to '.join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        return f'{files or "a file or connection"}: {error.strerror or error}; {_remedy(error.errno)}'
+    if isinstance(error, sqlite3.OperationalError):
+        return f'{error}; make room on the disk, or see that the recording may be written'
+    if isinstance(error, RecursionError):
+        return 'found input that is nested too deep, expected none that is; correct it'
+    # PyTorch's errors are told by their names: a command that did not import it has none.
+    kind, text = type(error).__name__, str(error)
+    if kind == 'OutOfMemoryError':
+        return 'the memory of the GPU is full; take device=cpu, a smaller input_size or model, or end what else uses it'
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't allocate memory" in text):
+        return f'the memory is full ({text.splitlines()[0][:120] if text else kind}); end what else uses it, or take ' \
+               'less at once'
+    return ''
+
+
+def _remedy(number: int | None) -> str:
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return 'make room or give another folder, then try again'
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return 'give another folder, or the rights to this one'
+    if number in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.ELOOP):
+        return 'correct the path'
+    if number in (errno.EMFILE, errno.ENFILE):
+        return 'allow more open files (ulimit -n)'
+    return 'try again, or see what is wrong with the disk or connection'
 
 
 if __name__ == '__main__':

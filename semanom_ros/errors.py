@@ -57,3 +57,9 @@ def git_lfs_pointer(path: Path) -> str:
     size = next((line.split()[1].decode() for line in content.splitlines() if line.startswith(b'size ')), '?')
     return (f'{path}: found a pointer of Git LFS, expected the file of {size} bytes that it stands for; run '
             '`git lfs pull`')
+
+
+def printable(text: str) -> str:
+    """A text in one line, with what a terminal would obey or could not show (names of files may hold it) as `\\x1b`."""
+    return ''.join(one if one.isprintable() else ' ' if one in '\r\n' else one.encode(
+        'unicode_escape', 'surrogatepass').decode() for one in text)

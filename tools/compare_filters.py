@@ -19,7 +19,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from semanom_ros.commands.options import add_parameter_options, settings_of
-from semanom_ros.core.database.nominal_database import read_manifest
+from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.localization.frame_clock import FrameClock
 from semanom_ros.core.localization.regions_of_map import Region

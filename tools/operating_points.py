@@ -22,7 +22,7 @@ from scipy.stats import binomtest
 from tqdm import tqdm
 
 from semanom_ros.commands.options import add_parameter_options, settings_with
-from semanom_ros.core.database.nominal_database import read_manifest
+from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.pipeline import Judge
 from semanom_ros.core.scoring.calibration import Calibration

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from semanom_ros.benchmarks.plan import Plan, drive
-from semanom_ros.core.database.nominal_database import read_manifest
+from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.progress import SILENT
 from semanom_ros.evaluation.detectors import Detectors

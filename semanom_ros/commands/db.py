@@ -4,63 +4,56 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from semanom_ros.commands.options import add_parameter_options, recipe_with
+from semanom_ros.commands.options import add_parameter_options
 from semanom_ros.commands.progress_bars import Bars
-from semanom_ros.core.curation import operations
-from semanom_ros.core.curation.coverage import Coverage, coverage
-from semanom_ros.core.curation.publishing import AUTO, NPROBE, IndexSettings
-from semanom_ros.core.database.manifest import MANIFEST, Manifest
-from semanom_ros.core.database.nominal_database import NominalDatabase, read_manifest
+from semanom_ros.core.database.manifest import AUTO, NPROBE, Manifest
+from semanom_ros.core.database.published import read_manifest, verify
 from semanom_ros.core.scoring.calibration import Calibration
-from semanom_ros.errors import ParameterError, SemanomError
+from semanom_ros.errors import SemanomError, printable
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest='action', metavar='ACTION', required=True)
 
-    def action(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
-        one = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.')
-        one.set_defaults(run=run)
-        return one
+    def action(name: str, text: str) -> argparse.ArgumentParser:
+        return actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.')
 
     def recalibrates(one: argparse.ArgumentParser) -> None:
         add_parameter_options(one)
         one.epilog = ('Distances are measured, and the calibration is made anew from the nominal frames, '
                       'with the parameters of the calibration before, but for what --config or --set gives.')
 
-    info = action('info', _info, 'say what databases hold and where it came from')
+    info = action('info', 'say what databases hold and where it came from')
     info.add_argument('databases', metavar='DIR', nargs='+', type=Path, help='nominal database')
     info.add_argument('--json', action='store_true', help='print their manifests as JSON')
 
-    covers = action('coverage', _coverage, 'say where and when databases are thin, and which drive to record next')
+    covers = action('coverage', 'say where and when databases are thin, and which drive to record next')
     covers.add_argument('databases', metavar='DIR', nargs='+', type=Path, help='nominal database')
 
-    verify = action('verify', _verify, 'check every file of databases against its checksum')
-    verify.add_argument('databases', metavar='DIR', nargs='+', type=Path, help='nominal database')
+    verifies = action('verify', 'check every file of databases against its checksum')
+    verifies.add_argument('databases', metavar='DIR', nargs='+', type=Path, help='nominal database')
 
-    merge = action('merge', _merge, 'put the frames of several databases into one')
+    merge = action('merge', 'put the frames of several databases into one')
     merge.add_argument('databases', metavar='DIR', nargs='+', type=Path, help='nominal database to take from')
     merge.add_argument('--output', metavar='DIR', type=Path, required=True,
                        help='database that they go into; it is made, or grows where it exists')
     recalibrates(merge)
 
-    remove = action('remove', _remove, 'take the frames of some recordings out of a database')
+    remove = action('remove', 'take the frames of some recordings out of a database')
     remove.add_argument('database', metavar='DIR', type=Path, help='nominal database')
     remove.add_argument('--source', metavar='BAG', dest='sources', nargs='+', action='extend', required=True,
                         help='path or name of a recording as `semanom db info` shows it, the beginning of its SHA-256, '
                         'or a pattern such as `reviewed:*`')
     recalibrates(remove)
 
-    compact = action('compact', _compact, 'keep fewer vectors that stand for all')
+    compact = action('compact', 'keep fewer vectors that stand for all')
     compact.add_argument('database', metavar='DIR', type=Path, help='nominal database')
     compact.add_argument('--distance', metavar='D', type=_distance, default=0.0,
                          help='drop vectors within this cosine distance of one that is kept')
@@ -69,11 +62,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     size.add_argument('--share', metavar='S', type=_share, help='then keep this share of the vectors, likewise')
     recalibrates(compact)
 
-    calibrate = action('calibrate', _calibrate, 'make thresholds anew from the nominal frames of databases')
+    calibrate = action('calibrate', 'make thresholds anew from the nominal frames of databases')
     calibrate.add_argument('databases', metavar='DIR', nargs='+', type=Path, help='nominal database')
     recalibrates(calibrate)
 
-    index = action('index', _index, 'give a large database an approximate index for search on the CPU')
+    index = action('index', 'give a large database an approximate index for search on the CPU')
     index.add_argument('database', metavar='DIR', type=Path, help='nominal database')
     index.add_argument('--factory', metavar='STRING',
                        default=AUTO, help='FAISS factory string of an inverted file; auto (default): one that suits '
@@ -82,23 +75,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
                        help=f'inverted lists that a search visits (default {NPROBE})')
     recalibrates(index)
 
-    revert = action('revert', _revert, 'go back to the version before the last change')
+    revert = action('revert', 'go back to the version before the last change')
     revert.add_argument('database', metavar='DIR', type=Path, help='nominal database')
 
 
 def run(arguments: argparse.Namespace) -> int | None:
+    """Runs the action."""
+    if arguments.action in ('info', 'verify'):
+        return (_info if arguments.action == 'info' else _verify)(arguments)
+    from semanom_ros.commands.db_changes import ACTIONS  # PyTorch, which the others do without
+
     with logging_redirect_tqdm():
-        return arguments.run(arguments)
+        return ACTIONS[arguments.action](arguments)
 
 
-def _info(arguments: argparse.Namespace) -> None:
+def _info(arguments: argparse.Namespace) -> int | None:
     manifests = [(path, read_manifest(path)) for path in arguments.databases]
     if arguments.json:
-        print(json.dumps([{'path': str(path), 'bytes': _size(manifest), **asdict(manifest)}
+        print(json.dumps([{'path': str(path), 'bytes': manifest.size, **asdict(manifest)}
                           for path, manifest in manifests], indent=1))
-        return
+        return None
     for path, manifest in manifests:
-        print('\n'.join(_describe(path, manifest)))
+        print('\n'.join(map(printable, _describe(path, manifest))))
+    return None
 
 
 def _describe(path: Path, manifest: Manifest) -> list[str]:
@@ -112,7 +111,7 @@ def _describe(path: Path, manifest: Manifest) -> list[str]:
         f'{path}: version {manifest.version}, {manifest.created}, semanom_ros {manifest.package_version}: '
         f'{manifest.change}',
         f'  vectors      {manifest.vectors:,} of {made.dimension} dimensions, from {manifest.frames:,} frames; '
-        f'{_size(manifest) / 1e6:.1f} MB',
+        f'{manifest.size / 1e6:.1f} MB',
         f'  held out     {manifest.held_out_vectors:,} vectors, from {manifest.held_out_frames:,} frames',
         *(f'  {"calibrated" if number == 0 else "":12} {line}' for number, line in enumerate(
             Calibration.stored(path, manifest).describe())),
@@ -133,95 +132,18 @@ def _describe(path: Path, manifest: Manifest) -> list[str]:
     return lines
 
 
-def _coverage(arguments: argparse.Namespace) -> None:
-    for path in arguments.databases:
-        print('\n'.join(_covered(path, coverage(NominalDatabase.open(path, verify=False)))))
-
-
-def _covered(path: Path, found: Coverage) -> list[str]:
-    places = ('left', 'centre left', 'centre right', 'right')
-    lines = [f'{path}: {found.frames:,} nominal frames, each compared with the others that are not near it in time',
-             '  where: distance of each region as a multiple of the mean (and the factor by which it varies)',
-             '    ' + ' ' * 8 + ''.join(f'{place:>16}' for place in places)]
-    for name, far, factors in zip(('upper', 'middle', 'lower'), found.regions, found.variation, strict=True):
-        lines.append(f'    {name:8}' + ''.join(
-            f'{f"{ratio:.2f} (x{factor:.2f})":>16}' for ratio, factor in zip(far, factors, strict=True)))
-    if found.lights:
-        lines.append('  light: share of the pictures, and their distance as a multiple of what is usual')
-        lines += [f'    {light.name:8}{light.share:>8.0%}' + ('' if math.isnan(light.ratio) else f'{light.ratio:>8.2f}')
-                  for light in found.lights]
-    lines.append('  stretches that are farthest from the rest')
-    lines += [f'    {stretch.ratio:.2f}  {stretch.name}, {stretch.start_s:.0f} to {stretch.end_s:.0f} s'
-              for stretch in found.stretches[:3]]
-    return [*lines, found.advice]
-
-
-def _size(manifest: Manifest) -> int:
-    return sum(entry.size for entry in manifest.files.values())
-
-
 def _verify(arguments: argparse.Namespace) -> int:
     status = 0
     for path in arguments.databases:
         try:
-            manifest = operations.verify(path, Bars())
+            manifest = verify(path, Bars())
         except SemanomError as error:
-            print(f'semanom db: {error}', file=sys.stderr)
+            print(f'semanom db: {printable(str(error))}', file=sys.stderr)
             status = 2
         else:
-            print(f'{path}: version {manifest.version}, {len(manifest.files)} files, {_size(manifest) / 1e6:.1f} MB: '
+            print(f'{path}: version {manifest.version}, {len(manifest.files)} files, {manifest.size / 1e6:.1f} MB: '
                   'as they were written')
     return status
-
-
-def _merge(arguments: argparse.Namespace) -> None:
-    before = read_manifest(arguments.output) if (arguments.output / MANIFEST).exists() else None
-    leading = arguments.output if before else arguments.databases[0]
-    _done(arguments.output, before,
-          operations.merge(arguments.output, arguments.databases, recipe_with(leading, arguments), Bars()))
-
-
-def _remove(arguments: argparse.Namespace) -> None:
-    before = read_manifest(arguments.database)
-    _done(arguments.database, before,
-          operations.remove(arguments.database, arguments.sources, recipe_with(arguments.database, arguments), Bars()))
-
-
-def _compact(arguments: argparse.Namespace) -> None:
-    before = read_manifest(arguments.database)
-    size = arguments.size
-    if arguments.share is not None:
-        size = max(1, round(arguments.share * before.vectors))
-    if not arguments.distance and size is None:
-        raise ParameterError('semanom db compact: found nothing to go by, expected --distance, --size or --share')
-    _done(arguments.database, before, operations.compact(
-        arguments.database, distance=arguments.distance, size=size,
-        recipe=recipe_with(arguments.database, arguments), progress=Bars()))
-
-
-def _calibrate(arguments: argparse.Namespace) -> None:
-    for path in arguments.databases:
-        before = read_manifest(path)
-        _done(path, before, operations.calibrate(path, recipe_with(path, arguments), progress=Bars()))
-
-
-def _index(arguments: argparse.Namespace) -> None:
-    before = read_manifest(arguments.database)
-    index = IndexSettings(arguments.factory, arguments.nprobe)
-    _done(arguments.database, before,
-          operations.build_index(arguments.database, index, recipe_with(arguments.database, arguments), Bars()))
-
-
-def _revert(arguments: argparse.Namespace) -> None:
-    manifest = operations.revert(arguments.database, Bars())
-    print(f'{arguments.database}: version {manifest.version}, {manifest.vectors:,} vectors, {manifest.change}')
-
-
-def _done(path: Path, before: Manifest | None, manifest: Manifest) -> None:
-    was = f' (before: {before.vectors:,})' if before else ''
-    calibrated = 'calibrated' if manifest.calibrated else 'not calibrated: it keeps no frames aside'
-    print(f'{path}: version {manifest.version}, {manifest.vectors:,} vectors{was}, '
-          f'{_size(manifest) / 1e6:.1f} MB, {calibrated}')
 
 
 def _count(text: str) -> int:

@@ -7,11 +7,9 @@ import statistics
 import time
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from semanom_ros.core.embedding import registry
-from semanom_ros.core.embedding.encoders.encoder import TextAlignedEncoder
 from semanom_ros.core.embedding.weight_store import STORE_VARIABLE
 from semanom_ros.settings import EncoderSettings
 
@@ -63,6 +61,10 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from semanom_ros.core.embedding.encoders.encoder import TextAlignedEncoder
+
     begin = time.perf_counter()
     settings = EncoderSettings.of({
         'encoder': arguments.model, 'encoder_weights': arguments.weights, 'input_size': arguments.input_size,

@@ -6,20 +6,22 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from semanom_ros.core.curation.publishing import Recipe, read_recipe
-from semanom_ros.core.database.nominal_database import read_manifest
+from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.embedding.description import EmbeddingDescription
-from semanom_ros.core.embedding.recorded_parameters import contradiction, parameters_of, unsaid
-from semanom_ros.core.embedding.registry import find_encoder_weights
 from semanom_ros.errors import DatabaseError, EncoderError, ParameterError
 from semanom_ros.parameter_files import read_yaml
 from semanom_ros.settings import EncoderSettings, Settings
 
+if TYPE_CHECKING:
+    from semanom_ros.core.curation.publishing import Recipe
+
 log = logging.getLogger(__name__)
+
+# What needs PyTorch is imported where it is used: commands that declare these options may need none of it.
 
 
 def add_parameter_options(parser: argparse.ArgumentParser) -> None:
@@ -73,6 +75,8 @@ def settings_with(databases: Sequence[Path], arguments: argparse.Namespace) -> S
         DatabaseError: no database, or what is given, or another of the databases, was not made with the same.
         ParameterError: see `settings_of`.
     """
+    from semanom_ros.core.embedding.recorded_parameters import parameters_of, unsaid
+
     given = given_parameters(arguments)
     checked = Settings.of(given)
     said = {name: value for name, value in checked.values().items() if name in given and not unsaid(name, value)}
@@ -100,12 +104,16 @@ def recipe_with(database: Path, arguments: argparse.Namespace) -> Recipe | None:
     """
     if not arguments.config and not arguments.settings:
         return None
+    from semanom_ros.core.curation.publishing import Recipe
+
     given = settings_of(arguments).values()
     said = {name: value for name, value in given.items() if name in given_parameters(arguments)}
     return Recipe.of(Settings.of({**_calibrated_for([database], said), **said}).method)
 
 
 def _check_given(path: Path, description: EmbeddingDescription, said: dict[str, Any]) -> None:
+    from semanom_ros.core.embedding.recorded_parameters import contradiction
+
     different = contradiction(said, description)
     if different:
         name, found, expected = different
@@ -129,6 +137,8 @@ def _check_alike(path: Path, description: EmbeddingDescription, first: Path, oth
 
 def _calibrated_for(databases: Sequence[Path], said: dict[str, Any]) -> dict[str, Any]:
     """Parameters of search and score that calibrations were made for; where they differ, the first database's."""
+    from semanom_ros.core.curation.publishing import read_recipe
+
     found: dict[str, Any] = {}
     for path in databases:
         recipe = read_recipe(path)
@@ -140,6 +150,8 @@ def _calibrated_for(databases: Sequence[Path], said: dict[str, Any]) -> dict[str
 
 
 def _check_here(path: Path, description: EmbeddingDescription, settings: EncoderSettings) -> None:
+    from semanom_ros.core.embedding.registry import find_encoder_weights
+
     try:
         find_encoder_weights(settings)
     except EncoderError as error:

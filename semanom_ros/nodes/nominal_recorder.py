@@ -32,7 +32,7 @@ from std_srvs.srv import Trigger
 from semanom_ros.core.curation.publishing import Recipe
 from semanom_ros.core.curation.recorder import HeldOut, NominalRecorder, RecordingSummary, Thinning
 from semanom_ros.core.curation.writer import DatabaseWriter
-from semanom_ros.core.database.nominal_database import read_manifest
+from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.scoring.calibration import Calibration

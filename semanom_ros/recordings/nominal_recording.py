@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -72,7 +72,7 @@ def record_bags(bags: Sequence[Path], database: Path, settings: Settings, progre
             sources.append((reader, topics, BagSegments(reader, topics, wanted_segments(settings.method.queries))))
         embedder = embedder or Embedder.load(settings.method)
         begun = time.monotonic()
-        writer = stack.enter_context(_tidied(DatabaseWriter.begin(database, embedder.description, append=asked.append)))
+        writer = stack.enter_context(DatabaseWriter.begin(database, embedder.description, append=asked.append))
         recorder = NominalRecorder(embedder, writer, asked.thumbnail_size)
         result.summary = recorder.summary
         for reader, topics, segments in sources:
@@ -87,18 +87,6 @@ def record_bags(bags: Sequence[Path], database: Path, settings: Settings, progre
             result.manifest = writer.commit(Recipe.of(settings.method, asked.index), progress)
         result.seconds = time.monotonic() - begun
     return result
-
-
-@contextmanager
-def _tidied(writer: DatabaseWriter) -> Iterator[DatabaseWriter]:
-    """A recording that fails before its first frame leaves no unfinished one that would want to be gone on with."""
-    with writer:
-        try:
-            yield writer
-        except BaseException:
-            if not writer.frames and not writer.held_out_frames:
-                writer.discard()
-            raise
 
 
 def _record_bag(reader: BagReader, topics: Sequence[str], segments: BagSegments, recorder: NominalRecorder,

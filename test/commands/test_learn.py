@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from semanom_ros.cli import main
-from semanom_ros.core.database.nominal_database import NominalDatabase, read_manifest
+from semanom_ros.core.database.nominal_database import NominalDatabase
+from semanom_ros.core.database.published import read_manifest
 from semanom_ros.recordings.bags import BagWriter
 
 SECOND = 10**9

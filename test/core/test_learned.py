@@ -10,7 +10,8 @@ from semanom_ros.core.curation.operations import accept
 from semanom_ros.core.curation.publishing import IndexSettings, Learned, Recipe, read_recipe
 from semanom_ros.core.curation.recorder import NominalRecorder
 from semanom_ros.core.curation.writer import DatabaseWriter
-from semanom_ros.core.database.nominal_database import NominalDatabase, read_manifest
+from semanom_ros.core.database.nominal_database import NominalDatabase
+from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.database.storage import NominalAddition, arrays_to_bytes
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel

@@ -57,7 +57,7 @@ def test_the_nearest_nominal_example_is_shown(world):
     assert anomaly.nearest.stamp_ns % 10**9 == 0
     assert anomaly.nearest.distance == anomaly.raw_score
     # the stored JPEG, byte for byte: nobody decodes it who does not show it
-    part = Part(judge.database.path / 'v000001' / 'recorded', 32)
+    part = Part(judge.database.path, 'v000001/recorded', 32)
     assert anomaly.nearest.thumbnail == part.thumbnail(anomaly.nearest.stamp_ns // 10**9)
     assert anomaly.nearest.thumbnail.startswith(b'\xff\xd8\xff')
     assert anomaly.nearest.image_size == (120, 160)

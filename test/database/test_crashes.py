@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ import pytest
 from semanom_ros.core.curation import operations
 from semanom_ros.core.curation.publishing import Recipe
 from semanom_ros.core.curation.writer import DatabaseWriter
-from semanom_ros.core.database.nominal_database import NominalDatabase, read_manifest
+from semanom_ros.core.database.nominal_database import NominalDatabase
+from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.database.storage import FrameRecord, NominalAddition
 from semanom_ros.errors import DatabaseError
 from semanom_ros.settings import SearchSettings
@@ -61,14 +63,15 @@ def run(work: Callable[[], object], kill_at: int | None = None) -> bool:
 
 
 def kill_everywhere(work: Callable[[Path], object], start: Path | None, folder: Path,
-                    check: Callable[[Path], None]) -> int:
+                    check: Callable[[Path], None], trial: Callable[..., AbstractContextManager]) -> int:
     """Kills `work` on copies of a database at its first, second, ... change of a file until it comes to its end."""
     for n in range(1000):
         path = folder / f'killed at {n}'
         if start:
             shutil.copytree(start, path)
-        ended = run(lambda path=path: work(path), kill_at=n)
-        check(path)
+        with trial('Database', 'a writer killed at a change of a file'):
+            ended = run(lambda path=path: work(path), kill_at=n)
+            check(path)
         shutil.rmtree(path, ignore_errors=True)
         if ended:
             return n
@@ -97,7 +100,7 @@ def recording(description, drive) -> Callable[..., None]:
     return work
 
 
-def test_a_first_recording_killed_at_every_change_of_a_file(tmp_path, recording, content_of):
+def test_a_first_recording_killed_at_every_change_of_a_file(tmp_path, recording, content_of, trial):
     recording(tmp_path / 'whole')
     expected = content_of(NominalDatabase.open(tmp_path / 'whole'))
 
@@ -112,10 +115,10 @@ def test_a_first_recording_killed_at_every_change_of_a_file(tmp_path, recording,
         assert len(database.calibration['frame_scores']) == 1
         assert not (path / 'staging').exists()
 
-    assert kill_everywhere(recording, None, tmp_path, check) > 20
+    assert kill_everywhere(recording, None, tmp_path, check, trial) > 20
 
 
-def test_appending_killed_at_every_change_of_a_file(tmp_path, recording, content_of):
+def test_appending_killed_at_every_change_of_a_file(tmp_path, recording, content_of, trial):
     recording(tmp_path / 'first')
     recording(tmp_path / 'both')
     recording(tmp_path / 'both', 'b', append=True)
@@ -129,7 +132,8 @@ def test_appending_killed_at_every_change_of_a_file(tmp_path, recording, content
         assert content_of(database) == after
         assert database.manifest.version == 2
 
-    assert kill_everywhere(lambda path: recording(path, 'b', append=True), tmp_path / 'first', tmp_path, check) > 20
+    assert kill_everywhere(lambda path: recording(path, 'b', append=True), tmp_path / 'first',
+                           tmp_path, check, trial) > 20
 
 
 def accept(path: Path) -> None:
@@ -144,7 +148,7 @@ def compact(path: Path) -> None:
 
 
 @pytest.mark.parametrize(('change', 'vectors'), [(accept, 12 + 12 + 2 + 2), (compact, 5 + 2)])
-def test_a_change_killed_at_every_change_of_a_file(tmp_path, recording, content_of, change, vectors):
+def test_a_change_killed_at_every_change_of_a_file(tmp_path, recording, content_of, change, vectors, trial):
     start = tmp_path / 'start'
     recording(start)
     recording(start, 'b', append=True)
@@ -168,10 +172,10 @@ def test_a_change_killed_at_every_change_of_a_file(tmp_path, recording, content_
         assert folders <= {f'v{n:06d}' for n in range(1, database.manifest.version + 1)}
         operations.verify(path)
 
-    assert kill_everywhere(change, start, tmp_path, check) > 15
+    assert kill_everywhere(change, start, tmp_path, check, trial) > 15
 
 
-def test_a_recording_killed_at_random_moments_until_it_is_done(tmp_path, recording, content_of):
+def test_a_recording_killed_at_random_moments_until_it_is_done(tmp_path, recording, content_of, trial):
     begun = time.monotonic()
     assert run(lambda: recording(tmp_path / 'whole', count=60))
     frame = (time.monotonic() - begun) / 60
@@ -185,7 +189,8 @@ def test_a_recording_killed_at_random_moments_until_it_is_done(tmp_path, recordi
             elif n > after:  # the frame took less time than the ones before: this moment, then
                 os.kill(os.getpid(), signal.SIGALRM)
 
-        assert not run(lambda kill=kill: recording(path, count=60, added=kill))
+        with trial('Database', 'a recording killed at a random moment'):
+            assert not run(lambda kill=kill: recording(path, count=60, added=kill))
     assert run(lambda: recording(path, count=60))
     database = NominalDatabase.open(path)
     assert content_of(database) == content_of(NominalDatabase.open(tmp_path / 'whole'))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import shutil
 
 import numpy as np
 import pytest
@@ -155,6 +157,67 @@ def test_no_database_is_one_line_and_leaves_nothing(semanom, tmp_path, monkeypat
     assert (status, out) == (2, '')
     assert err == 'semanom db: nowhere: found no folder, expected a nominal database; make one with semanom record'
     assert not list(tmp_path.iterdir())
+
+
+CHANGES = (['merge', 'B', '--output', 'A'], ['merge', 'A', 'B', '--output', 'ALL'], ['remove', 'A', '--source', 'b'],
+           ['compact', 'A', '--size', '30'], ['calibrate', 'A', '--set', 'position_weight=0.1'],
+           ['index', 'A', '--factory', 'IVF4,SQfp16'], ['revert', 'A'])
+
+
+def with_paths(arguments, a, b):
+    known = {'A': str(a), 'B': str(b), 'ALL': str(a.parent / 'all')}
+    return [known.get(argument, argument) for argument in arguments]
+
+
+def everything(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+
+
+@pytest.mark.parametrize('arguments', [['info', 'A'], ['verify', 'A'], ['coverage', 'A'], *CHANGES])
+def test_a_damaged_database_is_one_line_in_every_command(semanom, databases, arguments, trial):
+    """Whatever is damaged: the commands open before, or while, they verify."""
+    a, b = databases
+    assert semanom('index', a, '--factory', 'IVF4,SQfp16')[0] == 0
+    names = ['manifest.json', 'v000001/recorded/frames.npy', 'v000001/recorded/vectors.f32',
+             'v000001/recorded/statistics.npz', 'v000002/calibration.npz', 'v000002/index.faiss']
+    with trial('Database', 'a damaged file, and each `semanom db` command', times=2 * len(names)):
+        for name in names:
+            original = (a / name).read_bytes()
+            for damage in (original[:len(original) // 2], bytes(len(original))):
+                (a / name).write_bytes(damage)
+                before = everything(a)
+                status, _, err = semanom(*with_paths(arguments, a, b))
+                assert status in (0, 2), 'nothing fails inside'
+                assert status == 2 or arguments[0] in ('info', 'coverage', 'revert')
+                assert len(err.splitlines()) == (1 if status else 0)
+                if status:
+                    assert everything(a) == before
+                else:
+                    shutil.rmtree(a / 'v000003', ignore_errors=True)
+            (a / name).write_bytes(original)
+
+
+@pytest.mark.parametrize('arguments', CHANGES)
+@pytest.mark.parametrize('room', [100, 1300])
+def test_a_full_disk_is_one_line_in_every_command(semanom, databases, arguments, room, trial):
+    """The kernel lets no file grow beyond that."""
+    a, b = databases
+    assert semanom('calibrate', a)[0] == 0
+    before = [everything(path) for path in (a, b)]
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limit[1]))
+    try:
+        status, _, err = semanom(*with_paths(arguments, a, b))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    with trial('Database', 'a full disk, and each `semanom db` command') as tally:
+        assert (status, len(err.splitlines())) == (2, 1)
+        assert 'File too large' in err
+        for path, old in zip((a, b), before, strict=True):
+            tally.lost += sum((path / name).read_bytes() != content for name, content in old.items()
+                              if name.name not in ('lock', 'manifest.json.new'))
+            assert semanom('verify', path)[0] == 0
+        assert semanom(*with_paths(arguments, a, b))[0] == 0, 'with room it goes on'
 
 
 @pytest.mark.parametrize('arguments', [

@@ -14,7 +14,8 @@ from semanom_ros.core.curation.publishing import EXACT, IndexSettings, Recipe, r
 from semanom_ros.core.curation.reduction import coreset, distinct
 from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.database.manifest import Manifest
-from semanom_ros.core.database.nominal_database import PLAIN, NominalDatabase, read_manifest
+from semanom_ros.core.database.nominal_database import PLAIN, NominalDatabase
+from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.database.storage import FrameRecord, NominalAddition, thumbnail
 from semanom_ros.core.scoring.calibration import stored_parameters
 from semanom_ros.core.scoring.comparison import Comparison

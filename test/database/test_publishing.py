@@ -12,7 +12,8 @@ from semanom_ros.core.curation import operations, publishing
 from semanom_ros.core.curation.publishing import AUTO, EXACT, NPROBE, IndexSettings, Recipe, read_recipe
 from semanom_ros.core.database import nominal_database
 from semanom_ros.core.database.index import faiss
-from semanom_ros.core.database.nominal_database import PLAIN, NominalDatabase, read_manifest
+from semanom_ros.core.database.nominal_database import PLAIN, NominalDatabase
+from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.scoring.calibration import calibrate
 from semanom_ros.errors import DatabaseError
 from semanom_ros.settings import MethodSettings, ScoreSettings, SearchSettings

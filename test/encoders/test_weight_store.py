@@ -76,18 +76,19 @@ def test_file_of_another_kind(tmp_path):
 
 @pytest.mark.parametrize('name', ['open_clip:tiny-clip', 'timm:test_resnet'])
 @pytest.mark.parametrize('file', ['pickle', 'torch'])
-def test_code_in_a_weights_file_is_not_run(name, file, tmp_path, clip_folder):
-    folder, stolen = tmp_path / 'model', tmp_path / 'stolen'
-    folder.mkdir()
-    shutil.copy(clip_folder / 'open_clip_config.json', folder)
-    path = folder / ('open_clip_pytorch_model.bin' if name.startswith('open_clip') else 'pytorch_model.bin')
-    if file == 'pickle':
-        path.write_bytes(pickle.dumps({'state_dict': Burglar(stolen)}))
-    else:
-        torch.save({'state_dict': Burglar(stolen)}, path)
-    with pytest.raises(EncoderError, match='does not hold its weights'):
-        load_encoder(EncoderSettings(name, weights=f'local-dir:{folder}', device='cpu'))
-    assert not stolen.exists()
+def test_code_in_a_weights_file_is_not_run(name, file, tmp_path, clip_folder, trial):
+    with trial('Weights', 'code in a file of weights'):
+        folder, stolen = tmp_path / 'model', tmp_path / 'stolen'
+        folder.mkdir()
+        shutil.copy(clip_folder / 'open_clip_config.json', folder)
+        path = folder / ('open_clip_pytorch_model.bin' if name.startswith('open_clip') else 'pytorch_model.bin')
+        if file == 'pickle':
+            path.write_bytes(pickle.dumps({'state_dict': Burglar(stolen)}))
+        else:
+            torch.save({'state_dict': Burglar(stolen)}, path)
+        with pytest.raises(EncoderError, match='does not hold its weights'):
+            load_encoder(EncoderSettings(name, weights=f'local-dir:{folder}', device='cpu'))
+        assert not stolen.exists()
 
 
 def test_fetched_weights_are_found_without_being_named(own_store, clip_folder, pictures):

@@ -12,7 +12,7 @@ from semanom_ros.cli import main
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.core.curation.publishing import read_recipe
 from semanom_ros.core.database.manifest import MANIFEST, Manifest, _checksum
-from semanom_ros.core.database.nominal_database import read_manifest
+from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.parameter_files import read_yaml
 from semanom_ros.recordings.nominal_recording import record_bags

@@ -18,7 +18,8 @@ from std_srvs.srv import Trigger
 from semanom_ros.core.curation.recorder import NominalRecorder
 from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.database.manifest import REVIEWED
-from semanom_ros.core.database.nominal_database import NominalDatabase, read_manifest
+from semanom_ros.core.database.nominal_database import NominalDatabase
+from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.pipeline import Judge

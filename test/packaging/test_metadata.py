@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -100,3 +101,16 @@ def test_messages_depend_on_what_package_xml_names(package_xml: ElementTree.Elem
     for path in (REPOSITORY / 'msg').glob('*.msg'):
         for package in re.findall(r'^(\w+)/\w+', path.read_text(), re.M):
             assert package in depends | {'semanom_ros'}, f'{path.name} uses {package}'
+
+
+def test_the_package_asks_for_ranges_and_make_for_the_tested_pair(distribution: Distribution) -> None:
+    """A pinned PyTorch would replace the vendor's on a vehicle; an unpinned one is not what was tested."""
+    assert not [one for one in distribution.install_requires if '==' in one.partition(';')[0]]
+    names = {requirement_name(one) for one in distribution.install_requires}
+    assert not [name for name in names if name.startswith('opencv')], 'it comes with apt, or as an extra'
+    lines = (REPOSITORY / 'requirements' / 'constraints.txt').read_text().splitlines()
+    pinned = dict(line.split('==') for line in lines if line and not line.startswith('#'))
+    assert pinned.keys() == {'torch', 'torchvision'} <= names
+    for name, version in pinned.items():
+        assert importlib.metadata.version(name).partition('+')[0] == version, 'what is tested here'
+    assert '--constraint requirements/constraints.txt' in (REPOSITORY / 'Makefile').read_text()

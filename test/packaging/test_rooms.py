@@ -15,7 +15,7 @@ FLOORS = (
     ('parameters',),
     ('settings',),
     ('parameter_files',),
-    ('core.progress', 'core.frames', 'core.motion', 'core.picture_decoder', 'geometry'),
+    ('core.progress', 'core.fields', 'core.frames', 'core.motion', 'core.picture_decoder', 'geometry'),
     ('core.embedding',),
     ('core.database', 'core.drift'),
     ('core.scoring',),

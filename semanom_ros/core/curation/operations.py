@@ -15,24 +15,13 @@ import numpy.typing as npt
 from semanom_ros import __version__
 from semanom_ros.core.curation.publishing import IndexSettings, Learned, Recipe, publish, read_recipe
 from semanom_ros.core.curation.reduction import coreset, distinct
-from semanom_ros.core.database.manifest import HELD_OUT, MANIFEST, RECORDED, REVIEWED, Manifest, PartEntry
-from semanom_ros.core.database.nominal_database import NominalDatabase, read_manifest, verify_files
+from semanom_ros.core.database.manifest import HELD_OUT, RECORDED, REVIEWED, Manifest, PartEntry
+from semanom_ros.core.database.nominal_database import NominalDatabase
+from semanom_ros.core.database.published import read_manifest, verify, verify_files
 from semanom_ros.core.database.storage import NominalAddition, NominalFrame, Part, PartWriter, checked
-from semanom_ros.core.database.transaction import Transaction
+from semanom_ros.core.database.transaction import LEARNED, Transaction, exists
 from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.errors import DatabaseError
-
-
-def verify(path: Path, progress: Progress = SILENT) -> Manifest:
-    """Checks every file of a database against its manifest.
-
-    Raises:
-        DatabaseError: the first fault found.
-    """
-    manifest = read_manifest(path)
-    verify_files(Path(path), manifest, progress)
-    NominalDatabase(path, manifest)
-    return manifest
 
 
 def merge(path: Path, others: Sequence[Path], recipe: Recipe | None = None, progress: Progress = SILENT) -> Manifest:
@@ -53,7 +42,7 @@ def merge(path: Path, others: Sequence[Path], recipe: Recipe | None = None, prog
     if not others or path.resolve() in {Path(other).resolve() for other in others}:
         raise DatabaseError(f'{path}: found it among the databases to merge, expected other ones; leave it out')
     manifests = [verify(other, progress) for other in others]
-    leading = path if (path / MANIFEST).exists() else Path(others[0])
+    leading = path if exists(path) else Path(others[0])
     before = read_recipe(leading)
     recipe = before if recipe is None else replace(recipe, index=recipe.index or before.index)
     with _changing(path, progress, must_exist=False) as transaction:
@@ -68,12 +57,12 @@ def merge(path: Path, others: Sequence[Path], recipe: Recipe | None = None, prog
         entries = list(current.parts) if current else []
         known: set[tuple] = set()
         for entry in entries:
-            part = Part(path / entry.name, description.dimension)
+            part = entry.open(path, description.dimension)
             known.update(_keys(part, entry))
         progress.begin('merge', sum(len(manifest.parts) for manifest in manifests), 'part')
         for other, manifest in zip(others, manifests, strict=True):
             for entry in manifest.parts:
-                part = Part(Path(other) / entry.name, description.dimension)
+                part = entry.open(Path(other), description.dimension)
                 keys = _keys(part, entry)
                 new = [key not in known for key in keys]
                 known.update(keys)
@@ -88,7 +77,7 @@ def merge(path: Path, others: Sequence[Path], recipe: Recipe | None = None, prog
             return current
         learned = manifests[0].learned if current is None else None
         if learned is not None:
-            learned = replace(learned, file=transaction.copy_file(leading, manifests[0], learned.file, 'learned.npz'))
+            learned = replace(learned, file=transaction.copy_file(leading, manifests[0], learned.file, LEARNED))
         names = ', '.join(Path(other).name for other in others)
         return publish(transaction, description, entries, f'merged {names}', recipe, learned=learned,
                        progress=progress)
@@ -132,7 +121,7 @@ def remove(path: Path, sources: Sequence[str], recipe: Recipe | None = None, pro
             unwanted |= found
         entries: list[PartEntry] = []
         for number, entry in enumerate(current.parts):
-            part = Part(path / entry.name, current.description.dimension)
+            part = entry.open(path, current.description.dimension)
             records = [part.record(index, False) for index in range(len(part.frames))]
             stays = np.array([(record.source, record.source_sha256) not in unwanted for record in records], bool)
             if stays.all():
@@ -276,9 +265,11 @@ def accept(database: NominalDatabase, additions: Iterable[NominalAddition]) -> N
     """
     before = database.manifest
     with Transaction(database.path) as transaction:
-        found = transaction.current.version if transaction.current else 0
-        if found != before.version:
-            raise DatabaseError(f'{database.path}: version: found {found}, expected {before.version} (loaded); '
+        found = transaction.current
+        if found is None or found.identity != before.identity:
+            other = 'none' if found is None else f'{found.version}' if found.version != before.version else (
+                f'another version {found.version} ({found.change}, {found.created})')
+            raise DatabaseError(f'{database.path}: version: found {other}, expected {before.version} (loaded); '
                                 'load it anew and accept again')
         entries = list(before.parts)
         writer = PartWriter(transaction.folder / REVIEWED, before.description.dimension)
@@ -310,14 +301,14 @@ def revert(path: Path, progress: Progress = SILENT) -> Manifest:
     read_manifest(path)
     with Transaction(Path(path)) as transaction:
         current = _current(transaction)
-        file = transaction.root / f'v{current.version - 1:06d}' / MANIFEST
-        if not file.exists():
+        before = transaction.version_before()
+        if before is None:
             raise DatabaseError(f'{path}: found no version before {current.version}, expected one to go back to')
-        before = Manifest.read(file)
         verify_files(transaction.root, before, progress)
         manifest = before.replace(
             version=transaction.number, change=f'as version {before.version}: {before.change}',
-            created=datetime.now(timezone.utc).isoformat(timespec='seconds'), package_version=__version__)
+            created=datetime.now(timezone.utc).isoformat(timespec='seconds'), package_version=__version__,
+            previous=transaction.previous)
         transaction.publish(manifest)
         return manifest
 

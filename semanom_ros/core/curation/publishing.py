@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from semanom_ros.core.database.index import faiss
-from semanom_ros.core.database.manifest import IndexEntry, LearnedEntry, Manifest, PartEntry
-from semanom_ros.core.database.nominal_database import INDEXED_FROM, NominalDatabase, read_manifest
+from semanom_ros.core.database.index_file import faiss
+from semanom_ros.core.database.manifest import AUTO, EXACT, NPROBE, IndexEntry, LearnedEntry, Manifest, PartEntry
+from semanom_ros.core.database.nominal_database import INDEXED_FROM, NominalDatabase
+from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.database.storage import CHUNK, NominalFrame, arrays_to_bytes
-from semanom_ros.core.database.transaction import Transaction
+from semanom_ros.core.database.transaction import CALIBRATION, INDEX, LEARNED, Transaction
 from semanom_ros.core.embedding.description import EmbeddingDescription
 from semanom_ros.core.embedding.device import resolve_device
 from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel
@@ -24,12 +25,8 @@ from semanom_ros.core.scoring.calibration import calibrate, parameters_of, store
 from semanom_ros.errors import DatabaseError
 from semanom_ros.settings import MethodSettings, ScoreSettings, SearchSettings
 
-AUTO, EXACT = 'auto', 'exact'
 TRAINING = 64  # vectors for each inverted list; more took longer and found nothing nearer
 LEAST_TRAINING = 39  # FAISS's least for k-means
-
-NPROBE = 8
-"""Inverted lists that a search visits, where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -155,9 +152,9 @@ def publish(transaction: Transaction, description: EmbeddingDescription, parts: 
 def _with_learned(transaction: Transaction, manifest: Manifest, learned: Learned | LearnedEntry | None) -> Manifest:
     current = transaction.current
     if isinstance(learned, Learned):
-        file = transaction.new_file('learned.npz')
+        file = transaction.new_file(LEARNED)
         file.write(arrays_to_bytes(learned.model.arrays()))
-        manifest, name = transaction.add_file(manifest, 'learned.npz', file)
+        manifest, name = transaction.add_file(manifest, LEARNED, file)
         return manifest.replace(learned=LearnedEntry(name, learned.composites, learned.seed))
     if learned is not None:
         return manifest.replace(learned=learned, files={**manifest.files, **transaction.written(learned.file)})
@@ -240,9 +237,9 @@ def _build_index(transaction: Transaction, manifest: Manifest, search: SearchSet
             index.add(chunk)
             progress.advance(len(chunk))
     progress.end()
-    file = transaction.new_file('index.faiss')
+    file = transaction.new_file(INDEX)
     faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
-    made, name = transaction.add_file(manifest, 'index.faiss', file)
+    made, name = transaction.add_file(manifest, INDEX, file)
     return made.replace(index=IndexEntry(
         name, factory, how.nprobe, _effective(search, manifest.description), manifest.vectors))
 
@@ -262,9 +259,9 @@ def _with_calibration(transaction: Transaction, manifest: Manifest, recipe: Reci
     if any(array.dtype.kind == 'f' and not np.isfinite(array).all() for array in arrays.values()):
         raise DatabaseError(f'{transaction.root}: calibration: found scores that are not finite, expected finite ones; '
                             'run semanom learn anew, or record the database anew')
-    file = transaction.new_file('calibration.npz')
+    file = transaction.new_file(CALIBRATION)
     file.write(arrays_to_bytes(arrays))
-    made, name = transaction.add_file(manifest, 'calibration.npz', file)
+    made, name = transaction.add_file(manifest, CALIBRATION, file)
     return made.replace(calibration=name)
 
 

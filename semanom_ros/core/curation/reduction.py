@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from semanom_ros.core.database.index import faiss
+from semanom_ros.core.database.index_file import faiss
 from semanom_ros.core.progress import SILENT, Progress
 
 BLOCK = 2048

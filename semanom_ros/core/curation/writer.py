@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,28 +11,28 @@ from dataclasses import asdict
 from pathlib import Path
 
 from semanom_ros.core.curation.publishing import Recipe, publish
-from semanom_ros.core.database.manifest import (
-    HELD_OUT,
-    RECORDED,
-    Manifest,
-)
+from semanom_ros.core.database.folder_files import kind_of, make_folder, open_to_change, read_inside, remove_folder
+from semanom_ros.core.database.manifest import HELD_OUT, RECORDED, Manifest
+from semanom_ros.core.database.published import JOURNAL, STAGING
 from semanom_ros.core.database.storage import (
+    LARGEST_BOX,
+    STAMPS,
     FrameRecord,
     NominalAddition,
-    Part,
     PartWriter,
     checked,
     pieces_of,
     write_durably,
 )
-from semanom_ros.core.database.transaction import JOURNAL, STAGING, Transaction
+from semanom_ros.core.database.transaction import DESCRIPTION, UNFINISHED, Transaction
 from semanom_ros.core.embedding.description import EmbeddingDescription, parse_description
+from semanom_ros.core.fields import Fields, parse_json
 from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.errors import DatabaseError
 
 logger = logging.getLogger(__name__)
 
-DESCRIPTION = 'description.json'
+LARGEST_DESCRIPTION = 1 << 20
 
 
 class DatabaseWriter:
@@ -77,12 +76,14 @@ class DatabaseWriter:
                 self._refuse(current.description, 'the database', 'record with those settings or give another folder')
             self._keys: set[tuple[str, str, int]] = set()
             for entry in current.parts if current else ():
-                part = Part(self.path / entry.name, description.dimension)
+                part = entry.open(self.path, description.dimension)
                 self._keys.update(part.record(index, False).key for index in range(len(part.frames)))
             self._parts: dict[bool, PartWriter] = {}
             self._open_staging()
-        except BaseException:
+        except BaseException as error:
             self._transaction.close()
+            if isinstance(error, OSError):
+                raise self._transaction.not_written(error) from error
             raise
 
     def _refuse(self, other: EmbeddingDescription, whose: str, remedy: str) -> None:
@@ -94,35 +95,32 @@ class DatabaseWriter:
 
     def _open_staging(self) -> None:
         described = self._staging / DESCRIPTION
-        if described.exists():
+        if kind_of(described):
             remedy = f'finish it with those settings or delete {self._staging}'
             try:
-                other = parse_description(json.loads(described.read_bytes()))
-            except (ValueError, KeyError, TypeError) as error:
+                with Fields(parse_json(read_inside(self._staging, DESCRIPTION, LARGEST_DESCRIPTION))) as fields:
+                    other = parse_description(fields)
+            except ValueError as error:
                 raise DatabaseError(f'{described}: unreadable ({error}); delete {self._staging}') from error
             self._refuse(other, 'the unfinished recording', remedy)
         else:
-            self._staging.mkdir(exist_ok=True)
+            make_folder(self._staging)
             write_durably(described, json.dumps(asdict(self.description)).encode())
-        self._journal = open(self._staging / JOURNAL, 'a+b')  # noqa: SIM115 - open until close()
+        self._journal = open_to_change(self._staging / JOURNAL)
         self._resume()
 
     def _resume(self) -> None:
         """Counts in every whole frame of the journal, and cuts off what follows."""
-        self._journal.seek(0)
         whole = 0
         for line in self._journal:
             try:
-                item = json.loads(line) if line.endswith(b'\n') else None
-                if item is None:
-                    break
-                record = FrameRecord(item['source'], item['source_sha256'], item['topic'], item['stamp_ns'],
-                                     tuple(item['image_size']), item['held_out'])
-            except (ValueError, KeyError, TypeError):
+                with Fields(parse_json(line if line.endswith(b'\n') else b'')) as item:
+                    record, vectors, thumbnail, crc32 = _confirmed(item)
+            except ValueError:
                 break
             part = self._part(record.held_out)
-            pieces = part.read(item['vectors'], item['thumbnail'])
-            if _checksum(pieces) != item['crc32']:
+            pieces = part.read(vectors, thumbnail)
+            if _checksum(pieces) != crc32:
                 break
             part.register(record, pieces)
             self._keys.add(record.key)
@@ -198,8 +196,6 @@ class DatabaseWriter:
         transaction, current = self._transaction, self._transaction.current
         try:
             if not self.frames and not self.held_out_frames and current:
-                self.close()
-                shutil.rmtree(self._staging)
                 return current
             if not self.frames and not current:
                 raise DatabaseError(f'{self.path}: found no nominal frame to store, expected at least one; '
@@ -216,25 +212,30 @@ class DatabaseWriter:
             self.close()
 
     def close(self) -> None:
-        """Stops without publishing; `begin` goes on from here."""
+        """Stops without publishing; `begin` goes on from here. What has no frame yet leaves nothing."""
         with suppress(OSError):  # of a full disk: what it did not take was not confirmed
             self._journal.close()
         for part in self._parts.values():
             part.close()
+        if not self.frames and not self.held_out_frames:
+            with suppress(OSError, DatabaseError):  # something else is in it
+                remove_folder(self._staging, UNFINISHED.fullmatch)
         self._transaction.close()
-
-    def discard(self) -> None:
-        """Ends a recording to which nothing was added, and leaves nothing of it."""
-        shutil.rmtree(self._staging, ignore_errors=True)
-        if [path.name for path in self.path.iterdir()] == ['lock']:  # a new database
-            shutil.rmtree(self.path, ignore_errors=True)
-        self.close()
 
     def __enter__(self) -> DatabaseWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _confirmed(item: Fields) -> tuple[FrameRecord, int, int, int]:
+    """Record, vectors, bytes of the thumbnail and checksum of a frame, from a line of the journal."""
+    height, width = item.pair('image_size', LARGEST_BOX)
+    record = FrameRecord(
+        item.text('source'), item.text('source_sha256'), item.text('topic'),
+        item.count('stamp_ns', STAMPS.start, STAMPS.stop), (height, width), item.flag('held_out'))
+    return record, item.count('vectors'), item.count('thumbnail'), item.count('crc32')
 
 
 def _checksum(pieces: Sequence[bytes]) -> int:

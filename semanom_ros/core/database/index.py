@@ -2,47 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from semanom_ros.core.database.storage import CHUNK, Part, Statistics
+from semanom_ros.core.database.folder_files import RESTORE
+from semanom_ros.core.database.index_file import coordinates, faiss
+from semanom_ros.core.database.storage import CHUNK, Part, Statistics, check_lengths
 from semanom_ros.settings import SearchSettings
-
-
-def _import_faiss():  # type: ignore[no-untyped-def]
-    """Imports FAISS with matrix kernels that fit the CPU.
-
-    The OpenBLAS inside the FAISS wheels (0.3.15) falls back to SSE kernels, 2 to 5
-    times slower, on CPUs newer than itself. It can be told by an environment
-    variable, which is set only while it loads.
-    """
-    variable = 'OPENBLAS_CORETYPE'
-    if variable not in os.environ:
-        try:
-            flags = set(Path('/proc/cpuinfo').read_text().partition('flags')[2].partition('\n')[0].split())
-        except OSError:
-            flags = set()
-        if {'avx512f', 'avx512cd', 'avx512bw', 'avx512dq', 'avx512vl'} <= flags:
-            os.environ[variable] = 'SKYLAKEX'
-        elif {'avx2', 'fma'} <= flags:
-            os.environ[variable] = 'HASWELL'
-        else:
-            variable = ''
-        try:
-            import faiss
-        finally:
-            os.environ.pop(variable, None)
-    import faiss
-    return faiss
-
-
-faiss = _import_faiss()
 
 
 def gpu_resources() -> Any:
@@ -81,14 +51,9 @@ class Space:
         self._weighted = [(columns, weight) for columns, weight in weighted if weight]  # columns of `places`
 
     @property
-    def trivial(self) -> bool:
-        """Whether vectors stay as they are."""
-        return not self.settings.standardize and not self._weighted
-
-    @property
     def coordinates(self) -> int:
         """How many coordinates of the place stand behind the embedding's."""
-        return sum(columns.stop - columns.start for columns, _ in self._weighted)
+        return coordinates(self.settings)
 
     @property
     def places(self) -> int:
@@ -115,18 +80,18 @@ class Space:
         return result.contiguous()
 
     def embed_all(self, part: Part, device: torch.device) -> Vectors:
-        """The same for the vectors of a part, in steps.
+        """The same for the vectors of a part, in steps; NumPy on the CPU.
 
-        NumPy on the CPU, where a trivial space leaves the map as it is.
+        Raises:
+            DatabaseError: embeddings that are not of unit length.
         """
-        if self.trivial and device.type == 'cpu':
-            return part.vectors
         count, dimension = part.vectors.shape
         result = torch.empty((count, dimension + self.coordinates), device=device)
         for start in range(0, count, CHUNK):
             rows = slice(start, start + CHUNK)
-            result[rows] = self.embed(as_tensor(part.vectors[rows]).to(device),
-                                      part.places(rows) if self.coordinates else None)
+            vectors = part.vectors[rows]
+            check_lengths(vectors, f'{part.folder}: vectors from {start} on', RESTORE)
+            result[rows] = self.embed(as_tensor(vectors).to(device), part.places(rows) if self.coordinates else None)
         return result.numpy() if device.type == 'cpu' else result
 
 
@@ -141,7 +106,7 @@ def as_tensor(array: Vectors) -> torch.Tensor:
 class NearestNeighbours:
     """k nearest of what lies in some arrays, one after the other.
 
-    Exact search goes straight over the arrays (memory-mapped ones too): with PyTorch's matrix product on the
+    Exact search goes straight over the arrays: with PyTorch's matrix product on the
     CPU, with FAISS's brute-force kernels for tensors on a GPU. An approximate index
     may stand in for the first arrays. An excluded range costs nothing in exact search:
     the rest is two pieces.
@@ -149,7 +114,7 @@ class NearestNeighbours:
 
     def __init__(self, arrays: Sequence[Vectors], approximate: Any = None, nprobe: int = 1, resources: Any = None
                  ) -> None:
-        """Of vectors that lie in memory, a memory-map or on a GPU.
+        """Of vectors that lie in memory or on a GPU.
 
         Args:
             arrays: (N_i, d) float32 each, NumPy, or torch on a GPU; their vectors come after those of `approximate`.

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from semanom_ros.core.database.storage import FileEntry
+from semanom_ros.core.database.folder_files import RESTORE, read_inside
+from semanom_ros.core.database.storage import FILES, GROWING, STAMPS, FileEntry, Part
 from semanom_ros.core.embedding.description import EmbeddingDescription, parse_description
-from semanom_ros.errors import DatabaseError
+from semanom_ros.core.fields import Fields, parse_json
+from semanom_ros.errors import DatabaseError, ParameterError
+from semanom_ros.settings import SearchSettings
 
 SCHEMA_VERSION = 2
+LARGEST = 64 << 20
+"""Bytes of a manifest: beyond tens of thousands of recordings."""
+LARGEST_VERSION = 999_999
+NAME = r'v[0-9]{6}(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+'
+"""How files are named: inside the folder, in the version that made them."""
+_NAMED = 'what lies in one of its versions, such as v000001/recorded'
 FORMAT = 'semanom nominal database'
 MANIFEST = 'manifest.json'
+
+AUTO, EXACT = 'auto', 'exact'
+"""How CPUs are to search, beside FAISS's factory strings: as suits the number of vectors, and without an index."""
+NPROBE = 8
+"""Inverted lists that a search visits, where nothing else is asked for."""
 
 RECORDED, REVIEWED, HELD_OUT = 'recorded', 'reviewed', 'held_out'
 """Kinds of parts: nominal drives, what a person accepted as nominal, and what calibration keeps aside."""
@@ -58,6 +73,19 @@ class PartEntry:
     vectors: int
     frames: int
     whole: bool = True
+
+    def open(self, root: Path, dimension: int) -> Part:
+        """The part, of the database in that folder.
+
+        Raises:
+            DatabaseError: it is damaged, or is another.
+        """
+        part = Part(root, self.name, dimension)
+        found, expected = (len(part.vectors), len(part.frames)), (self.vectors, self.frames)
+        if found != expected:
+            raise DatabaseError(f'{part.folder}: found {found[0]} vectors of {found[1]} frames, expected {expected[0]} '
+                                f'of {expected[1]}; {RESTORE}')
+        return part
 
 
 @dataclass(frozen=True)
@@ -112,6 +140,7 @@ class Manifest:
         change: what made this version, for people.
         created: UTC, ISO 8601.
         package_version: of semanom_ros that wrote it.
+        previous: `identity` of the version before, '' for the first one.
     """
 
     version: int
@@ -130,6 +159,21 @@ class Manifest:
     created: str
     package_version: str
     schema_version: int = SCHEMA_VERSION
+    previous: str = ''
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 over all that it says, checksums of all files included: what makes this version this version."""
+        return _checksum(self._content)
+
+    @property
+    def _content(self) -> dict[str, Any]:
+        return {'format': FORMAT, **asdict(self)}
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(entry.size for entry in self.files.values())
 
     @property
     def calibrated(self) -> bool:
@@ -142,37 +186,37 @@ class Manifest:
 
     def dumps(self) -> str:
         """As JSON, with a checksum over the rest in the field `sha256`."""
-        content = {'format': FORMAT, **asdict(self)}
-        content['sha256'] = _checksum(content)
+        content = {**self._content, 'sha256': self.identity}
         return json.dumps(content, indent=1, sort_keys=True) + '\n'
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
-        """Reads and checks a manifest.
+        """Reads and checks a manifest: each field, and what they say of each other.
 
         Raises:
-            DatabaseError: unreadable, changed since it was written, or of a newer schema.
+            DatabaseError: unreadable, changed since it was written, of a newer schema, or contradicting itself.
         """
         try:
-            content = json.loads(path.read_bytes())
+            content = parse_json(read_inside(path.parent, path.name, LARGEST))
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise DatabaseError(f'{path}: unreadable ({reason}); restore it from a copy or record anew') from error
+            raise DatabaseError(f'{path}: unreadable ({reason}); {RESTORE}') from error
         if not isinstance(content, dict) or content.get('format') != FORMAT:
             raise DatabaseError(f'{path}: not the manifest of a nominal database; '
                                 'give a folder that semanom record made')
         schema = content.get('schema_version')
         if schema != SCHEMA_VERSION:
-            raise DatabaseError(f'{path}: schema_version: found {schema}, expected {SCHEMA_VERSION}; '
+            raise DatabaseError(f'{path}: schema_version: found {schema!r:.40}, expected {SCHEMA_VERSION}; '
                                 'use the semanom_ros that wrote it, or record anew')
         found, expected = _checksum(content), content.get('sha256')
         if found != expected:
-            raise DatabaseError(f'{path}: sha256: found {found}, expected {expected}; '
-                                'it was changed after it was written: restore it from a copy or record anew')
+            raise DatabaseError(f'{path}: sha256: found {found}, expected {expected!s:.64}; '
+                                f'it was changed after it was written: {RESTORE}')
         try:
-            return _parse(content)
-        except (KeyError, TypeError, ValueError) as error:
-            raise DatabaseError(f'{path}: field missing or malformed ({error}); record anew') from error
+            with Fields(content) as fields:
+                return _parse(fields)
+        except ValueError as error:
+            raise DatabaseError(f'{path}: {error}; {RESTORE}') from error
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
@@ -180,14 +224,91 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _parse(content: dict[str, Any]) -> Manifest:
-    rest = {key: value for key, value in content.items() if key not in ('format', 'sha256')}
-    return Manifest(**{
-        **rest,
-        'description': parse_description(content['description']),
-        'sources': tuple(Source(**{**item, 'topics': tuple(item['topics'])}) for item in content['sources']),
-        'parts': tuple(PartEntry(**item) for item in content['parts']),
-        'index': IndexEntry(**content['index']) if content['index'] else None,
-        'learned': LearnedEntry(**content['learned']) if content['learned'] else None,
-        'files': {name: FileEntry(**item) for name, item in content['files'].items()},
-    })
+def _parse(fields: Fields) -> Manifest:
+    for name in ('format', 'sha256'):
+        fields.get(name)
+    files = fields.mapping('files')
+    with Fields(files, 'files') as entries:
+        listed = {name: entries.item(name, _file) for name in files}
+    manifest = Manifest(
+        version=fields.count('version', 1, LARGEST_VERSION), description=fields.item('description', parse_description),
+        vectors=fields.count('vectors', 1), frames=fields.count('frames'),
+        held_out_vectors=fields.count('held_out_vectors'), held_out_frames=fields.count('held_out_frames'),
+        sources=fields.items('sources', _source), parts=fields.items('parts', _part),
+        index=fields.item_or_none('index', _index), calibration=fields.matching('calibration', f'({NAME})?', _NAMED),
+        learned=fields.item_or_none('learned', _learned), files=listed, change=fields.text('change'),
+        created=fields.text('created'), package_version=fields.text('package_version'),
+        schema_version=fields.count('schema_version'), previous=fields.optional('previous', fields.text, ''))
+    _check(manifest, fields)
+    return manifest
+
+
+def _file(fields: Fields) -> FileEntry:
+    return FileEntry(fields.count('size'), fields.matching('sha256', '[0-9a-f]{64}', 'a SHA-256'))
+
+
+def _source(fields: Fields) -> Source:
+    return Source(
+        fields.text('path'), fields.text('sha256'), fields.texts('topics'), fields.count('frames'),
+        fields.count('held_out_frames'), fields.count('first_stamp_ns', STAMPS.start, STAMPS.stop),
+        fields.count('last_stamp_ns', STAMPS.start, STAMPS.stop))
+
+
+def _part(fields: Fields) -> PartEntry:
+    return PartEntry(_name(fields, 'name'), fields.choice('kind', (RECORDED, REVIEWED, HELD_OUT)),
+                     fields.count('vectors'), fields.count('frames'), fields.flag('whole'))
+
+
+def _index(fields: Fields) -> IndexEntry:
+    search = fields.mapping('search')
+    try:
+        SearchSettings.of(search)
+    except ParameterError as error:
+        fields.wrong('search', dict(search), f'parameters of the search ({error})')
+    return IndexEntry(_name(fields, 'file'), fields.text('factory'), fields.count('nprobe', 1, 1 << 31), search,
+                      fields.count('vectors', 1))
+
+
+def _learned(fields: Fields) -> LearnedEntry:
+    return LearnedEntry(_name(fields, 'file'), fields.count('composites'), fields.count('seed'))
+
+
+def _name(fields: Fields, field: str) -> str:
+    return fields.matching(field, NAME, _NAMED)
+
+
+def _check(manifest: Manifest, fields: Fields) -> None:
+    """What fields say of each other."""
+    nominal = [part for part in manifest.parts if part.kind != HELD_OUT]
+    held_out = [part for part in manifest.parts if part.kind == HELD_OUT]
+    dimension = manifest.description.dimension
+    sizes: dict[str, int | None] = {}
+    for part in manifest.parts:
+        sizes |= {f'{part.name}/{name}': None for name in FILES}
+        sizes |= {f'{part.name}/{name}': part.vectors * dtype.itemsize * (columns or dimension)
+                  for name, dtype, columns in GROWING}
+    others = [manifest.calibration, manifest.index.file if manifest.index else '',
+              manifest.learned.file if manifest.learned else '']
+    sizes |= dict.fromkeys(filter(None, others))
+    if len({part.name for part in manifest.parts}) != len(manifest.parts):
+        fields.wrong('parts', [part.name for part in manifest.parts], 'each of them once')
+    for name in sizes.keys() ^ manifest.files.keys():
+        fields.wrong('files', name, f'{"it among them" if name in sizes else "files of its parts alone"}')
+    for name, size in sizes.items():
+        if size not in (None, manifest.files[name].size):
+            fields.wrong(f'files.{name}.size', manifest.files[name].size, f'{size}, as its part has vectors')
+    for field, expected in (
+            ('vectors', sum(part.vectors for part in nominal)), ('frames', sum(part.frames for part in nominal)),
+            ('held_out_vectors', sum(part.vectors for part in held_out)),
+            ('held_out_frames', sum(part.frames for part in held_out)),
+            ('frames', sum(source.frames for source in manifest.sources)),
+            ('held_out_frames', sum(source.held_out_frames for source in manifest.sources))):
+        found = getattr(manifest, field)
+        if found != expected:
+            fields.wrong(field, found, f'{expected}, as many as its parts and sources have')
+    covered = itertools.accumulate(part.vectors for part in nominal)
+    if manifest.index and manifest.index.vectors not in covered:
+        fields.wrong('index.vectors', manifest.index.vectors, 'the vectors of whole parts, the first ones')
+    for source in manifest.sources:
+        if source.first_stamp_ns > source.last_stamp_ns:
+            fields.wrong('sources', source.first_stamp_ns, 'a first stamp that is not after the last')

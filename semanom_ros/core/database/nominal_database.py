@@ -13,18 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from semanom_ros.core.database.index import NearestNeighbours, Space, Vectors, as_tensor, faiss, gpu_resources
-from semanom_ros.core.database.manifest import (
-    HELD_OUT,
-    MANIFEST,
-    RECORDED,
-    Manifest,
-    PartEntry,
-)
-from semanom_ros.core.database.storage import UNREADABLE, FrameRecord, FrameSequence, Part, Statistics, sha256_of
-from semanom_ros.core.database.transaction import JOURNAL, STAGING
+from semanom_ros.core.database.index import NearestNeighbours, Space, Vectors, as_tensor, gpu_resources
+from semanom_ros.core.database.index_file import faiss, read_index
+from semanom_ros.core.database.manifest import HELD_OUT, RECORDED, Manifest, PartEntry
+from semanom_ros.core.database.published import read_calibration, read_learned, read_manifest, verify_files
+from semanom_ros.core.database.storage import FrameRecord, FrameSequence, Part, Statistics
 from semanom_ros.core.embedding.description import EmbeddingDescription
-from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.errors import DatabaseError
 from semanom_ros.settings import SearchSettings
 
@@ -32,68 +26,6 @@ logger = logging.getLogger(__name__)
 
 INDEXED_FROM = 20_000
 """Embeddings from which on an approximate index is quicker than searching them all on a CPU."""
-
-
-def read_manifest(path: Path) -> Manifest:
-    """The manifest of a database's current version.
-
-    Raises:
-        DatabaseError: no such folder, no database in it, or an unreadable manifest.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        raise DatabaseError(f'{path}: found no folder, expected a nominal database; make one with semanom record')
-    if not (path / MANIFEST).exists():
-        if (path / STAGING).exists() or any(path.glob(f'v*/{JOURNAL}')):
-            raise DatabaseError(f'{path}: found an unfinished recording, expected a nominal database; '
-                                'run the same semanom record again to finish it')
-        raise DatabaseError(f'{path / MANIFEST}: missing, expected a nominal database; '
-                            'give a folder that semanom record made')
-    return Manifest.read(path / MANIFEST)
-
-
-def read_calibration(path: Path, manifest: Manifest) -> dict[str, npt.NDArray]:
-    """Arrays that calibration stored; empty when not calibrated.
-
-    Raises:
-        DatabaseError: the file is unreadable.
-    """
-    return _read_arrays(path, manifest.calibration, f'run semanom db calibrate {path}')
-
-
-def _read_arrays(path: Path, file: str, remedy: str) -> dict[str, npt.NDArray]:
-    if not file:
-        return {}
-    try:
-        with np.load(path / file, allow_pickle=False) as stored:
-            return dict(stored)
-    except UNREADABLE as error:
-        raise DatabaseError(f'{path / file}: unreadable ({str(error).splitlines()[0]}); {remedy}') from error
-
-
-def verify_files(path: Path, manifest: Manifest, progress: Progress = SILENT) -> None:
-    """Compares every file with its size and SHA-256 in the manifest.
-
-    Raises:
-        DatabaseError: the first file that is missing or changed.
-    """
-    remedy = 'restore the database from a copy or record anew'
-    progress.begin('verify', sum(entry.size for entry in manifest.files.values()), 'B')
-    for name, entry in manifest.files.items():
-        file = path / name
-        try:
-            size = file.stat().st_size
-            if size != entry.size:
-                raise DatabaseError(f'{file}: found {size} bytes, expected {entry.size}; {remedy}')
-            found = sha256_of(file, progress.advance)
-        except FileNotFoundError as error:
-            raise DatabaseError(f'{file}: missing, expected {entry.size} bytes; {remedy}') from error
-        except OSError as error:
-            raise DatabaseError(f'{file}: unreadable ({error.strerror}); {remedy}') from error
-        if found != entry.sha256:
-            raise DatabaseError(f'{file}: found SHA-256 {found}, expected {entry.sha256}; it was changed after it was '
-                                f'written: {remedy}')
-    progress.end()
 
 
 @dataclass(frozen=True)
@@ -165,7 +97,7 @@ class NominalDatabase:
             except DatabaseError:
                 # A writer that published meanwhile may have removed files of the version read here.
                 current = read_manifest(path)
-                if current.version == manifest.version:
+                if current.identity == manifest.identity:
                     raise
                 manifest = current
 
@@ -181,19 +113,14 @@ class NominalDatabase:
         self.path, self.manifest = Path(path), manifest
         device = torch.device(device)
         self.device = device if device.type == 'cuda' and faiss.get_num_gpus() > 0 else torch.device('cpu')
-        if manifest.vectors == 0:
-            raise DatabaseError(f'{path / MANIFEST}: vectors: found 0, expected at least 1; record nominal frames')
         asked, description = settings or PLAIN, manifest.description
         self.settings = replace(asked, standardize=asked.standardize and description.wants_standardizing)
         known = before._opened if before is not None else {}
         self._opened: dict[str, Part] = {
-            entry.name: known.get(entry.name) or Part(self.path / entry.name, description.dimension)
+            entry.name: known.get(entry.name) or entry.open(self.path, description.dimension)
             for entry in manifest.parts}
         self._entries = [entry for entry in manifest.parts if entry.kind != HELD_OUT]
         self._parts = [self._opened[entry.name] for entry in self._entries]
-        found = sum(len(part.vectors) for part in self._parts)
-        if found != manifest.vectors:
-            raise DatabaseError(f'{path}: found {found} vectors in its parts, expected {manifest.vectors}; record anew')
         self.calibration = read_calibration(self.path, manifest)
         self._space = Space(self.settings, self.statistics)
         self._resources = gpu_resources() if self.device.type == 'cuda' else None
@@ -220,23 +147,14 @@ class NominalDatabase:
     @cached_property
     def learned(self) -> dict[str, npt.NDArray]:
         """Arrays that `semanom learn` stored; empty when nothing was learned."""
-        entry = self.manifest.learned
-        return _read_arrays(self.path, entry.file if entry else '', f'run semanom learn for {self.path} again')
+        return read_learned(self.path, self.manifest)
 
     def _load_index(self) -> Any:
         entry = self.manifest.index
         if entry is None or dict(entry.search) != self.settings.values() \
                 or self.device.type == 'cuda':  # a GPU searches exactly in less time
             return None
-        try:
-            index = faiss.read_index(str(self.path / entry.file), faiss.IO_FLAG_READ_ONLY)
-        except RuntimeError as error:
-            raise DatabaseError(f'{self.path / entry.file}: unreadable as a FAISS index; '
-                                f'build it anew with semanom db index {self.path}') from error
-        if index.ntotal != entry.vectors:
-            raise DatabaseError(f'{self.path / entry.file}: found {index.ntotal} vectors, expected {entry.vectors}; '
-                                f'build it anew with semanom db index {self.path}')
-        return index
+        return read_index(self.path, entry, self.manifest.description.dimension)
 
     def _warn_of_slow_search(self) -> None:
         if self.device.type == 'cuda' or self._index is not None or self.manifest.vectors < INDEXED_FROM:
@@ -369,7 +287,7 @@ class NominalDatabase:
         return found
 
     def frames(self) -> FrameSequence:
-        """The frames to compare with, in the vectors' order: (record, vectors, boxes, positions), memory-mapped."""
+        """The frames to compare with, in the vectors' order: (record, vectors, boxes, positions)."""
         return self._frames
 
     def held_out(self) -> FrameSequence:

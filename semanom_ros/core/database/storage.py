@@ -20,6 +20,8 @@ import fcntl
 import hashlib
 import io
 import json
+import logging
+import math
 import os
 import weakref
 import zipfile
@@ -28,23 +30,41 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Union
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from semanom_ros.core.database.folder_files import (
+    RESTORE,
+    create,
+    expect,
+    make_folder,
+    open_inside,
+    open_to_change,
+    read_inside,
+)
 from semanom_ros.core.embedding.places import places
 from semanom_ros.errors import DatabaseError
+
+if TYPE_CHECKING:  # what only reads a database's files does without
+    import torch
+
+logger = logging.getLogger(__name__)
 
 FRAME_TYPE = np.dtype([
     ('source', '<i4'), ('topic', '<i4'), ('stamp_ns', '<i8'), ('height', '<i4'), ('width', '<i4'),
     ('first', '<i8'), ('count', '<i8'), ('thumbnail', '<i8'), ('thumbnail_size', '<i8'),
 ])
 CHUNK = 1 << 13  # vectors handled at a time: few enough for the processor's caches
+MOST_DIMENSIONS = 1 << 16
+LARGEST_BOX = 1 << 20
+"""Pixels: beyond any picture."""
+STAMPS = range(-(1 << 31) * 10**9, (1 << 31) * 10**9)
+"""Nanoseconds that a ROS stamp can say."""
 
-Array = npt.NDArray[Any] | torch.Tensor
+Array = Union[npt.NDArray[Any], 'torch.Tensor']
 
 
 @dataclass(frozen=True)
@@ -115,7 +135,7 @@ class Statistics:
 
     @classmethod
     def over(cls, vectors: npt.NDArray[np.float32]) -> Statistics:
-        """Of (N, D) vectors, which may be memory-mapped."""
+        """Of (N, D) vectors."""
         total = cls(0, np.zeros(vectors.shape[1]), np.zeros(vectors.shape[1]))
         for start in range(0, len(vectors), CHUNK):
             chunk = vectors[start:start + CHUNK].astype(np.float64)
@@ -151,16 +171,21 @@ def checked(frame: FrameRecord, vectors: Array, boxes: Array, positions: Array, 
     shapes = stored.vectors.shape, stored.boxes.shape, stored.positions.shape
     if shapes != ((count, dimension), (count, 4), (count, 2)):
         raise ValueError(f'found shapes {shapes}, expected (n, {dimension}), (n, 4), (n, 2)')
-    lengths = np.linalg.norm(stored.vectors, axis=1)
-    wrong = ~(np.abs(lengths - 1) < 1e-3)  # so that it holds for what is not a number, too
-    if wrong.any():
-        raise DatabaseError(f'{frame.source} {frame.topic} {frame.stamp_ns}: found an embedding of length '
-                            f'{lengths[wrong][0]:g}, expected 1; use precision fp32 or another encoder')
+    check_lengths(stored.vectors, f'{frame.source} {frame.topic} {frame.stamp_ns}',
+                  'use precision fp32 or another encoder')
     return stored
 
 
+def check_lengths(vectors: npt.NDArray[np.float32], whose: str, remedy: str) -> None:
+    """Raises DatabaseError where one of (n, D) embeddings is not of unit length."""
+    lengths = np.sqrt(np.einsum('nd,nd->n', vectors, vectors))
+    wrong = ~(np.abs(lengths - 1) < 1e-3)  # so that it holds for what is not a number, too
+    if wrong.any():
+        raise DatabaseError(f'{whose}: found an embedding of length {lengths[wrong][0]:g}, expected 1; {remedy}')
+
+
 def _array(array: Array, dtype: str) -> npt.NDArray[Any]:
-    if isinstance(array, torch.Tensor):
+    if not isinstance(array, np.ndarray):
         array = array.detach().cpu().numpy()
     return np.ascontiguousarray(array, dtype)
 
@@ -189,7 +214,7 @@ class HashedFile:
     """A file that is written from its beginning on, and whose checksum grows with it."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._file = path, open(path, 'wb')  # noqa: SIM115 - open until close()
+        self._path, self._file = path, create(path)
         self._digest, self._size = hashlib.sha256(), 0
 
     def write(self, content: bytes | memoryview) -> int:
@@ -214,38 +239,51 @@ def write_hashed(path: Path, content: bytes) -> FileEntry:
     return file.close()
 
 
+LOCK = 'lock'
+
+
 class Lock:
     """One writer at a time: the kernel gives it back when the process ends, however it ends."""
 
     def __init__(self, root: Path) -> None:
         """Raises DatabaseError when another writer has it."""
-        self._file = open(root / 'lock', 'a+')  # noqa: SIM115 - held until release()
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.seek(0)
-            holder = self._file.read().strip() or 'unknown'
+        self._path = root / LOCK
+        while True:
+            expect(self._path, 'a file')
+            self._file = os.fdopen(os.open(
+                self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666), 'r+b', buffering=0)
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = self._file.read(20).decode('ascii', 'replace').strip() or 'unknown'
+                self._file.close()
+                raise DatabaseError(f'{root}: found a writer at work (process {holder}), expected none; '
+                                    'wait for it or stop it, then try again') from error
+            found = os.fstat(self._file.fileno())
+            with suppress(FileNotFoundError):  # it was removed in between, with a database that did not come about
+                if os.path.samestat(found, self._path.lstat()):
+                    break
             self._file.close()
-            raise DatabaseError(f'{root}: found a writer at work (process {holder}), expected none; '
-                                'wait for it or stop it, then try again') from error
-        self._file.truncate(0)
-        self._file.write(str(os.getpid()))
-        self._file.flush()
+        if found.st_nlink == 1:  # by another name it may be a file of somebody else
+            with suppress(OSError):  # of a full disk: for people only
+                self._file.truncate(0)
+                self._file.write(str(os.getpid()).encode())
 
-    def release(self) -> None:
-        """Lets the next writer in."""
+    def release(self, remove: bool = False) -> None:
+        """Lets the next writer in; `remove`: the file goes, too."""
+        if remove:
+            self._path.unlink(missing_ok=True)
         self._file.close()
 
 
-def sha256_of(path: Path, progress: Callable[[int], None] | None = None) -> str:
+def sha256_of(file: io.FileIO, progress: Callable[[int], None] | None = None) -> str:
     """SHA-256 of a file, hexadecimal; `progress` is called with the bytes of each step."""
     digest = hashlib.sha256()
-    with open(path, 'rb', buffering=0) as file:
-        buffer = memoryview(bytearray(1 << 20))
-        while size := file.readinto(buffer):
-            digest.update(buffer[:size])
-            if progress:
-                progress(size)
+    buffer = memoryview(bytearray(1 << 20))
+    while size := file.readinto(buffer):
+        digest.update(buffer[:size])
+        if progress:
+            progress(size)
     return digest.hexdigest()
 
 
@@ -261,8 +299,7 @@ def sync(path: Path) -> None:
 def write_durably(path: Path, content: bytes) -> None:
     """Replaces a file in one step: a reader sees the old content or the new one, also after a power cut."""
     beside = path.with_name(path.name + '.new')
-    beside.write_bytes(content)
-    sync(beside)
+    write_hashed(beside, content)
     os.replace(beside, path)
     sync(path.parent)
 
@@ -280,40 +317,199 @@ def arrays_to_bytes(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
     return buffer.getvalue()
 
 
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
-"""What reading a damaged file of a database raises."""
+def read_arrays(root: Path, name: str) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an .npz file of a folder, as `arrays_to_bytes` makes it.
+
+    Raises:
+        one of UNREADABLE: damaged, or made to take more memory than it has bytes.
+    """
+    content = read_inside(root, name, LARGEST_ARRAYS)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = archive.infolist()
+        if sum(member.file_size for member in members) > len(content):
+            raise ValueError(f'{len(content)} bytes that say they hold more')
+        return {member.filename.removesuffix('.npy'): read_array(archive.read(member)) for member in members}
+
+
+def read_array(content: bytes) -> npt.NDArray[Any]:
+    """The array of an .npy file.
+
+    Raises:
+        one of UNREADABLE: damaged, or its header says more than it holds.
+    """
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):
+        raise ValueError(f'version {version} of NPY, expected (1, 0)')
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    expected = dtype.itemsize * math.prod(shape)
+    if dtype.hasobject or min(shape, default=0) < 0 or expected != len(content) - file.tell():
+        raise ValueError(f'{len(content) - file.tell()} bytes of {dtype} with the shape {shape}')
+    file.seek(0)
+    return np.load(file, allow_pickle=False)
+
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, RecursionError,
+              MemoryError, NotImplementedError, RuntimeError, SyntaxError, OverflowError)
+"""What reading a damaged file of a database raises; the last ones come from zipfile and from the headers of NPY."""
+
+LARGEST_ARRAYS, LARGEST_NAMES = 4 << 30, 64 << 20
+"""Bytes of an .npz file, and of names.json: beyond any that was written."""
 
 GROWING = (
     ('vectors.f32', np.dtype('<f4'), 0), ('boxes.i32', np.dtype('<i4'), 4), ('positions.f32', np.dtype('<f4'), 2))
 """Files of numbers: name, type, columns (0: the dimension of the embeddings)."""
 
-PICTURES = 'thumbnails.bin'
+FRAMES, NAMES, PICTURES, STATISTICS = 'frames.npy', 'names.json', 'thumbnails.bin', 'statistics.npz'
+FILES = (*(name for name, _, _ in GROWING), FRAMES, NAMES, PICTURES, STATISTICS)
+"""What a part consists of."""
+
+
+class StoredFile:
+    """A file of a database that is read in pieces. It stays open, and cannot end the process.
+
+    A map of it into memory could: whoever cuts the file, or copies another over it, has the kernel end every process
+    that looks there (SIGBUS).
+    """
+
+    def __init__(self, root: Path, name: str) -> None:
+        """Raises DatabaseError where it is no regular file inside, OSError where it is missing."""
+        self.path = root / name
+        self._file = open_inside(root, name)
+        weakref.finalize(self, self._file.close)
+        self._written = self._last_write()
+        self.size = self._written[0]
+
+    def _last_write(self) -> tuple[int, int]:
+        found = os.fstat(self._file.fileno())
+        return found.st_size, found.st_mtime_ns
+
+    def read(self, start: int, buffer: memoryview) -> None:
+        """Fills a buffer.
+
+        Raises:
+            DatabaseError: it was changed since it was opened.
+        """
+        buffer, filled = buffer.cast('B'), 0
+        while filled < len(buffer) and (size := os.preadv(self._file.fileno(), [buffer[filled:]], start + filled)):
+            filled += size
+        if filled < len(buffer) or self._last_write() != self._written:
+            raise DatabaseError(f'{self.path}: was changed while it was open; {RESTORE}, and open it anew '
+                                '(reload_database)')
+
+    def rows(self, dtype: np.dtype[Any], columns: int) -> npt.NDArray[Any]:
+        """The whole file as an array of so many columns, in memory.
+
+        Raises:
+            ValueError: it ends in the middle of a row.
+        """
+        width = dtype.itemsize * columns
+        if self.size % width:
+            raise ValueError(f'{self.path.name}: found {self.size} bytes, expected rows of {width}')
+        found = np.empty((self.size // width, columns), dtype)
+        if found.size:
+            self.read(0, found.view(np.uint8).data)
+        return found
+
+
+class StoredVectors:
+    """(N, D) float32 in a file; a slice or an array of rising indices of it is read when it is asked for."""
+
+    def __init__(self, file: StoredFile, dimension: int) -> None:
+        """Raises ValueError where the file ends in the middle of a row."""
+        self._file, self._width = file, 4 * dimension
+        if file.size % self._width:
+            raise ValueError(f'{file.path.name}: found {file.size} bytes, expected rows of {self._width}')
+        self.shape = (file.size // self._width, dimension)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        if not isinstance(rows, slice):
+            return np.concatenate([np.zeros((0, self.shape[1]), np.float32), *(
+                self[first:last + 1] for first, last in _runs(np.asarray(rows)))])
+        start, stop, step = rows.indices(len(self))
+        assert step == 1
+        found = np.empty((max(0, stop - start), self.shape[1]), '<f4')
+        if len(found):
+            self._file.read(start * self._width, found.view(np.uint8).data)
+        return found
+
+
+def _runs(rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """(first, last) of each run of indices that follow each other."""
+    if not len(rows):
+        return
+    ends = np.flatnonzero(np.diff(rows) != 1)
+    yield from zip(rows[np.r_[0, ends + 1]].tolist(), rows[np.r_[ends, len(rows) - 1]].tolist(), strict=True)
 
 
 class Part:
-    """One folder of embeddings, memory-mapped; its files are open as long as somebody has it."""
+    """One folder of embeddings. Boxes and positions are in memory; vectors and pictures are read when asked for."""
 
-    def __init__(self, folder: Path, dimension: int) -> None:
-        """Raises DatabaseError when a file is missing or does not hold what its name says."""
-        self.folder = folder
+    def __init__(self, root: Path, name: str, dimension: int) -> None:
+        """Of a database's folder, and the name of the part in it.
+
+        Raises:
+            DatabaseError: a file is missing, or does not hold what its name says, or files contradict each other.
+        """
+        self.folder = root / name
+        self._told = False
         try:
-            self.frames = np.load(folder / 'frames.npy', allow_pickle=False)
-            self.vectors, self.boxes, self.positions = (
-                _map(folder / name, dtype, columns or dimension) for name, dtype, columns in GROWING)
-            names = json.loads((folder / 'names.json').read_bytes())
-            self._sources = [(str(path), str(sha256)) for path, sha256 in names['sources']]
-            self._topics = [str(topic) for topic in names['topics']]
+            self.frames = read_array(read_inside(root, f'{name}/{FRAMES}', LARGEST_ARRAYS))
+            (vectors, _, _), *others = GROWING
+            self.vectors = StoredVectors(StoredFile(root, f'{name}/{vectors}'), dimension)
+            self.boxes, self.positions = (
+                StoredFile(root, f'{name}/{file}').rows(dtype, columns) for file, dtype, columns in others)
+            names = json.loads(read_inside(root, f'{name}/{NAMES}', LARGEST_NAMES))
+            self._sources = [(_text(path), _text(sha256)) for path, sha256 in names['sources']]
+            self._topics = [_text(topic) for topic in names['topics']]
             # Kept open: the files of an old version may be unlinked while a reader still has it.
-            self._thumbnails = os.open(folder / PICTURES, os.O_RDONLY)
-            weakref.finalize(self, os.close, self._thumbnails)
-            with np.load(folder / 'statistics.npz', allow_pickle=False) as stored:
-                self.statistics = Statistics(int(stored['count']), stored['mean'], stored['squares'])
+            self._thumbnails = StoredFile(root, f'{name}/{PICTURES}')
+            stored = read_arrays(root, f'{name}/{STATISTICS}')
+            self.statistics = Statistics(int(stored['count']), stored['mean'], stored['squares'])
         except UNREADABLE as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise DatabaseError(f'{folder}: unreadable ({reason}); restore it from a copy or record anew') from error
-        if self.frames.dtype != FRAME_TYPE or self.frames['count'].sum() != len(self.vectors):
-            raise DatabaseError(f'{folder / "frames.npy"}: found {int(self.frames["count"].sum())} vectors of '
-                                f'{self.frames.dtype}, expected {len(self.vectors)} of {FRAME_TYPE}; record anew')
+            raise DatabaseError(f'{self.folder}: unreadable ({reason}); {RESTORE}') from error
+        counts = self.frames['count'] if self.frames.dtype == FRAME_TYPE and self.frames.ndim == 1 else np.zeros(0)
+        if self.frames.dtype != FRAME_TYPE or counts.sum() != len(self.vectors):
+            raise DatabaseError(f'{self.folder / FRAMES}: found {int(counts.sum())} vectors of {self.frames.dtype}, '
+                                f'expected {len(self.vectors)} of {FRAME_TYPE}; {RESTORE}')
+        self._check(dimension)
+
+    def _check(self, dimension: int) -> None:
+        """What would fail only when somebody looks there, which is at an anomaly, fails at once."""
+        frames, statistics, vectors = self.frames, self.statistics, len(self.vectors)
+        boxes, positions = (name for name, _, _ in GROWING[1:])
+
+        def expect_that(holds: Any, file: str, expected: str) -> None:
+            if not holds:
+                raise DatabaseError(f'{self.folder / file}: found other than {expected}, which is expected; {RESTORE}')
+
+        counts = frames['count']
+        expect_that((counts >= 0).all() and (frames['first'] == np.cumsum(counts) - counts).all(), FRAMES,
+                    'frames whose vectors follow each other')
+        expect_that(_within(frames['source'], 0, len(self._sources)) and _within(frames['topic'], 0, len(self._topics)),
+                    FRAMES, f'sources and topics of {NAMES}')
+        expect_that(_within(frames['stamp_ns'], STAMPS.start, STAMPS.stop), FRAMES, 'stamps of ROS')
+        expect_that(_within(frames['height'], 1, LARGEST_BOX) and _within(frames['width'], 1, LARGEST_BOX), FRAMES,
+                    'sizes of pictures')
+        pictures, sizes = frames['thumbnail'], frames['thumbnail_size']
+        expect_that(_within(pictures, 0, self._thumbnails.size + 1) and _within(sizes, 0, self._thumbnails.size + 1)
+                    and _within(pictures + sizes, 0, self._thumbnails.size + 1), FRAMES, f'pictures in {PICTURES}')
+        expect_that(len(self.boxes) == vectors and _within(self.boxes, 0, LARGEST_BOX), boxes,
+                    f'boxes of {vectors} vectors, in pixels')
+        expect_that(len(self.positions) == vectors and _within(self.positions, 0, 1.001), positions,
+                    f'centres of {vectors} vectors, 0 to 1')
+        expect_that(statistics.mean.shape == statistics.squares.shape == (dimension,) and statistics.count >= 0
+                    and np.isfinite(statistics.mean).all() and np.isfinite(statistics.squares).all()
+                    and (statistics.squares >= 0).all(), STATISTICS, f'finite numbers for {dimension} dimensions')
+
+    def check_vectors(self) -> None:
+        """Raises DatabaseError where an embedding is not of unit length."""
+        for start in range(0, len(self.vectors), CHUNK):
+            check_lengths(self.vectors[start:start + CHUNK], f'{self.folder}: vectors from {start} on', RESTORE)
 
     def record(self, index: int, held_out: bool) -> FrameRecord:
         """Provenance of a frame of this part."""
@@ -342,19 +538,27 @@ class Part:
                 yield path, sha256, tuple(self._topics[topic] for topic in np.unique(rows['topic'])), rows['stamp_ns']
 
     def thumbnail(self, index: int) -> bytes:
-        """JPEG of a frame of this part; empty where none was kept."""
+        """JPEG of a frame of this part; empty where none was kept, or the file was changed since it was opened."""
         row = self.frames[index]
-        return os.pread(self._thumbnails, int(row['thumbnail_size']), int(row['thumbnail']))
+        picture = bytearray(int(row['thumbnail_size']))
+        try:
+            self._thumbnails.read(int(row['thumbnail']), memoryview(picture))
+        except (DatabaseError, OSError) as error:  # a verdict is worth more than its picture
+            if not self._told:
+                logger.error('%s', error)
+            self._told = True
+            return b''
+        return bytes(picture)
 
 
-def _map(path: Path, dtype: np.dtype[Any], columns: int) -> npt.NDArray[Any]:
-    size, width = path.stat().st_size, dtype.itemsize * columns
-    if size % width:
-        raise ValueError(f'{path.name}: found {size} bytes, expected rows of {width}')
-    if not size:
-        return np.zeros((0, columns), dtype)
-    # A plain array over the map: the memmap class costs microseconds on every slice.
-    return np.memmap(path, dtype, 'r').reshape(-1, columns).view(np.ndarray)
+def _within(values: npt.NDArray[Any], first: int, end: float) -> bool:
+    return not values.size or bool(first <= values.min() and values.max() < end)  # not so for NaN
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f'{value!r:.40} among the names')
+    return value
 
 
 class FrameSequence(Sequence[NominalFrame]):
@@ -407,13 +611,13 @@ class PartWriter:
         self._rows: list[tuple[int, ...]] = []
         self._thumbnails = 0
         self._statistics = Statistics.over(np.zeros((0, dimension), np.float32))
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
+        make_folder(folder)
         self._names = [*(name for name, _, _ in GROWING), PICTURES]
         self._digests = [hashlib.sha256() for _ in self._names]
         self._files: list[IO[bytes]] = []
         for name in self._names:
-            mode = 'r+b' if (folder / name).exists() else 'w+b'
-            self._files.append(open(folder / name, mode))  # noqa: SIM115 - open until close()
+            self._files.append(open_to_change(folder / name))
 
     @property
     def frames(self) -> int:
@@ -444,7 +648,7 @@ class PartWriter:
     def read(self, vectors: int, thumbnail_size: int) -> list[bytes]:
         """The pieces of the next frame that is in the files but not yet counted in; short where they end."""
         sizes = [*(vectors * width for width in self._widths), thumbnail_size]
-        return [os.pread(file.fileno(), size, start)
+        return [os.pread(file.fileno(), min(size, max(0, os.fstat(file.fileno()).st_size - start)), start)
                 for file, size, start in zip(self._files, sizes, self._ends, strict=True)]
 
     def truncate(self) -> None:
@@ -484,9 +688,9 @@ class PartWriter:
         np.save(frames, np.array(self._rows, FRAME_TYPE), allow_pickle=False)
         stored = statistics or self._statistics
         rest = {
-            'frames.npy': frames.getvalue(),
-            'names.json': json.dumps({'sources': list(self._sources), 'topics': list(self._topics)}).encode(),
-            'statistics.npz': arrays_to_bytes(
+            FRAMES: frames.getvalue(),
+            NAMES: json.dumps({'sources': list(self._sources), 'topics': list(self._topics)}).encode(),
+            STATISTICS: arrays_to_bytes(
                 {'count': np.array(stored.count), 'mean': stored.mean, 'squares': stored.squares})}
         return entries | {name: write_hashed(self.folder / name, content) for name, content in rest.items()}
 

@@ -17,14 +17,16 @@ Layout of a database folder:
 A new version is written into the folder that carries its number, brought to the disk,
 and published by replacing the manifest at the top. Whatever is interrupted before that
 moment no reader sees: the next writer completes it (the version's own manifest is
-there), takes it back to `staging` (a recording), or removes it. The version before the
-current one is kept, with its files; older ones are removed.
+there, and follows the current one), takes it back to `staging` (a recording), or removes
+it. The version before the current one is kept, with its files; older ones are removed.
+
+No link inside the folder is followed, and nothing is removed but what a manifest of
+this database lists, or what writers name so in an unfinished version.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -32,18 +34,25 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from semanom_ros import __version__
-from semanom_ros.core.database.manifest import (
-    HELD_OUT,
-    MANIFEST,
-    Manifest,
-    PartEntry,
-    Source,
+from semanom_ros.core.database.folder_files import (
+    FILE,
+    FOLDER,
+    RESTORE,
+    expect,
+    kind_of,
+    make_folder,
+    open_inside,
+    remove_files,
+    remove_folder,
 )
+from semanom_ros.core.database.manifest import HELD_OUT, MANIFEST, RECORDED, REVIEWED, Manifest, PartEntry, Source
+from semanom_ros.core.database.published import JOURNAL, STAGING
 from semanom_ros.core.database.storage import (
+    FILES,
+    LOCK,
     FileEntry,
     HashedFile,
     Lock,
-    Part,
     PartWriter,
     Statistics,
     sync,
@@ -52,9 +61,21 @@ from semanom_ros.core.database.storage import (
 from semanom_ros.core.embedding.description import EmbeddingDescription
 from semanom_ros.errors import DatabaseError
 
-STAGING, JOURNAL = 'staging', 'journal'
 FIRST = 'v000001'
-OWN = rf'lock|{FIRST}|{MANIFEST}\.new'  # what an interrupted first recording may leave
+DESCRIPTION = 'description.json'
+"""What makes the embeddings of an unfinished recording; in its folder, and no more in that of the version."""
+CALIBRATION, LEARNED, INDEX = 'calibration.npz', 'learned.npz', 'index.faiss'
+OWN = rf'{LOCK}|{FIRST}|{MANIFEST}\.new'  # what an interrupted first recording may leave
+_KINDS = '|'.join((RECORDED, REVIEWED, HELD_OUT))
+UNFINISHED = re.compile(
+    rf'({JOURNAL}|{DESCRIPTION}|{MANIFEST}|{CALIBRATION}|{LEARNED}|{INDEX}|({_KINDS})(-[0-9]+)?'
+    rf'/({"|".join(map(re.escape, FILES))}))(\.new)?')
+"""What writers put into the folder of a version, and into `staging`."""
+
+
+def exists(root: Path) -> bool:
+    """Whether a folder holds a database, be it damaged."""
+    return bool(kind_of(Path(root) / MANIFEST))
 
 
 class Transaction:
@@ -75,18 +96,26 @@ class Transaction:
         """
         self.root = Path(root)
         self._written: dict[str, FileEntry] = {}
+        self.current: Manifest | None = None
         try:
-            if self.root.exists() and not (self.root / MANIFEST).exists():
+            self._made = not self.root.exists()
+            if not self._made and not self._there(MANIFEST):
                 self._refuse_what_no_first_recording_leaves()
             self.root.mkdir(parents=True, exist_ok=True)
             self._lock = Lock(self.root)
-        except OSError as error:
-            raise DatabaseError(f'{self.root}: not writable ({error.strerror}); give another folder') from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, 'strerror', '') or error
+            raise DatabaseError(f'{self.root}: not writable ({reason}); give another folder') from error
         try:
             self._recover()
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, OSError):
+                raise self.not_written(error) from error
             raise
+
+    def _there(self, name: str) -> bool:
+        return bool(kind_of(self.root / name))
 
     def _refuse_what_no_first_recording_leaves(self) -> None:
         """Of a folder without a manifest: it may hold a database that lost it, or something else."""
@@ -95,7 +124,7 @@ class Transaction:
             raise DatabaseError(f'{self.root / MANIFEST}: missing, expected it beside {versions[-1]}; copy '
                                 f'{self.root / versions[-1] / MANIFEST} there')
         strange = sorted(path.name for path in self.root.iterdir() if not re.fullmatch(OWN, path.name))
-        if strange and not (self.root / STAGING).exists():
+        if strange and not self._there(STAGING):
             raise DatabaseError(f'{self.root}: found {strange[0]} in it, expected a nominal database or an empty '
                                 'folder; give another one')
 
@@ -108,16 +137,31 @@ class Transaction:
     def folder(self) -> Path:
         return self.root / f'v{self.number:06d}'
 
+    @property
+    def previous(self) -> str:
+        """What the next version says of the one before it."""
+        return self.current.identity if self.current else ''
+
     def _recover(self) -> None:
-        top = self.root / MANIFEST
-        self.current: Manifest | None = Manifest.read(top) if top.exists() else None
-        self.recovered = (self.folder / MANIFEST).exists()
+        if self._there(MANIFEST):
+            self.current = Manifest.read(self.root / MANIFEST)
+        for path, kind in ((self.folder, FOLDER), (self.root / STAGING, FOLDER), (self.folder / MANIFEST, FILE),
+                           (self.folder / JOURNAL, FILE)):
+            expect(path, kind)
+        self.recovered = self._there(f'{self.folder.name}/{MANIFEST}')
         if self.recovered:
-            self._make_current(Manifest.read(self.folder / MANIFEST))
-        elif (self.folder / JOURNAL).exists():
+            finished = Manifest.read(self.folder / MANIFEST)
+            if (finished.version, finished.previous) != (self.number, self.previous):
+                raise DatabaseError(f'{self.folder}: found a version that follows another than version '
+                                    f'{self.number - 1} here, expected none; move it away, or {RESTORE}')
+            self._make_current(finished)
+        elif self._there(f'{self.folder.name}/{JOURNAL}'):
             self.folder.rename(self.root / STAGING)
-        elif self.folder.exists():
-            shutil.rmtree(self.folder)
+        else:
+            self._remove_unfinished()
+
+    def _remove_unfinished(self) -> None:
+        remove_folder(self.folder, UNFINISHED.fullmatch)
 
     def add_part(self, writer: PartWriter, kind: str, statistics: Statistics | None = None, whole: bool = True
                  ) -> PartEntry:
@@ -135,15 +179,15 @@ class Transaction:
 
     def copy_part(self, other: Path, manifest: Manifest, entry: PartEntry, folder: Path) -> PartEntry:
         """Copies a part of another database, whose files are sound, into a folder of the next version."""
-        shutil.copytree(other / entry.name, folder)
-        for path in folder.iterdir():
-            sync(path)
-            self._written[self.relative(path)] = manifest.files[f'{entry.name}/{path.name}']
+        make_folder(self.folder)
+        make_folder(folder)
+        for name in FILES:
+            self._copy(other, manifest, f'{entry.name}/{name}', folder / name)
         return replace(entry, name=self.relative(folder))
 
     def new_file(self, name: str) -> HashedFile:
         """A file of the next version to be written; see `add_file`."""
-        self.folder.mkdir(exist_ok=True)
+        make_folder(self.folder)
         return HashedFile(self.folder / name)
 
     def candidate(self, description: EmbeddingDescription, parts: Iterable[PartEntry], change: str) -> Manifest:
@@ -173,12 +217,13 @@ class Transaction:
             held_out_frames=sum(part.frames for part in held_out),
             sources=self._sources(parts, description.dimension), parts=parts, index=None, calibration='', learned=None,
             files={name: entry for name, entry in sorted(known.items()) if name.startswith(folders)}, change=change,
-            created=datetime.now(timezone.utc).isoformat(timespec='seconds'), package_version=__version__)
+            created=datetime.now(timezone.utc).isoformat(timespec='seconds'), package_version=__version__,
+            previous=self.previous)
 
     def _sources(self, parts: Iterable[PartEntry], dimension: int) -> tuple[Source, ...]:
         found: dict[tuple[str, str], Source] = {}
         for entry in parts:
-            part = Part(self.root / entry.name, dimension)
+            part = entry.open(self.root, dimension)
             for path, sha256, topics, stamps in part.sources():
                 old = found.get((path, sha256)) or Source(path, sha256, (), 0, 0, int(stamps.min()), int(stamps.max()))
                 held_out = len(stamps) if entry.kind == HELD_OUT else 0
@@ -194,12 +239,19 @@ class Transaction:
 
     def copy_file(self, other: Path, manifest: Manifest, file: str, name: str) -> str:
         """Copies a file of another database, which is sound, into the next version; how manifests name it then."""
-        self.folder.mkdir(exist_ok=True)
-        shutil.copyfile(other / file, self.folder / name)
-        sync(self.folder / name)
-        relative = self.relative(self.folder / name)
-        self._written[relative] = manifest.files[file]
-        return relative
+        make_folder(self.folder)
+        self._copy(other, manifest, file, self.folder / name)
+        return self.relative(self.folder / name)
+
+    def _copy(self, other: Path, manifest: Manifest, file: str, path: Path) -> None:
+        copy = HashedFile(path)
+        with open_inside(other, file) as original:
+            while piece := original.read(1 << 20):
+                copy.write(piece)
+        found, expected = copy.close(), manifest.files[file]
+        if found != expected:
+            raise DatabaseError(f'{other / file}: was changed while it was copied; try again')
+        self._written[self.relative(path)] = found
 
     def written(self, file: str) -> dict[str, FileEntry]:
         """The entry of a file that was copied here."""
@@ -231,7 +283,7 @@ class Transaction:
 
     def publish(self, manifest: Manifest) -> None:
         """Makes a candidate the current version."""
-        self.folder.mkdir(exist_ok=True)
+        make_folder(self.folder)
         for folder in {self.folder, *(path.parent for path in self.folder.rglob('*'))}:
             sync(folder)
         sync(self.root)
@@ -239,37 +291,81 @@ class Transaction:
         self._make_current(manifest)
 
     def _make_current(self, manifest: Manifest) -> None:
+        folder = self.root / f'v{manifest.version:06d}'
+        remove_files(folder, lambda name: UNFINISHED.fullmatch(name) and name != MANIFEST
+                     and f'{folder.name}/{name}' not in manifest.files)
         write_durably(self.root / MANIFEST, manifest.dumps().encode())
         self.current = manifest
-        (self.root / f'v{manifest.version:06d}' / JOURNAL).unlink(missing_ok=True)
         self._collect_garbage(manifest)
 
     def _collect_garbage(self, manifest: Manifest) -> None:
-        kept = {MANIFEST, *manifest.files, f'v{manifest.version:06d}/{MANIFEST}'}
-        previous = self.root / f'v{manifest.version - 1:06d}' / MANIFEST
-        if previous.exists():
-            with suppress(DatabaseError):  # one that cannot be read cannot be gone back to
-                kept |= {self.relative(previous), *Manifest.read(previous).files}
-        for folder in self.root.glob('v[0-9][0-9][0-9][0-9][0-9][0-9]'):
-            for path in sorted(folder.rglob('*'), reverse=True):
-                if path.is_dir():
-                    if not any(path.iterdir()):
-                        path.rmdir()
-                elif self.relative(path) not in kept:
-                    path.unlink()
-            if not any(folder.iterdir()):
+        """Removes what versions before the one before list and no later one does.
+
+        Each names the one before it: a folder that is called like a version and is none of this database stays.
+        """
+        versions = [manifest]
+        while (before := self._version(versions[-1].version - 1, versions[-1].previous)) is not None:
+            versions.append(before)
+        kept = {name for version in versions[:2] for name in version.files}
+        for version in reversed(versions[2:]):  # the oldest first, its manifest last: what is interrupted goes on
+            for name in version.files.keys() - kept:
+                self._remove(name)
+            self._remove(f'v{version.version:06d}/{MANIFEST}')
+
+    def version_before(self) -> Manifest | None:
+        """The version before the current one; None where there is none.
+
+        Raises:
+            DatabaseError: it is unreadable, or another database's.
+        """
+        current = self.current
+        assert current is not None
+        folder = self.root / f'v{current.version - 1:06d}'
+        expect(folder, FOLDER)
+        if not kind_of(folder / MANIFEST):
+            return None
+        found = Manifest.read(folder / MANIFEST)
+        if (found.version, found.identity) != (current.version - 1, current.previous):
+            raise DatabaseError(f'{folder / MANIFEST}: found version {found.version} of {found.created}, expected the '
+                                f'one that version {current.version} was made of; {RESTORE}')
+        return found
+
+    def _version(self, number: int, identity: str) -> Manifest | None:
+        """An earlier version; None where it is gone, or is another."""
+        folder = self.root / f'v{number:06d}'
+        if not identity or kind_of(folder) != FOLDER:
+            return None
+        with suppress(DatabaseError):  # one that cannot be read cannot be gone back to
+            found = Manifest.read(folder / MANIFEST)
+            return found if (found.version, found.identity) == (number, identity) else None
+        return None
+
+    def _remove(self, name: str) -> None:
+        """Removes a file that a manifest names, and the folders that are empty then; links stay."""
+        path, *folders = [self.root / name, *(self.root / folder for folder in Path(name).parents)][:-1]
+        if any(kind_of(folder) not in (FOLDER, '') for folder in folders):
+            return
+        if kind_of(path) == FILE:
+            path.unlink()
+        for folder in folders:
+            if kind_of(folder) == FOLDER and not any(folder.iterdir()):
                 folder.rmdir()
 
     def close(self) -> None:
-        """Gives the lock back."""
-        self._lock.release()
+        """Gives the lock back; a folder that has not become a database goes, where it was made for this."""
+        empty = self.current is None and self.root.is_dir() and {path.name for path in self.root.iterdir()} <= {LOCK}
+        self._lock.release(remove=empty)
+        if empty and self._made:
+            with suppress(OSError):  # the next writer is at work already
+                self.root.rmdir()
 
     def __enter__(self) -> Transaction:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if error is not None and not (self.folder / MANIFEST).exists():
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if error is not None and not self._there(f'{self.folder.name}/{MANIFEST}'):
+            with suppress(OSError, DatabaseError):  # the next writer tries again
+                self._remove_unfinished()
         self.close()
         if isinstance(error, OSError):
             raise self.not_written(error) from error

@@ -7,6 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from semanom_ros.core.fields import Fields
+from semanom_ros.settings import MethodSettings
+
+LARGEST_SIDE, LARGEST_DIMENSION = 1 << 16, 1 << 16
+"""Pixels, and components of an embedding: beyond any encoder's."""
+
 
 @dataclass(frozen=True)
 class EmbeddingDescription:
@@ -60,10 +66,15 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, sort_keys=True))
 
 
-def parse_description(content: Mapping[str, Any]) -> EmbeddingDescription:
-    """A description from its JSON object; KeyError or TypeError when it is none."""
-    return EmbeddingDescription(**{
-        **content,
-        'input_size': tuple(content['input_size']),
-        'grid_size': tuple(content['grid_size']),
-    })
+def parse_description(fields: Fields) -> EmbeddingDescription:
+    """A description from the fields of its JSON object; ValueError when it is none."""
+    return EmbeddingDescription(
+        encoder=fields.text('encoder'), weights=fields.text('weights'), weights_sha256=fields.text('weights_sha256'),
+        preprocessing_sha256=fields.text('preprocessing_sha256'),
+        input_size=fields.pair('input_size', LARGEST_SIDE), grid_size=fields.pair('grid_size', LARGEST_SIDE),
+        dimension=fields.count('dimension', 1, LARGEST_DIMENSION),
+        variant=fields.choice('variant', MethodSettings.table()['variant'].choices),
+        settings=fields.mapping('settings'),
+        wants_standardizing=fields.optional('wants_standardizing', fields.flag, True),
+        wants_calibration_by_place=fields.optional('wants_calibration_by_place', fields.flag, True),
+        parameters=fields.optional('parameters', fields.mapping, {}))

@@ -17,18 +17,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import torch
 from tqdm import tqdm
 
 from semanom_ros.core.embedding import weight_store
 from semanom_ros.core.embedding.card import Card
-from semanom_ros.core.embedding.device import resolve_device
-from semanom_ros.core.embedding.encoders.encoder import Encoder
-from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
 from semanom_ros.errors import EncoderError, SegmenterError, SemanomError
 from semanom_ros.settings import EncoderSettings, QuerySettings
+
+if TYPE_CHECKING:  # PyTorch, which a listing does without
+    import torch
+
+    from semanom_ros.core.embedding.encoders.encoder import Encoder
+    from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
 
 _PACKAGE = 'semanom_ros'
 
@@ -162,6 +164,8 @@ def load_encoder(settings: EncoderSettings) -> Encoder:
         EncoderError: unknown encoder, weights missing or unfit, or settings that do not fit it.
         ParameterError: no such device or precision.
     """
+    from semanom_ros.core.embedding.device import resolve_device
+
     return _encoder_family(settings.name).load(settings, resolve_device(settings.device))
 
 

@@ -13,24 +13,26 @@ import logging
 import os
 import re
 import shutil
+import sys
 import tempfile
 import urllib.error
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-import torch
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from safetensors.torch import save_file
 
 from semanom_ros.errors import EncoderError, SegmenterError, SemanomError
 
+if TYPE_CHECKING:
+    import torch
+
 STORE_VARIABLE = 'SEMANOM_MODELS'
 RANDOM, LOCAL_FOLDER = 'random:', 'local-dir:'
-SUFFIXES = ('.safetensors', '.pt', '.pth', '.bin')
+SUFFIXES = ('.safetensors', '.pt', '.pth', '.bin', '.ckpt', '.tar')
 RECEIPT = 'fetched.json'
 
 
@@ -129,10 +131,15 @@ class WebFile:
     @property
     def cache_folder(self) -> Path:
         """See RemoteFile."""
-        return Path(torch.hub.get_dir()) / 'checkpoints'
+        if 'torch' in sys.modules:  # it may have been told another folder; it is not imported to be asked
+            return Path(sys.modules['torch'].hub.get_dir()) / 'checkpoints'
+        cache = os.environ.get('XDG_CACHE_HOME', '~/.cache')
+        return Path(os.environ.get('TORCH_HOME', f'{cache}/torch')).expanduser() / 'hub' / 'checkpoints'
 
     def download(self, owner: Owner, folder: Path) -> tuple[Path, str] | None:
         """See RemoteFile."""
+        import torch
+
         folder.mkdir(exist_ok=True)
         try:
             torch.hub.download_url_to_file(self.url, str(folder / self.name))
@@ -223,7 +230,7 @@ def find(owner: Owner, published: Published, weights: str) -> Weights:
     if weights.startswith(LOCAL_FOLDER):
         folder = Path(weights.removeprefix(LOCAL_FOLDER)).expanduser()
         return Weights(owner, folder.name, _weights_file(owner, folder, published.file_names), folder=folder)
-    if '/' in weights or weights.endswith(SUFFIXES):
+    if '/' in weights or weights.lower().endswith(SUFFIXES):
         return Weights(owner, Path(weights).name, _file(owner, Path(weights).expanduser()))
     if weights and weights not in published.tags:
         raise owner.error(
@@ -326,6 +333,8 @@ def sha256_of_file(path: Path) -> str:
 
 def sha256_of_state(state: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 over names, types, shapes and values of all tensors, hexadecimal."""
+    import torch
+
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -379,6 +388,8 @@ def keep(file: Path, kept: Path, read: Callable[[], Mapping[str, torch.Tensor]])
     if file.suffix == '.safetensors':
         shutil.move(file, kept)
     else:
+        from safetensors.torch import save_file
+
         save_file({name: tensor.contiguous().clone() for name, tensor in read().items()}, kept)
 
 
@@ -448,8 +459,11 @@ def _seed(owner: Owner, weights: str) -> int:
 
 
 def _file(owner: Owner, path: Path) -> Path:
-    if not path.is_file():
-        raise owner.error(f'weights file {path} does not exist; correct {owner.parameter}')
-    if path.suffix not in SUFFIXES:
+    if path.is_dir():
+        raise owner.error(f'weights file {path} is a folder; give a file, or {LOCAL_FOLDER}{path}')
+    if not path.is_file():  # a device or a pipe would never end, or keep it waiting
+        found = 'is no regular file' if path.exists() else 'does not exist'
+        raise owner.error(f'weights file {path} {found}; correct {owner.parameter}')
+    if path.suffix.lower() not in SUFFIXES:
         raise owner.error(f'weights file {path}, expected one of {", ".join(SUFFIXES)}')
     return path

@@ -16,23 +16,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from semanom_ros.core.database.manifest import Manifest
-from semanom_ros.core.database.nominal_database import NominalDatabase, read_calibration
+from semanom_ros.core.database.published import read_calibration
 from semanom_ros.core.database.storage import FrameRecord, NominalFrame
-from semanom_ros.core.drift.drift_reference import DriftReference, drift_arrays, sample_of
+from semanom_ros.core.drift.drift_reference import CELLS, DriftReference, drift_arrays, sample_of
 from semanom_ros.core.progress import SILENT, Progress
-from semanom_ros.core.scoring.comparison import Comparison
-from semanom_ros.core.scoring.regions import STRETCH_SECONDS, RegionStatistics
+from semanom_ros.core.scoring.regions import REGION_COLUMNS, REGION_ROWS, STRETCH_SECONDS, RegionStatistics
 from semanom_ros.core.scoring.tail import Tail
 from semanom_ros.core.scoring.timeline import durations_s, runs
-from semanom_ros.errors import DatabaseError
+from semanom_ros.errors import DatabaseError, ParameterError
 from semanom_ros.parameters import Value
-from semanom_ros.settings import AlarmSettings, ScoreSettings, SearchSettings
+from semanom_ros.settings import AlarmSettings, MethodSettings, ScoreSettings, SearchSettings
+
+if TYPE_CHECKING:  # PyTorch, which thresholds do without
+    from semanom_ros.core.database.nominal_database import NominalDatabase
+    from semanom_ros.core.scoring.comparison import Comparison
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +108,13 @@ class Calibration:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray], judge: QueryJudge | None = None) -> Calibration:
-        """From what `calibrate` returned, with the judge that it was made with; {} gives an empty calibration."""
+        """From what `calibrate` returned, with the judge that it was made with; {} gives an empty calibration.
+
+        Raises:
+            DatabaseError: they are no calibration's.
+        """
+        if arrays:
+            _check(arrays)
         regions = None
         if 'region_mean' in arrays:
             regions = RegionStatistics(arrays['region_mean'], arrays['region_deviation'])
@@ -269,9 +278,28 @@ def stored_parameters(arrays: Mapping[str, npt.NDArray]) -> dict[str, Value]:
         DatabaseError: they are no calibration's.
     """
     try:
-        return json.loads(bytes(arrays['settings'])) if arrays else {}
-    except (KeyError, ValueError) as error:
+        stored = json.loads(bytes(arrays['settings'])) if arrays else {}
+        MethodSettings.of(stored)
+        return stored
+    except (KeyError, ValueError, TypeError, RecursionError, ParameterError) as error:
         raise DatabaseError(f'calibration: settings: unreadable ({error}); run semanom db calibrate') from error
+
+
+def _check(arrays: Mapping[str, npt.NDArray]) -> None:
+    """What would fail, or be taken for a threshold, later."""
+    shapes = [arrays[name].shape for name in ('frame_scores', 'frame_stamps', 'frame_streams') if name in arrays]
+    fits = len(shapes) == 3 and len(set(shapes)) == 1 and len(shapes[0]) == 1 and shapes[0][0] > 0
+    regions = [arrays[name] for name in ('region_mean', 'region_deviation') if name in arrays]
+    fits &= not regions or [region.shape for region in regions] == 2 * [(REGION_ROWS, REGION_COLUMNS)]
+    drift = [arrays[name] for name in ('drift_samples', 'drift_stamps', 'drift_streams') if name in arrays]
+    fits &= not drift or (len(drift) == 3 and drift[0].ndim == 2 and drift[0].shape[1] == CELLS + 2
+                          and all(one.shape == drift[0].shape[:1] for one in drift[1:]))
+    finite = all(array.dtype.kind in 'fiu' and np.isfinite(array).all() if name != 'drift_names'
+                 else array.dtype.kind == 'U' and array.ndim == 1 for name, array in arrays.items())
+    if not (fits and finite and all((region > 0).all() for region in regions[1:])):
+        raise DatabaseError(f'calibration: found arrays {", ".join(f"{n} {a.shape}" for n, a in arrays.items())} that '
+                            'do not fit together or are not finite, expected those of one calibration; run semanom db '
+                            'calibrate')
 
 
 def parameters_of(search: SearchSettings, score: ScoreSettings) -> dict[str, Value]:
@@ -298,6 +326,8 @@ def calibrate(database: NominalDatabase, search: SearchSettings, score: ScoreSet
         all (n,), `settings`, `region_mean` and `region_deviation` where distances are judged by their place, and what
         `drift_arrays` gives; {} when no frame can be compared with others.
     """
+    from semanom_ros.core.scoring.comparison import Comparison
+
     own = distances_of(database, Comparison.of(score), MOST_FRAMES, progress, frames)
     if not own:
         log.warning('%s holds no nominal frame that can be compared with others of its own: it stays uncalibrated',

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import CensoredData, expon
 
 SHARE = 0.25  # of the scores that make the tail
 CENSORED = 0.1  # of the tail whose size is not looked at, at least one: so no single frame decides
@@ -41,8 +40,8 @@ class Tail:
         excess = ascending[n - count:].astype(np.float64) - start
         censored = max(1, round(CENSORED * count)) if count > 1 else 0
         highest = excess[count - censored - 1]
-        data = CensoredData(uncensored=excess[:count - censored], right=np.full(censored, highest))
-        scale = float(expon.fit(data, floc=0)[1]) if highest > 0 else 0.0
+        # The most likely mean of exponential values of which some are known to be at least as high as the highest.
+        scale = float((excess[:count - censored].sum() + censored * highest) / (count - censored))
         return cls(start, count / n, scale)
 
     def level(self, rate: float) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from semanom_ros.core.database.nominal_database import read_manifest
+from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.embedding.encoders.encoder import Encoder
 from semanom_ros.core.frames import Frame

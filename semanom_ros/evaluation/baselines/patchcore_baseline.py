@@ -9,7 +9,7 @@ from typing import Any
 
 from semanom_ros.core.curation import operations
 from semanom_ros.core.curation.publishing import EXACT, IndexSettings, Recipe
-from semanom_ros.core.database.nominal_database import read_manifest
+from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.embedding.encoders.encoder import Encoder
 from semanom_ros.core.frames import Frame

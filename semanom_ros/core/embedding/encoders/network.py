@@ -9,9 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from semanom_ros.core.embedding.card import Card
 from semanom_ros.core.embedding.encoders.encoder import Encoder
-from semanom_ros.core.embedding.registry import EncoderFamily
 from semanom_ros.core.embedding.weight_store import reason
 from semanom_ros.errors import EncoderError
 from semanom_ros.settings import EncoderSettings
@@ -95,6 +93,19 @@ class NetworkEncoder(Encoder):
         return features.float()
 
 
+class ChannelsLast(nn.Module):
+    """A network that gives (B, D, rows, columns), with its output as (B, rows, columns, D)."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Features of images (B, 3, H, W); what is no feature map is passed on."""
+        features = self.module(images)
+        return features.permute(0, 2, 3, 1) if isinstance(features, torch.Tensor) and features.ndim == 4 else features
+
+
 def fit_input_size(name: str, asked: tuple[int, int], own: tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:
     """(height, width) in pixels that an encoder gets; (0, 0) asks for its own, cut to whole patches.
 
@@ -132,13 +143,3 @@ def nearest_names(name: str, known: Sequence[str]) -> str:
     """The known names most like a mistyped one, for messages."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     return f'; did you mean {" or ".join(near)}?' if near else ''
-
-
-def encoder_card(family: EncoderFamily, name: str, weights: str, licence: str, dimension: int,
-                 input_size: tuple[int, int]) -> Card:
-    """The card of an encoder whose weights can be fetched; says where they are, or how to get them."""
-    try:
-        note, present = str(family.find(name, weights)), True
-    except EncoderError:
-        note, present = f'semanom models fetch {name} --weights {weights}', False
-    return Card('encoder', name, weights, present, note, licence, dimension, input_size)

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from semanom_ros.core.embedding import weight_store
 from semanom_ros.core.embedding.card import Card
 from semanom_ros.core.embedding.encoders import open_clip
-from semanom_ros.core.embedding.encoders.encoder import Encoder
 from semanom_ros.core.embedding.registry import EncoderFamily
 from semanom_ros.core.embedding.weight_store import LOCAL_FOLDER, Owner, Published, Weights
 from semanom_ros.errors import EncoderError
 from semanom_ros.settings import EncoderSettings
 
+if TYPE_CHECKING:
+    import torch
+
+    from semanom_ros.core.embedding.encoders.encoder import Encoder
+
 NAMES = ('semanom-tiny',)
 FOLDER = Path(__file__).with_name('semanom_tiny')
+DIMENSION = 128  # of its tower, a network of timm
 
 
 class TinyFamily:
     """See EncoderFamily: the one encoder `semanom-tiny`."""
 
     def load(self, settings: EncoderSettings, device: torch.device) -> Encoder:
-        """See EncoderFamily.load, and `open_clip.load_model`."""
+        """See EncoderFamily.load, and `open_clip_models.load_model`."""
         weights = _find(settings.name, settings.weights)
-        return open_clip.load_model(settings, device, settings.name, weights, FOLDER)
+        from semanom_ros.core.embedding.encoders.open_clip_models import load_model  # seconds to import
+
+        return load_model(settings, device, settings.name, weights, FOLDER)
 
     def find(self, name: str, weights: str) -> Path | None:
         """See EncoderFamily.find."""
@@ -39,8 +46,8 @@ class TinyFamily:
         """See EncoderFamily.cards."""
         name, = NAMES
         file = _find(name, '').file
-        described = open_clip.describe(open_clip.read_config(name, FOLDER)['model_cfg'])
-        return [Card('encoder', name, '', True, str(file), 'Apache-2.0', *described)]
+        _, size = open_clip.describe(json.loads((FOLDER / open_clip.CONFIG_FILE).read_text())['model_cfg'])
+        return [Card('encoder', name, '', True, str(file), 'Apache-2.0', DIMENSION, size)]
 
 
 def _find(name: str, weights: str) -> Weights:

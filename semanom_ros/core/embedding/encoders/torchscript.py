@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from semanom_ros.core.embedding.card import Card
-from semanom_ros.core.embedding.device import resolve_dtype
-from semanom_ros.core.embedding.encoders.encoder import Encoder
-from semanom_ros.core.embedding.encoders.network import Colours, NetworkEncoder, fit_input_size
 from semanom_ros.core.embedding.registry import EncoderFamily, model_of
 from semanom_ros.core.embedding.weight_store import reason, sha256_of_file
 from semanom_ros.errors import EncoderError
 from semanom_ros.settings import EncoderSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from semanom_ros.core.embedding.encoders.encoder import Encoder
 
 NAMES = ('torchscript',)
 
@@ -31,6 +31,11 @@ class TorchScriptFamily:
         Without an input size the pictures are 360x640. The arithmetic is fp32 unless another is asked for: a
         traced file may have its types written into it.
         """
+        import torch
+
+        from semanom_ros.core.embedding.device import resolve_dtype
+        from semanom_ros.core.embedding.encoders.network import ChannelsLast, Colours, NetworkEncoder, fit_input_size
+
         name, path = settings.name, self.find(settings.name, settings.weights)
         if settings.features != 'tokens' or settings.layer != -1:
             raise EncoderError(f'encoder {name}: a TorchScript file has only its output; expected encoder_features '
@@ -42,7 +47,7 @@ class TorchScriptFamily:
                                'write it with torch.jit.save') from error
         precision = 'fp32' if settings.precision == 'auto' else settings.precision
         return NetworkEncoder(
-            settings, device, _ChannelsLast(module), name=f'torchscript:{path.name}', weights=path.name,
+            settings, device, ChannelsLast(module), name=f'torchscript:{path.name}', weights=path.name,
             sha256=sha256_of_file(path), settings={}, dtype=resolve_dtype(precision, device), colours=Colours(),
             input_size=fit_input_size(name, settings.input_size, DEFAULT_INPUT_SIZE, (1, 1)))
 
@@ -63,18 +68,6 @@ class TorchScriptFamily:
     def cards(self) -> list[Card]:
         """See EncoderFamily.cards."""
         return []
-
-
-class _ChannelsLast(nn.Module):
-    """(B, D, rows, columns) -> (B, rows, columns, D)."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        features = self.module(images)
-        return features.permute(0, 2, 3, 1) if isinstance(features, torch.Tensor) and features.ndim == 4 else features
 
 
 FAMILY: EncoderFamily = TorchScriptFamily()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 
 from semanom_ros.core.embedding.registry import SegmenterFamily
 from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
 from semanom_ros.core.embedding.segmenters.weightless import WeightlessFamily
 from semanom_ros.core.frames import Frame, Segments
+
+if TYPE_CHECKING:
+    import torch
 
 NAMES = ('topic',)
 

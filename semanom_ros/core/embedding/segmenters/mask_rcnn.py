@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from semanom_ros.core.embedding import weight_store
 from semanom_ros.core.embedding.card import Card
 from semanom_ros.core.embedding.registry import SegmenterFamily
-from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
+from semanom_ros.core.embedding.segmenters.segmenter import Segmenter, inference
 from semanom_ros.core.embedding.weight_store import Owner, Published, WebFile, Weights, reason
 from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.errors import SegmenterError
 from semanom_ros.settings import QuerySettings
+
+if TYPE_CHECKING:
+    import torch
 
 NAMES = ('torchvision',)
 TAG = 'COCO_V1'
@@ -43,6 +45,7 @@ class MaskRCNN(Segmenter):
         Raises:
             SegmenterError: the weights are not those of this network.
         """
+        import torch
         from torchvision.models.detection import maskrcnn_resnet50_fpn_v2  # seconds to import
 
         self.max_segments = max_segments
@@ -58,8 +61,10 @@ class MaskRCNN(Segmenter):
             network.load_state_dict(_state(weights.file))
         self._network = network.to(device).eval()
 
-    @torch.inference_mode()
+    @inference
     def segment(self, frame: Frame, patches: torch.Tensor) -> Segments:
+        import torch
+
         image = frame.image
         pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self._device).permute(2, 0, 1).float() / 255
         found = self._network([pixels])[0]
@@ -111,11 +116,21 @@ def find(weights: str) -> Weights:
     return weight_store.find(OWNER, _published(), weights)
 
 
-def _torchvision_weights() -> Any:
-    """What torchvision says of the weights."""
-    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights
+class _TorchvisionWeights:
+    """What torchvision says of the weights; their address is known without it, which takes seconds to import."""
 
-    return MaskRCNN_ResNet50_FPN_V2_Weights[TAG]
+    url = 'https://download.pytorch.org/models/maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth'
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """With their `categories`."""
+        from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights
+
+        return MaskRCNN_ResNet50_FPN_V2_Weights[TAG].meta
+
+
+def _torchvision_weights() -> _TorchvisionWeights:
+    return _TorchvisionWeights()
 
 
 def _published() -> Published:
@@ -124,6 +139,8 @@ def _published() -> Published:
 
 
 def _state(path: Path) -> dict[str, torch.Tensor]:
+    import torch
+
     remedy = f'fetch them once where there is internet: `semanom models fetch {OWNER.name}`'
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)

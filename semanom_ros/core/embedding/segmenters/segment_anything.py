@@ -12,20 +12,22 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from semanom_ros.core.embedding import weight_store
 from semanom_ros.core.embedding.card import Card
 from semanom_ros.core.embedding.registry import SegmenterFamily
-from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
+from semanom_ros.core.embedding.segmenters.segmenter import Segmenter, inference
 from semanom_ros.core.embedding.weight_store import LOCAL_FOLDER, Owner, reason
 from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.errors import ParameterError, SegmenterError
 from semanom_ros.settings import QuerySettings
+
+if TYPE_CHECKING:
+    import torch
 
 NAMES = ('owlv2+sam2', 'sam2', 'sam')
 LIBRARY = 'transformers'
@@ -80,12 +82,14 @@ class AnySegmenter(Segmenter):
         self._settings = {'points_per_batch': _BATCH, 'points_per_crop': points, 'pred_iou_thresh': least_score,
                           'stability_score_thresh': least_stability}
 
-    @torch.inference_mode()
+    @inference
     def segment(self, frame: Frame, patches: torch.Tensor) -> Segments:
         from PIL import Image  # transformers needs it
 
         found = self._generate(Image.fromarray(frame.image), **self._settings)
         masks = [np.asarray(mask, bool) for mask in found['masks']]
+        import torch
+
         scores = np.asarray(torch.as_tensor(found['scores']).float().cpu(), np.float32).reshape(-1)
         return layered(masks, scores, ('',) * len(masks), frame.image.shape[:2], self.max_segments)
 
@@ -118,7 +122,7 @@ class PromptedSegmenter(Segmenter):
         self._sam = _load(self.name, transformers.Sam2Model, masks).to(device).eval()
         self._sam_processor = _load(self.name, transformers.Sam2Processor, masks)
 
-    @torch.inference_mode()
+    @inference
     def segment(self, frame: Frame, patches: torch.Tensor) -> Segments:
         size = frame.image.shape[0], frame.image.shape[1]
         boxes, scores, numbers = self._boxes(frame.image)
@@ -131,10 +135,11 @@ class PromptedSegmenter(Segmenter):
         masks = self._sam_processor.post_process_masks(found.pred_masks.cpu(), sizes)[0]
         return layered([np.asarray(mask[0], bool) for mask in masks], scores, names, size, self.max_segments)
 
-    @torch.inference_mode()
+    @inference
     def _boxes(self, image: npt.NDArray[np.uint8]
                ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Boxes (N, 4) as corners (x, y, x, y) in pixels, scores (N,) and numbers of prompts (N,), the surest first."""
+        import torch
         from torchvision.ops import nms
 
         given = self._owl_processor(

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
-
-import torch
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from semanom_ros.core.frames import Frame, Segments
+
+if TYPE_CHECKING:  # modules of segmenters are imported to be listed: PyTorch when it is used
+    import torch
+
+Method = TypeVar('Method', bound=Callable[..., Any])
+
+
+def inference(method: Method) -> Method:
+    """`torch.inference_mode` for a method."""
+
+    @wraps(method)
+    def within(*arguments: Any, **named: Any) -> Any:
+        import torch
+
+        with torch.inference_mode():
+            return method(*arguments, **named)
+
+    return cast(Method, within)
 
 
 class Segmenter(ABC):

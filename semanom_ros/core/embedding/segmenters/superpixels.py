@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 
 from semanom_ros.core.embedding.registry import SegmenterFamily
-from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
+from semanom_ros.core.embedding.segmenters.segmenter import Segmenter, inference
 from semanom_ros.core.embedding.segmenters.weightless import WeightlessFamily
 from semanom_ros.core.frames import Frame, Segments
+
+if TYPE_CHECKING:
+    import torch
 
 NAMES = ('embedding',)
 ITERATIONS = 5
@@ -33,8 +36,11 @@ class EmbeddingSegmenter(Segmenter):
     def __init__(self, max_segments: int) -> None:
         self.max_segments = max_segments
 
-    @torch.inference_mode()
+    @inference
     def segment(self, frame: Frame, patches: torch.Tensor) -> Segments:
+        import torch
+        import torch.nn.functional as F
+
         rows, columns, dimension = patches.shape
         vectors = patches.reshape(-1, dimension)
         down = max(1, min(rows, int((self.max_segments * rows / columns) ** 0.5)))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from semanom_ros.core.embedding.card import Card
 from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
 from semanom_ros.errors import SegmenterError
 from semanom_ros.settings import QuerySettings
+
+if TYPE_CHECKING:
+    import torch
 
 
 class WeightlessFamily:

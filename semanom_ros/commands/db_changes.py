@@ -1,0 +1,97 @@
+"""The actions of `semanom db` that compute, and so need PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from semanom_ros.commands.options import recipe_with
+from semanom_ros.commands.progress_bars import Bars
+from semanom_ros.core.curation import operations
+from semanom_ros.core.curation.coverage import Coverage, coverage
+from semanom_ros.core.curation.publishing import IndexSettings
+from semanom_ros.core.database.manifest import Manifest
+from semanom_ros.core.database.nominal_database import NominalDatabase
+from semanom_ros.core.database.published import read_manifest
+from semanom_ros.core.database.transaction import exists
+from semanom_ros.errors import ParameterError, printable
+
+
+def _coverage(arguments: argparse.Namespace) -> None:
+    for path in arguments.databases:
+        print('\n'.join(map(printable, _covered(path, coverage(NominalDatabase.open(path, verify=False))))))
+
+
+def _covered(path: Path, found: Coverage) -> list[str]:
+    places = ('left', 'centre left', 'centre right', 'right')
+    lines = [f'{path}: {found.frames:,} nominal frames, each compared with the others that are not near it in time',
+             '  where: distance of each region as a multiple of the mean (and the factor by which it varies)',
+             '    ' + ' ' * 8 + ''.join(f'{place:>16}' for place in places)]
+    for name, far, factors in zip(('upper', 'middle', 'lower'), found.regions, found.variation, strict=True):
+        lines.append(f'    {name:8}' + ''.join(
+            f'{f"{ratio:.2f} (x{factor:.2f})":>16}' for ratio, factor in zip(far, factors, strict=True)))
+    if found.lights:
+        lines.append('  light: share of the pictures, and their distance as a multiple of what is usual')
+        lines += [f'    {light.name:8}{light.share:>8.0%}' + ('' if math.isnan(light.ratio) else f'{light.ratio:>8.2f}')
+                  for light in found.lights]
+    lines.append('  stretches that are farthest from the rest')
+    lines += [f'    {stretch.ratio:.2f}  {stretch.name}, {stretch.start_s:.0f} to {stretch.end_s:.0f} s'
+              for stretch in found.stretches[:3]]
+    return [*lines, found.advice]
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    before = read_manifest(arguments.output) if exists(arguments.output) else None
+    leading = arguments.output if before else arguments.databases[0]
+    _done(arguments.output, before,
+          operations.merge(arguments.output, arguments.databases, recipe_with(leading, arguments), Bars()))
+
+
+def _remove(arguments: argparse.Namespace) -> None:
+    before = read_manifest(arguments.database)
+    _done(arguments.database, before,
+          operations.remove(arguments.database, arguments.sources, recipe_with(arguments.database, arguments), Bars()))
+
+
+def _compact(arguments: argparse.Namespace) -> None:
+    before = read_manifest(arguments.database)
+    size = arguments.size
+    if arguments.share is not None:
+        size = max(1, round(arguments.share * before.vectors))
+    if not arguments.distance and size is None:
+        raise ParameterError('semanom db compact: found nothing to go by, expected --distance, --size or --share')
+    _done(arguments.database, before, operations.compact(
+        arguments.database, distance=arguments.distance, size=size,
+        recipe=recipe_with(arguments.database, arguments), progress=Bars()))
+
+
+def _calibrate(arguments: argparse.Namespace) -> None:
+    for path in arguments.databases:
+        before = read_manifest(path)
+        _done(path, before, operations.calibrate(path, recipe_with(path, arguments), progress=Bars()))
+
+
+def _index(arguments: argparse.Namespace) -> None:
+    before = read_manifest(arguments.database)
+    index = IndexSettings(arguments.factory, arguments.nprobe)
+    _done(arguments.database, before,
+          operations.build_index(arguments.database, index, recipe_with(arguments.database, arguments), Bars()))
+
+
+def _revert(arguments: argparse.Namespace) -> None:
+    manifest = operations.revert(arguments.database, Bars())
+    print(f'{arguments.database}: version {manifest.version}, {manifest.vectors:,} vectors, {manifest.change}')
+
+
+def _done(path: Path, before: Manifest | None, manifest: Manifest) -> None:
+    was = f' (before: {before.vectors:,})' if before else ''
+    calibrated = 'calibrated' if manifest.calibrated else 'not calibrated: it keeps no frames aside'
+    print(f'{path}: version {manifest.version}, {manifest.vectors:,} vectors{was}, '
+          f'{manifest.size / 1e6:.1f} MB, {calibrated}')
+
+
+ACTIONS: dict[str, Callable[[argparse.Namespace], None]] = {
+    'coverage': _coverage, 'merge': _merge, 'remove': _remove, 'compact': _compact, 'calibrate': _calibrate,
+    'index': _index, 'revert': _revert}

@@ -1,0 +1,111 @@
+"""What lies in the folder of a nominal database, and whether it is as it was written; nothing is searched."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy.typing as npt
+
+from semanom_ros.core.database.folder_files import RESTORE, open_inside
+from semanom_ros.core.database.manifest import MANIFEST, Manifest
+from semanom_ros.core.database.storage import UNREADABLE, read_arrays, sha256_of
+from semanom_ros.core.progress import SILENT, Progress
+from semanom_ros.errors import DatabaseError
+
+STAGING, JOURNAL = 'staging', 'journal'
+"""The folder of a recording that is under way or was interrupted, and in it what confirms its frames."""
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a database's current version.
+
+    Raises:
+        DatabaseError: no such folder, no database in it, or an unreadable manifest.
+    """
+    path = Path(path)
+    try:
+        if not path.is_dir():
+            found = 'a file' if path.is_file() else 'no folder'
+            raise DatabaseError(f'{path}: found {found}, expected a nominal database; make one with semanom record')
+        if not os.path.lexists(path / MANIFEST):
+            if os.path.lexists(path / STAGING) or any(path.glob(f'v*/{JOURNAL}')):
+                raise DatabaseError(f'{path}: found an unfinished recording, expected a nominal database; '
+                                    'run the same semanom record again to finish it')
+            raise DatabaseError(f'{path / MANIFEST}: missing, expected a nominal database; '
+                                'give a folder that semanom record made')
+    except (OSError, ValueError) as error:  # a name that is too long, or none at all
+        raise DatabaseError(f'{path}: unreadable ({getattr(error, "strerror", "") or error}); give another') from error
+    return Manifest.read(path / MANIFEST)
+
+
+def read_calibration(path: Path, manifest: Manifest) -> dict[str, npt.NDArray]:
+    """Arrays that calibration stored; empty when not calibrated.
+
+    Raises:
+        DatabaseError: the file is unreadable.
+    """
+    return _arrays(path, manifest.calibration, f'run semanom db calibrate {path}')
+
+
+def read_learned(path: Path, manifest: Manifest) -> dict[str, npt.NDArray]:
+    """Arrays that `semanom learn` stored; empty when nothing was learned.
+
+    Raises:
+        DatabaseError: the file is unreadable.
+    """
+    file = manifest.learned.file if manifest.learned else ''
+    return _arrays(path, file, f'run semanom learn for {path} again')
+
+
+def _arrays(path: Path, file: str, remedy: str) -> dict[str, npt.NDArray]:
+    if not file:
+        return {}
+    try:
+        return read_arrays(path, file)
+    except UNREADABLE as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DatabaseError(f'{path / file}: unreadable ({reason}); {remedy}') from error
+
+
+def verify_files(path: Path, manifest: Manifest, progress: Progress = SILENT) -> None:
+    """Compares every file with its size and SHA-256 in the manifest.
+
+    Raises:
+        DatabaseError: the first file that is missing or changed.
+    """
+    progress.begin('verify', sum(entry.size for entry in manifest.files.values()), 'B')
+    for name, entry in manifest.files.items():
+        try:
+            with open_inside(path, name) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != entry.size:
+                    raise DatabaseError(f'{path / name}: found {size} bytes, expected {entry.size}; {RESTORE}')
+                found = sha256_of(file, progress.advance)
+        except FileNotFoundError as error:
+            raise DatabaseError(f'{path / name}: missing, expected {entry.size} bytes; {RESTORE}') from error
+        except OSError as error:
+            raise DatabaseError(f'{path / name}: unreadable ({error.strerror}); {RESTORE}') from error
+        if found != entry.sha256:
+            raise DatabaseError(f'{path / name}: found SHA-256 {found}, expected {entry.sha256}; it was changed after '
+                                f'it was written: {RESTORE}')
+    progress.end()
+
+
+def verify(path: Path, progress: Progress = SILENT) -> Manifest:
+    """Checks every file of a database against its manifest, and that each can be opened and fits the others.
+
+    Raises:
+        DatabaseError: the first fault found.
+    """
+    path, manifest = Path(path), read_manifest(path)
+    verify_files(path, manifest, progress)
+    for entry in manifest.parts:
+        entry.open(path, manifest.description.dimension).check_vectors()
+    read_calibration(path, manifest)
+    read_learned(path, manifest)
+    if manifest.index is not None:
+        from semanom_ros.core.database.index_file import read_index  # FAISS, where it is needed
+
+        read_index(path, manifest.index, manifest.description.dimension)
+    return manifest
