@@ -47,7 +47,7 @@ def generate_launch_description() -> LaunchDescription:
 
 def launch_setup(context: LaunchContext) -> list:
     argument = context.launch_configurations
-    launched = LaunchedNode.of(context)
+    launched = LaunchedNode.of(context, NODE_NAME)
     detector = LifecycleNode(
         package='semanom_ros',
         executable='detector',

@@ -90,15 +90,15 @@ class LaunchedNode:
     overrides: dict[str, Any]
 
     @classmethod
-    def of(cls, context: LaunchContext) -> LaunchedNode:
-        """From the arguments of a launch.
+    def of(cls, context: LaunchContext, node: str) -> LaunchedNode:
+        """From the arguments of a launch, for the node of this name.
 
         Raises:
             ParameterError: the parameter file will not do.
         """
         argument = context.launch_configurations
         file = Path(argument['config']).expanduser()
-        settings = Settings.of(read_yaml(file))
+        settings = Settings.of(read_yaml(file, node, argument['namespace']))
         names = words(argument['camera_names']) or list(settings.cameras.camera_names)
         overrides: dict[str, Any] = {'use_sim_time': argument['use_sim_time'] == 'true', 'camera_names': names}
         for name in ('database', 'image_transport'):

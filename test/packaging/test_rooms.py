@@ -14,6 +14,7 @@ FLOORS = (
     ('errors',),
     ('parameters',),
     ('settings',),
+    ('parameter_yaml',),
     ('parameter_files',),
     ('core.progress', 'core.frames', 'core.motion', 'geometry'),
     ('core.embedding',),
