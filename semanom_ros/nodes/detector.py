@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import sys
 import threading
 import time
@@ -19,7 +18,6 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.publisher import Publisher
 from rclpy.task import Future
@@ -36,8 +34,9 @@ from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.msg import DatabaseInfo
 from semanom_ros.parameters import Affects, Value
 from semanom_ros.ros import diagnostics, messages
-from semanom_ros.ros.camera_input import CameraInput, Received
+from semanom_ros.ros.camera_input import CameraInput, Received, names_of
 from semanom_ros.ros.diagnostics import CameraMonitor, Health
+from semanom_ros.ros.guarded_node import SERVICE, GuardedExecutor, GuardedNode
 from semanom_ros.ros.mailbox import Mailbox
 from semanom_ros.ros.node_parameters import NodeParameters, typed_parameters
 from semanom_ros.ros.outputs import CameraOutputs, Judged, When
@@ -84,7 +83,7 @@ class _Drawing:
     judged: Judged
 
 
-class Detector(LifecycleNode):
+class Detector(GuardedNode, LifecycleNode):
     """Scores every camera's latest frame against the nominal database.
 
     Three threads. The executor's receives serialized frames, answers services, publishes
@@ -138,8 +137,8 @@ class Detector(LifecycleNode):
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=steady)
         self.create_timer(WATCH_PERIOD_S, self._watch, clock=steady)
         group = MutuallyExclusiveCallbackGroup()  # of its own: it is held while a database loads in the background
-        self.create_service(Trigger, '~/reload_database', self._on_reload, callback_group=group)
-        self.create_service(Trigger, '~/accept_as_nominal', self._on_accept, callback_group=group)
+        self.create_service(Trigger, '~/reload_database', self._on_reload, qos_profile=SERVICE, callback_group=group)
+        self.create_service(Trigger, '~/accept_as_nominal', self._on_accept, qos_profile=SERVICE, callback_group=group)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Loads encoder and database, warms up, and offers the topics.
@@ -157,12 +156,12 @@ class Detector(LifecycleNode):
         self._publish_diagnostics()  # loading may take long, and the executor waits for it
         try:
             self._settings = self._declared.settings()
-            names = _camera_names(self._settings.cameras.camera_names)
+            names = names_of(self._settings.cameras)
             if not self._settings.cameras.database:
                 raise ParameterError('parameter database: found nothing, expected the folder of a nominal database; '
                                      'record one with `semanom record`')
             self._judge = Judge.load(self._settings.method, self._database_path)
-        except SemanomError as error:
+        except (SemanomError, OSError) as error:  # the other: a name that is too long, a disk that fails
             self._fault = str(error)
             self.get_logger().error(f'cannot configure: {error}')
             self._release(force=True)
@@ -524,6 +523,8 @@ class Detector(LifecycleNode):
             health.add(diagnostics.ERROR, self._stop_fault)
         if self._reload_fault:
             health.add(diagnostics.WARN, self._reload_fault)
+        for fault in self.new_faults():
+            health.add(diagnostics.ERROR, fault)
         judge = self._judge
         if judge is not None:
             for warning in judge.warnings:
@@ -688,25 +689,9 @@ class _Camera:
             self._model = error
 
 
-def _camera_names(names: Sequence[str]) -> list[str]:
-    """Checks that every name can be part of a topic.
-
-    Raises:
-        ParameterError: it cannot, or comes twice.
-    """
-    for name in names:
-        if not re.fullmatch('[A-Za-z][A-Za-z0-9_]*', name) or '__' in name:
-            raise ParameterError(f'parameter camera_names: found {name!r}, expected letters, digits and single '
-                                 'underscores, a letter first; correct it')
-    if len(set(names)) < len(names):
-        raise ParameterError(f'parameter camera_names: found {list(names)!r}, expected every name once; correct it')
-    return list(names)
-
-
 def _run(hanging: list[str]) -> None:
     node = Detector()
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
+    executor = GuardedExecutor(node)
     try:
         executor.spin()
     finally:
