@@ -96,11 +96,12 @@ def readme_tables() -> str:
         ('Recorder', RecorderSettings),
     ):
         rows = '\n'.join(
-            f'| `{p.name}`{" ⟳" if p.live else ""} | `{_in_yaml(p.default)}` | {_sentence(p.description)} |'
+            f'| `{p.name}`{_mark(p)} | `{_in_yaml(p.default)}` | {_sentence(p.description)} |'
             for p in section.table().values()
         )
         sections.append(f'### {title}\n\n| parameter | default | |\n|---|---|---|\n{rows}\n')
-    return '\n'.join(sections) + '\n⟳: may be changed while the detector is active; the others are read at configure.\n'
+    return '\n'.join(sections) + ('\n⟳: may be changed while the detector is active. ⚓: fixed when the node starts. '
+                                  'The others are read at configure.\n')
 
 
 def generated_files(repository: Path) -> dict[Path, str]:
@@ -124,6 +125,10 @@ def generated_files(repository: Path) -> dict[Path, str]:
     }
 
 
+def _mark(parameter: Parameter) -> str:
+    return ' ⟳' if parameter.live else ' ⚓' if parameter.fixed else ''
+
+
 def _explain(parameter: Parameter) -> str:
     details = []
     if parameter.choices:
@@ -132,6 +137,8 @@ def _explain(parameter: Parameter) -> str:
         details.append(f'{parameter.minimum:g} to {parameter.maximum:g}.')
     if parameter.live:
         details.append('May be changed while active.')
+    if parameter.fixed:
+        details.append('Fixed when the node starts.')
     return ' '.join([_sentence(parameter.description).replace('`', ''), *details])
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -113,19 +111,12 @@ def driving_data() -> Path:
 @pytest.fixture
 def ros_domain_id(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A ROS_DOMAIN_ID that no other test on this machine uses at the same time, set in the environment."""
-    folder = Path(tempfile.gettempdir()) / 'semanom_ros_test_domains'
-    folder.mkdir(exist_ok=True)
-    for domain_id in range(1, 100):
-        with open(folder / str(domain_id), 'w') as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            monkeypatch.setenv('ROS_DOMAIN_ID', str(domain_id))
-            monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-            yield domain_id
-            return
-    pytest.fail('all ROS domain ids are in use by other tests')
+    from semanom_ros.ros.background import claimed_domain
+
+    with claimed_domain() as domain_id:
+        monkeypatch.setenv('ROS_DOMAIN_ID', str(domain_id))
+        monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+        yield domain_id
 
 
 @pytest.fixture(scope='session')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import sys
 import threading
@@ -37,6 +38,7 @@ from semanom_ros.ros import diagnostics, messages
 from semanom_ros.ros.camera_input import CameraInput, Received, names_of
 from semanom_ros.ros.diagnostics import CameraMonitor, Health
 from semanom_ros.ros.guarded_node import SERVICE, GuardedExecutor, GuardedNode
+from semanom_ros.ros.library_log import library_log
 from semanom_ros.ros.mailbox import Mailbox
 from semanom_ros.ros.node_parameters import NodeParameters, typed_parameters
 from semanom_ros.ros.outputs import CameraOutputs, Judged, When
@@ -73,6 +75,29 @@ class _Waiting:
     received: Received
     late: bool = False
     answered: bool = False
+
+
+@dataclass(frozen=True)
+class _Flagged:
+    """What was last flagged of a camera.
+
+    Attributes:
+        frame: the picture.
+        result: what was said of it.
+        when: it was received, monotonic seconds.
+    """
+
+    frame: Frame
+    result: FrameResult
+    when: float
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was received; stamps may be of a recording."""
+        return time.monotonic() - self.when
+
+    def __str__(self) -> str:
+        return f'frame {self.result.stamp_ns / 1e9:.3f}, flagged {self.age:.1f} s ago'
 
 
 @dataclass
@@ -197,6 +222,11 @@ class Detector(GuardedNode, LifecycleNode):
         for camera in self._cameras:
             camera.open(self._frames)
         self._state = 'active'
+        judge = self._judge
+        assert judge is not None
+        self.get_logger().info(
+            f'active: watching {", ".join(f"{camera.name} ({camera.topic})" for camera in self._cameras)}, alarm level '
+            f'{judge.level:.4g} of database version {judge.database.manifest.version}')
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -378,14 +408,19 @@ class Detector(GuardedNode, LifecycleNode):
     def _publish(self, camera: _Camera, judged: Judged, received: Received) -> None:
         result, frame = judged.result, judged.frame
         turned = result.verdict is not Verdict.UNKNOWN and camera.drifts(result.drift)
+        if result.anomalous and frame is not None:  # before anybody hears of it, who may accept it at once
+            camera.flagged = _Flagged(frame, result, received.when)
         camera.outputs.publish(When.AT_ONCE, judged)
         if result.timings_ms:  # it went through the pipeline, whatever came of it
-            camera.monitor.processed(result, time.monotonic() - received.when, self._age(result.stamp_ns))
+            age = self._age(result.stamp_ns)
+            camera.monitor.processed(result, time.monotonic() - received.when, age)
+            apart = diagnostics.clocks_apart(age) if age is not None else ''
+            if apart:
+                camera.log.warning(f'{apart}: ages are unknown; for a recording play its time (--clock) and set '
+                                   'use_sim_time, on a vehicle synchronize the clocks', once=True)
         if result.reason is Reason.NOT_FINITE:
             camera.log.error(f'frame {result.stamp_ns} is unknown, {result.reason.words}: {result.explanation}',
                              throttle_duration_sec=LOG_PERIOD_S)
-        if result.anomalous and frame is not None:
-            camera.flagged = frame, result
         if turned:
             self._publish_database_info()
         camera.outputs.publish(When.NEXT, judged)
@@ -479,11 +514,22 @@ class Detector(GuardedNode, LifecycleNode):
         return self._announce_database()
 
     def _accept(self, judge: Judge) -> str:
+        if self._settings.detector.read_only:
+            raise SemanomError('refused: parameter read_only: found true, expected false where services may write to '
+                               'the disk; start the node with read_only:=false')
         flagged = {camera: camera.flagged for camera in self._cameras if camera.flagged is not None}
         if not flagged:
             raise SemanomError('nothing was flagged since the node was configured or since the last call; call this '
                                'after a false alarm')
-        additions = [evidence_for(frame, result) for frame, result in flagged.values()]
+        limit = self._settings.detector.accept_max_age or math.inf
+        flagged, old = ({camera: one for camera, one in flagged.items() if (one.age <= limit) is fresh}
+                        for fresh in (True, False))
+        left_out = ', '.join(f'{camera.name}: {one}' for camera, one in old.items())
+        if not flagged:
+            raise SemanomError(f'too old: found {left_out}, expected at most {limit:g} s; call this right after a '
+                               'false alarm, or raise accept_max_age')
+        what = ', '.join(f'{camera.name}: {one}' for camera, one in flagged.items())
+        additions = [evidence_for(one.frame, one.result) for one in flagged.values()]
         replacement = judge.accepting(additions)
         with self._changing:
             self._judge = replacement.live(self._settings.method.values(Affects.LIVE))
@@ -491,7 +537,8 @@ class Detector(GuardedNode, LifecycleNode):
             if camera.flagged is accepted:
                 camera.flagged = None
         count = sum(len(addition.vectors) for addition in additions)
-        return f'{count} embeddings accepted as nominal; {self._announce_database()}'
+        left_out = f' (left out as too old: {left_out})' if left_out else ''
+        return f'{count} embeddings accepted as nominal, of {what}{left_out}; {self._announce_database()}'
 
     def _announce_database(self) -> str:
         assert self._judge is not None
@@ -548,7 +595,7 @@ class _Camera:
         self.monitor = CameraMonitor()
         self.outputs = CameraOutputs(node, name)
         self.state = CameraState()
-        self.flagged: tuple[Frame, FrameResult] | None = None
+        self.flagged: _Flagged | None = None
         self.drifting = False
         self._node = node
         self._input = CameraInput(node, name, settings.cameras, settings.method.queries, INPUT)
@@ -559,6 +606,11 @@ class _Camera:
             f'no CameraInfo on {self._infos.topic_name}: bearings and markers are left out; publish or remap it')
         self._last_stamp_ns = -1
         self._last_size: tuple[int, int] | None = None
+
+    @property
+    def topic(self) -> str:
+        """Of its images."""
+        return self._input.topic
 
     def open(self, mailbox: Mailbox[_Waiting]) -> None:
         """Lets images in."""
@@ -678,8 +730,7 @@ class _Camera:
 
     def status(self, name: str, settings: DetectorSettings) -> DiagnosticStatus:
         """For `/diagnostics`."""
-        topic = self._input.topic
-        return self.monitor.status(name, self.name, topic, self._node.count_publishers(topic),
+        return self.monitor.status(name, self.name, self.topic, self._node.count_publishers(self.topic),
                                    settings.image_timeout, settings.latency_limit)
 
     def _on_info(self, info: CameraInfo) -> None:
@@ -693,7 +744,8 @@ def _run(hanging: list[str]) -> None:
     node = Detector()
     executor = GuardedExecutor(node)
     try:
-        executor.spin()
+        with library_log(node):
+            executor.spin()
     finally:
         node.destroy_node()
         hanging += node.hanging

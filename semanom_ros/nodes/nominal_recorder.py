@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import queue
 import signal
@@ -40,6 +39,7 @@ from semanom_ros.ros import diagnostics
 from semanom_ros.ros.camera_input import CameraInput, Received, names_of
 from semanom_ros.ros.diagnostics import Health
 from semanom_ros.ros.guarded_node import SERVICE, GuardedExecutor, GuardedNode
+from semanom_ros.ros.library_log import library_log
 from semanom_ros.ros.node_parameters import NodeParameters, typed_parameters
 from semanom_ros.ros.qos import OUTPUT
 from semanom_ros.settings import CameraSettings, MethodSettings, RecorderSettings
@@ -319,7 +319,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     The second ends it also where the encoder hangs. What was recorded by then the next run finds again.
     """
-    logging.basicConfig(level=logging.INFO, format='%(message)s')
     nodes: list[NominalRecorderNode] = []
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -341,7 +340,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rclpy.try_shutdown()
         return 2
     try:
-        return _run(nodes[0])
+        with library_log(nodes[0]):
+            return _run(nodes[0])
     except KeyboardInterrupt:
         os._exit(130)
 
