@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import re
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +18,7 @@ import yaml
 
 from semanom_ros.errors import ParameterError
 from semanom_ros.parameters import Value
-
-LARGEST_FILE = 4_000_000
-"""Bytes of a parameter file."""
+from semanom_ros.small_files import read_small
 
 DEEPEST = 100
 """Levels of a parameter file."""
@@ -83,7 +80,7 @@ def sections_of(path: Path) -> list[NodeSection]:
     """
     try:
         sections: dict[str, NodeSection] = {}
-        events = _Events(str(path), _bytes_of(path))
+        events = _Events(str(path), read_small(path))
         for event in events:
             if isinstance(event, yaml.MappingStartEvent):
                 _read_nodes(events, (), sections)
@@ -133,18 +130,6 @@ def _number(function: ctypes._NamedFuncPointer, code: bytes, *base: int) -> int 
     found = function(ctypes.cast(start, ctypes.c_char_p), ctypes.byref(end), *base)
     whole = end.value == ctypes.addressof(start) + len(code)
     return found if code and whole and ctypes.get_errno() != errno.ERANGE else None
-
-
-def _bytes_of(path: Path) -> bytes:
-    """The content of a file; of a special one, which may have no end, nothing is read."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ParameterError(f'{path}: found no regular file, expected a ROS parameter file; name one')
-    with open(path, 'rb') as file:
-        content = file.read(LARGEST_FILE + 1)
-    if len(content) > LARGEST_FILE:
-        raise ParameterError(f'{path}: found more than {LARGEST_FILE} bytes, expected a ROS parameter file, which is '
-                             'smaller; name one')
-    return content
 
 
 class _Events:

@@ -16,9 +16,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from semanom_ros.commands.options import given_parameters, settings_of
+from semanom_ros.core.embedding.segmenters.segment_anything import read_prompts
+from semanom_ros.core.labelling import read_labels
 from semanom_ros.errors import ParameterError
 from semanom_ros.parameter_files import read_yaml
-from semanom_ros.parameter_yaml import DEEPEST, LARGEST_FILE, sections_of, value_of
+from semanom_ros.parameter_yaml import DEEPEST, sections_of, value_of
+from semanom_ros.small_files import LARGEST
 
 NODE = 'semanom_detector'
 CORPUS = sorted((Path(__file__).resolve().parents[1] / 'corpus' / 'parameters').iterdir())
@@ -184,7 +187,7 @@ BOMB = '/**:\n  ros__parameters:\n    a0: &a0 [x, x]\n' + ''.join(
     (b'[' * 20_000, 'found no mapping|as YAML'), (b'{a: ' * 20_000, f'more than {DEEPEST} levels'),
     (b'/**: {ros__parameters: {a: ' + b'[' * 20_000, 'in a list|as YAML'),
     (b'a:' * 20_000, 'unreadable|no mapping|value'),
-    (BOMB.encode(), 'found the alias'), (b'#' * (LARGEST_FILE + 1), 'found more than'), (b'\xff\xfe\x00\xd8', 'YAML'),
+    (BOMB.encode(), 'found the alias'), (b'#' * (LARGEST + 1), 'found more than'), (b'\xff\xfe\x00\xd8', 'YAML'),
 ], ids=['lists', 'mappings', 'lists_in_parameters', 'keys', 'aliases', 'size', 'code'])
 def test_hostile_files_cost_little(trial: Any, tmp_path: Path, content: bytes, words: str) -> None:
     file = tmp_path / 'file.yaml'
@@ -201,11 +204,22 @@ def test_special_files_are_named(trial: Any, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / 'pipe')
     with trial('Parameters', 'special files', times=5):
         for path, words in ((Path('/dev/zero'), 'no regular file'), (tmp_path / 'pipe', 'no regular file'),
-                            (tmp_path, 'no regular file'), (tmp_path / 'gone', 'No such file'),
+                            (tmp_path, 'Is a directory'), (tmp_path / 'gone', 'No such file'),
                             (Path('/proc/self/mem'), 'unreadable')):
             with pytest.raises(ParameterError, match=words) as caught:
                 settings_of(arguments(path))
             assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(('name', 'read'), [('label_vocabulary', read_labels), ('segmenter_prompts', read_prompts)])
+def test_lists_of_words_are_read_with_the_same_care(
+        trial: Any, tmp_path: Path, name: str, read: Callable[[Path], list[str]]) -> None:
+    large = tmp_path / 'large.txt'
+    large.write_bytes(b'a\n' * LARGEST)
+    with trial('Parameters', 'special files', times=2):
+        for path in (Path('/dev/zero'), large):
+            with pytest.raises(ParameterError, match=rf'parameter {name}: {path} is unreadable .*expected'):
+                read(path)
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / 'semanom_ros'
 
 FLOORS = (
-    ('errors',),
+    ('errors', 'small_files'),
     ('parameters',),
     ('settings',),
     ('parameter_yaml',),
