@@ -386,21 +386,22 @@ def test_record_nominal_from_a_camera_until_it_is_stopped(
 def test_rviz_gets_a_configuration_for_the_cameras(
     launch: Callable[..., Launched], config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a stand-in for RViz, which says what it is started with."""
-    prefix = tmp_path / 'prefix'
+    """With a stand-in for RViz, which keeps what it is started with."""
+    prefix, kept = tmp_path / 'prefix', tmp_path / 'kept.rviz'
     for file in ('share/ament_index/resource_index/packages/rviz2', 'lib/rviz2/rviz2'):
         (prefix / file).parent.mkdir(parents=True)
-        (prefix / file).write_text('#!/bin/sh\ncat "$2"\n')
+        (prefix / file).write_text(f'#!/bin/sh\ncp "$2" {kept}\n')
     (prefix / 'lib/rviz2/rviz2').chmod(0o755)
     monkeypatch.setenv('AMENT_PREFIX_PATH', f'{prefix}{os.pathsep}{os.environ["AMENT_PREFIX_PATH"]}')
     launched = launch(
         'detector.launch.py', config=config, autostart='false', rviz='true', camera_names='[front,rear]',
         image_topic='[/front/image_raw,/rear/image_raw]', image_transport='compressed', namespace='robot'
     )  # fmt: skip
-    launched.wait_for('Overlay 2')
-    for topic in ('/robot/semanom_detector/rear/overlay', '/front/image_raw/compressed'):
-        launched.wait_for(f'Value: {topic}\n')
-    launched.wait_for('QMainWindow State: 000000ff')
+    launched.wait_for(r'rviz2-1\]: process has finished cleanly')
+    content = kept.read_text()
+    for line in ('Value: /robot/semanom_detector/rear/overlay', 'Value: /front/image_raw/compressed', 'Name: Overlay 2',
+                 'QMainWindow State: 000000ff'):
+        assert line in content
     assert launched.interrupt() == 0
 
 
