@@ -398,6 +398,7 @@ def test_rviz_gets_a_configuration_for_the_cameras(
         image_topic='[/front/image_raw,/rear/image_raw]', image_transport='compressed', namespace='robot'
     )  # fmt: skip
     launched.wait_for(r'rviz2-1\]: process has finished cleanly')
+    launched.wait_for(r'detector-2\]: process started')
     content = kept.read_text()
     for line in ('Value: /robot/semanom_detector/rear/overlay', 'Value: /front/image_raw/compressed', 'Name: Overlay 2',
                  'QMainWindow State: 000000ff'):
