@@ -27,8 +27,8 @@ SEGMENTATION = ['transformers>=4.56,<6', 'pillow>=10']
 
 COMMANDS = {
     'semanom': f'{NAME}.cli:main',
-    'detector': f'{NAME}.nodes.detector:main',
-    'nominal_recorder': f'{NAME}.nodes.nominal_recorder:main',
+    'detector': f'{NAME}.nodes.starting:detector',
+    'nominal_recorder': f'{NAME}.nodes.starting:nominal_recorder',
 }
 SHIM = '#!/bin/sh\nexec "$(dirname "$(readlink -f "$0")")/../../bin/{}" "$@"\n'
 

@@ -1,5 +1,7 @@
 """Watches cameras for semantic anomalies: the detector, configured and activated, and RViz where wanted."""
 
+from pathlib import Path
+
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -11,13 +13,25 @@ from launch.actions import (
 )
 from launch.event_handlers import OnProcessExit, OnProcessStart
 from launch.events import Shutdown, matches_action
+from launch.logging import launch_config
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState, StateTransition
+from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
 
-from semanom_ros.ros.launching import BOOLEAN, SHARE, LaunchedNode, config, image_topic, rviz, shared
+from semanom_ros.ros.launching import (
+    BOOLEAN,
+    SHARE,
+    LaunchedNode,
+    config,
+    configure_failed,
+    full_name,
+    image_topic,
+    rviz,
+    shared,
+)
 from semanom_ros.ros.remapping import camera_remappings, words
+from semanom_ros.ros.rviz import rviz_config
 
 NODE_NAME = 'semanom_detector'
 # After Ctrl-C the detector finishes its frame and frees the GPU; launch's 5 seconds can be too few.
@@ -47,7 +61,7 @@ def generate_launch_description() -> LaunchDescription:
 
 def launch_setup(context: LaunchContext) -> list:
     argument = context.launch_configurations
-    launched = LaunchedNode.of(context)
+    launched = LaunchedNode.of(context, NODE_NAME)
     detector = LifecycleNode(
         package='semanom_ros',
         executable='detector',
@@ -65,33 +79,33 @@ def launch_setup(context: LaunchContext) -> list:
         sigterm_timeout=SECONDS_TO_FINISH,
         output='screen',
     )
-    full_name = '/'.join(['', *filter(None, argument['namespace'].split('/')), NODE_NAME])
+    detector_name = full_name(argument['namespace'], NODE_NAME)
     actions = []
     if argument['rviz'] == 'true':  # the first: where RViz is missing, launch gives up and forgets what it has started
-        actions.append(rviz_node(argument, f'{full_name}/{launched.cameras[0]}', launched.image_topics))
+        actions.append(rviz_node(argument, detector_name, launched))
     if argument['autostart'] == 'true':  # its handlers come before what they wait for
-        actions += autostart(detector, full_name)
+        actions += autostart(detector, detector_name)
     return [*actions, detector]
 
 
-def autostart(detector: LifecycleNode, full_name: str) -> list:
+def autostart(detector: LifecycleNode, detector_name: str) -> list:
     """Configures the detector when it runs, and activates it when that worked."""
 
     def request(transition: int) -> EmitEvent:
         return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(detector), transition_id=transition))
 
-    def configure_failed(event: object) -> bool:
-        return (
-            isinstance(event, StateTransition)
-            and event.action is detector
-            and event.start_state in ('configuring', 'errorprocessing')
-            and event.goal_state == 'unconfigured'
-        )
-
     # A request to a process that is gone would be waited for without end.
     ended = 'The detector ended before it could be configured: its log above says why.'
     never_ran = OnProcessExit(
         target_action=detector, on_exit=[LogInfo(msg=ended), EmitEvent(event=Shutdown(reason=ended))]
+    )
+    # Once: who configures it later, by hand or after mending what failed, has not asked for more.
+    activate = OnStateTransition(
+        target_lifecycle_node=detector,
+        start_state='configuring',
+        goal_state='inactive',
+        entities=[request(Transition.TRANSITION_ACTIVATE)],
+        handle_once=True,
     )
     return [
         RegisterEventHandler(never_ran),
@@ -106,38 +120,32 @@ def autostart(detector: LifecycleNode, full_name: str) -> list:
                 handle_once=True,
             )
         ),
+        RegisterEventHandler(activate),
         RegisterEventHandler(
             OnStateTransition(
-                target_lifecycle_node=detector,
-                start_state='configuring',
-                goal_state='inactive',
-                entities=[request(Transition.TRANSITION_ACTIVATE)],
-            )
-        ),
-        RegisterEventHandler(
-            OnStateTransition(
-                matcher=configure_failed,
+                matcher=lambda event: configure_failed(event) and event.action is detector,
                 entities=[
                     LogInfo(
                         msg='The detector is not configured: its log above says why. Mend that, then: '
-                        f'ros2 lifecycle set {full_name} configure'
-                    )
+                        f'ros2 lifecycle set {detector_name} configure, and activate'
+                    ),
+                    UnregisterEventHandler(activate),
                 ],
+                handle_once=True,
             )
         ),
     ]
 
 
-def rviz_node(argument: dict[str, str], camera: str, image_topics: list[str]) -> Node:
-    """RViz with one camera's outputs, those below `camera`; its configuration names /semanom_detector/camera."""
-    outputs = ('overlay', 'anomaly_map', 'markers')
-    remappings = [(f'/{NODE_NAME}/camera/{output}', f'{camera}/{output}') for output in outputs]
-    if image_topics:
-        remappings.append(('/camera/image_raw', image_topics[0].removesuffix('/compressed')))
+def rviz_node(argument: dict[str, str], detector_name: str, launched: LaunchedNode) -> Node:
+    """RViz with the outputs of the detector's cameras; its configuration lies with the launch's logs."""
+    template = (SHARE / 'config' / 'semanom.rviz').read_text()
+    file = Path(launch_config.log_dir) / 'semanom.rviz'
+    compressed = launched.transport == 'compressed'
+    file.write_text(rviz_config(template, detector_name, launched.cameras, launched.image_topics, compressed))
     return Node(
         package='rviz2',
         executable='rviz2',
-        arguments=['-d', str(SHARE / 'config' / 'semanom.rviz'), '--fixed-frame', argument['fixed_frame']],
+        arguments=['-d', str(file), '--fixed-frame', argument['fixed_frame']],
         parameters=[{'use_sim_time': argument['use_sim_time'] == 'true'}],
-        remappings=remappings,
     )

@@ -4,6 +4,7 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 
+from semanom_ros.parameter_files import RECORDER
 from semanom_ros.ros.launching import BOOLEAN, LaunchedNode, config, image_topic, shared
 from semanom_ros.ros.remapping import camera_remappings, words
 
@@ -35,7 +36,7 @@ def generate_launch_description() -> LaunchDescription:
 
 def launch_setup(context: LaunchContext) -> list:
     argument = context.launch_configurations
-    launched = LaunchedNode.of(context)
+    launched = LaunchedNode.of(context, RECORDER)
     overrides = launched.overrides
     bags = words(argument['bags']) or [bag for bag in launched.settings.recorder.bags if bag]
     if argument['append']:

@@ -1,5 +1,7 @@
 """Plays a recording to the detector and shows what it finds in RViz."""
 
+import math
+import sys
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription
@@ -14,14 +16,27 @@ from launch.actions import (
 )
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
+from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_ros.actions import LifecycleNode
 from launch_ros.event_handlers import OnStateTransition
 
-from semanom_ros.errors import BagError
+from semanom_ros.errors import BagError, ParameterError, SemanomError
+from semanom_ros.parameter_files import DETECTOR
 from semanom_ros.recordings.bags import COMPRESSED_IMAGE, BagReader
-from semanom_ros.ros.launching import SHARE, config, image_topic, rviz, shared
+from semanom_ros.ros.launching import (
+    SHARE,
+    LaunchedNode,
+    config,
+    configure_failed,
+    full_name,
+    image_topic,
+    rviz,
+    shared,
+)
 from semanom_ros.ros.middleware import large_image_settings
 from semanom_ros.ros.remapping import words
+from semanom_ros.ros.replaying import topics_to_play
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -45,10 +60,14 @@ def generate_launch_description() -> LaunchDescription:
 def launch_setup(context: LaunchContext) -> list:
     argument = context.launch_configurations
     bag = Path(argument['bag']).expanduser()
+    rate = rate_of(argument['rate'])
+    launched = LaunchedNode.of(context, DETECTOR)
     with BagReader(bag) as reader:
         image_topics = [reader.image_topic(topic) for topic in words(argument['image_topic']) or ['']]
         kinds = {reader.topics[topic] for topic in image_topics}
         clock = [] if '/clock' in reader.topics else ['--clock']
+        played = topics_to_play(reader.topics)
+        frames = [sum(1 for _ in reader.raw([topic])) for topic in image_topics]
     if len(kinds) > 1:
         raise BagError(f'{bag}: found {", ".join(image_topics)} both raw and compressed, expected one kind; choose')
     forwarded = ('database', 'camera_info_topic', 'segments_topic', 'camera_names', 'config', 'namespace', 'rviz',
@@ -63,20 +82,59 @@ def launch_setup(context: LaunchContext) -> list:
             'autostart': 'true',
         }.items(),
     )
+    scores = [
+        part
+        for camera, count in zip(launched.cameras, frames, strict=False)
+        for part in ('--score', camera, f'{full_name(argument["namespace"], DETECTOR)}/{camera}/score', str(count))
+    ]
+    play = ['ros2', 'bag', 'play', str(bag), *clock, '--rate', argument['rate'], '--topics', *played]
     player = ExecuteProcess(
-        cmd=['ros2', 'bag', 'play', str(bag), *clock, '--rate', argument['rate']],
+        cmd=[sys.executable, '-m', 'semanom_ros.ros.replaying', *scores, '--rate', str(rate), '--', *play],
         additional_env=large_image_settings(),
         name='player',
         output='screen',
     )
-    # No frame is played past a detector that still loads.
-    play = OnStateTransition(goal_state='active', entities=[player], handle_once=True)
-    if argument['rviz'] == 'true':
-        end = [LogInfo(msg='The recording is at its end. Ctrl-C ends detector and RViz.')]
-    else:
-        end = [LogInfo(msg='The recording is at its end.'), EmitEvent(event=Shutdown(reason='end of the recording'))]
+
+    def player_ended(event: ProcessExited, context: LaunchContext) -> list:
+        if context.is_shutdown:
+            return []
+        if event.returncode:
+            raise SemanomError(f'the player ended with status {event.returncode}, expected 0; its log above says why')
+        if argument['rviz'] == 'true':
+            return [LogInfo(msg='The recording is at its end. Ctrl-C ends detector and RViz.')]
+        return [LogInfo(msg='The recording is at its end.'), EmitEvent(event=Shutdown(reason='end of the recording'))]
+
+    def detector_ended(event: ProcessExited, context: LaunchContext) -> None:
+        if not context.is_shutdown:
+            raise SemanomError(f'the detector ended with status {event.returncode}; its log above says why')
+
+    def not_configured(context: LaunchContext) -> None:
+        raise SemanomError('the detector is not configured; its log above says why')
+
     return [
-        RegisterEventHandler(play),
-        RegisterEventHandler(OnProcessExit(target_action=player, on_exit=end)),
+        # No frame is played past a detector that still loads.
+        RegisterEventHandler(OnStateTransition(goal_state='active', entities=[player], handle_once=True)),
+        RegisterEventHandler(
+            OnStateTransition(matcher=configure_failed, entities=[OpaqueFunction(function=not_configured)])
+        ),
+        RegisterEventHandler(OnProcessExit(target_action=player, on_exit=player_ended)),
+        RegisterEventHandler(
+            OnProcessExit(target_action=lambda action: isinstance(action, LifecycleNode), on_exit=detector_ended)
+        ),
         detector,
     ]
+
+
+def rate_of(text: str) -> float:
+    """The rate that an argument gives.
+
+    Raises:
+        ParameterError: it is none.
+    """
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise ParameterError(f'rate: found {text}, expected a number above 0; 1.0 plays as fast as recorded')
+    return rate

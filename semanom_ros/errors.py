@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 _LFS_POINTER = b'version https://git-lfs.github.com/spec/'
+_USER = re.compile(r'(\w[\w+.-]*://)[^\s/@\'"]*@(?=[^\s/])')
+_QUERY = re.compile(
+    r'(?<=[?&;])([\w.~%+-]*(?:key|token|secret|passw|pwd|auth|sig|credential)[\w.~%+-]*)=[^\s&;#\'")]+', re.I)
+_BEARER = re.compile(r'\b(Bearer|Basic)\s+[\w.~+/=-]{6,}', re.I)
+
+
+def without_secrets(text: str) -> str:
+    """A text with users, passwords and keys in its addresses and headers struck out.
+
+    >>> without_secrets('https://me:word@host/v1?api_key=1234&page=2 gives 403')
+    'https://***@host/v1?api_key=***&page=2 gives 403'
+    """
+    return _BEARER.sub(r'\1 ***', _QUERY.sub(r'\1=***', _USER.sub(r'\1***@', text)))
 
 
 class SemanomError(Exception):
@@ -12,8 +26,12 @@ class SemanomError(Exception):
 
     The message is one line: the thing, the value found, the value expected, and
     what to do next. Command lines print it without a traceback and exit with
-    status 2; the nodes log it and report it in `/diagnostics`.
+    status 2; the nodes log it and report it in `/diagnostics`. Secrets in addresses are
+    struck out of it.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_secrets(message))
 
 
 class EncoderError(SemanomError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import logging
 import re
 import textwrap
 from pathlib import Path
@@ -10,34 +12,63 @@ from typing import Any
 import yaml
 
 from semanom_ros.errors import ParameterError
+from semanom_ros.parameter_yaml import NodeSection, sections_of
 from semanom_ros.parameters import Parameter, Section, Value
-from semanom_ros.settings import CameraSettings, DetectorSettings, MethodSettings, RecorderSettings
+from semanom_ros.settings import CameraSettings, DetectorSettings, MethodSettings, RecorderSettings, Settings
+
+log = logging.getLogger(__name__)
+
+DETECTOR, RECORDER = 'semanom_detector', 'nominal_recorder'
+NODES = (DETECTOR, RECORDER)
 
 OF_EVERY_NODE = ('use_sim_time', 'qos_overrides', 'start_type_description_service')
 """What rclpy itself declares."""
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Parameters of a ROS parameter file (`node: {ros__parameters: {...}}`), every node's merged.
+def read_yaml(path: Path, node: str = DETECTOR, namespace: str | None = None) -> dict[str, Any]:
+    """What a ROS parameter file gives to a node, by rcl's rules; other nodes may have sections of their own in it.
 
-    What rclpy itself declares for every node, such as `use_sim_time`, is left out.
+    What rclpy itself declares for every node, such as `use_sim_time`, is left out. What is for all nodes (`/**`) may
+    hold parameters of nodes that are not of this package: unless they look like misspelt ones they are named in the log
+    and left out, as the nodes do.
+
+    Args:
+        path: of the file.
+        node: its name.
+        namespace: of it. None: a command asks, which has none and takes a section of whichever; where nothing is for
+            its node it takes what is for the other of the two, since their method is the same.
 
     Raises:
-        ParameterError: unreadable, or not of that form.
+        ParameterError: unreadable, not of that form, or nothing in it is for the node.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise ParameterError(f'{path}: unreadable as YAML ({reason}); give a ROS parameter file') from error
-    merged: dict[str, Any] = {}
-    if not isinstance(content, dict):
-        raise ParameterError(f'{path}: found no mapping, expected node: ros__parameters: ...')
-    for node, body in content.items():
-        if not isinstance(body, dict) or not isinstance(body.get('ros__parameters'), dict):
-            raise ParameterError(f'{path}: {node} has no ros__parameters; give a ROS parameter file')
-        merged.update(body['ros__parameters'])
-    return {name: value for name, value in merged.items() if str(name).split('.')[0] not in OF_EVERY_NODE}
+    path = Path(path)
+    sections = sections_of(path)
+    own = [section for section in sections if section.fits(node, namespace)]
+    if not own and namespace is None:
+        own = [section for section in sections if any(section.fits(other, None) for other in NODES)]
+    names = [section.full_name for section in own if '*' not in section.name]
+    if not own or len(set(names)) > 1:
+        found = names if own else [section.full_name for section in sections]
+        wanted = f'{namespace.rstrip("/") if namespace else ""}/{node}'
+        raise ParameterError(f'{path}: found parameters of {", ".join(found)}, expected those of one node {wanted}, or '
+                             'of every node, /**; name the section so')
+    given: dict[str, Any] = {}
+    for section in own:
+        known, foreign = _sorted_out(section)
+        given |= known
+        if foreign:
+            log.warning('%s: parameters %s of %s: not known, ignored; check their spelling', path, ', '.join(foreign),
+                        section.name)
+    return given
+
+
+def _sorted_out(section: NodeSection) -> tuple[dict[str, Any], list[str]]:
+    """What a section gives, and names in it that are other nodes' parameters."""
+    known = Settings.table()
+    given = {name: value for name, value in section.values.items() if name.split('.')[0] not in OF_EVERY_NODE}
+    foreign = [name for name in given
+               if section.wild and name not in known and not difflib.get_close_matches(name, known, cutoff=0.8)]
+    return {name: value for name, value in given.items() if name not in foreign}, foreign
 
 
 def parameter_file(node: str, *sections: type[Section]) -> str:
@@ -65,11 +96,12 @@ def readme_tables() -> str:
         ('Recorder', RecorderSettings),
     ):
         rows = '\n'.join(
-            f'| `{p.name}`{" ⟳" if p.live else ""} | `{_in_yaml(p.default)}` | {_sentence(p.description)} |'
+            f'| `{p.name}`{_mark(p)} | `{_in_yaml(p.default)}` | {_sentence(p.description)} |'
             for p in section.table().values()
         )
         sections.append(f'### {title}\n\n| parameter | default | |\n|---|---|---|\n{rows}\n')
-    return '\n'.join(sections) + '\n⟳: may be changed while the detector is active; the others are read at configure.\n'
+    return '\n'.join(sections) + ('\n⟳: may be changed while the detector is active. ⚓: fixed when the node starts. '
+                                  'The others are read at configure.\n')
 
 
 def generated_files(repository: Path) -> dict[Path, str]:
@@ -93,6 +125,10 @@ def generated_files(repository: Path) -> dict[Path, str]:
     }
 
 
+def _mark(parameter: Parameter) -> str:
+    return ' ⟳' if parameter.live else ' ⚓' if parameter.fixed else ''
+
+
 def _explain(parameter: Parameter) -> str:
     details = []
     if parameter.choices:
@@ -101,6 +137,8 @@ def _explain(parameter: Parameter) -> str:
         details.append(f'{parameter.minimum:g} to {parameter.maximum:g}.')
     if parameter.live:
         details.append('May be changed while active.')
+    if parameter.fixed:
+        details.append('Fixed when the node starts.')
     return ' '.join([_sentence(parameter.description).replace('`', ''), *details])
 
 

@@ -41,6 +41,9 @@ class Affects(Enum):
     RUN = 'run'
     """Where, on what and how long something runs; read at configure."""
 
+    START = 'start'
+    """What a node may do; fixed when it starts, so that nobody on the network changes it."""
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -67,8 +70,13 @@ class Parameter:
 
     @property
     def live(self) -> bool:
-        """Whether it may change while the detector is active; the others are read at configure."""
+        """Whether it may change while the detector is active."""
         return self.affects is Affects.LIVE
+
+    @property
+    def fixed(self) -> bool:
+        """Whether it is fixed when a node starts; what is neither that nor live is read at configure."""
+        return self.affects is Affects.START
 
     def check(self, value: Any) -> Value:
         """Returns `value` in the parameter's type.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from semanom_ros.parameters import Affects, Section, row
 
-EMBEDDING, SEARCH, SCORE, LIVE, RUN = Affects
+EMBEDDING, SEARCH, SCORE, LIVE, RUN, START = Affects
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,11 @@ class DetectorSettings(Section):
         maximum=1000.0)
     marker_lifetime: float = row(
         1.0, 'seconds that markers stay when no further frame comes', LIVE, minimum=0.0, maximum=60.0)
+    read_only: bool = row(
+        False, 'refuse every service that writes to the disk, which is `~/accept_as_nominal`', START)
+    accept_max_age: float = row(
+        60.0, 'seconds since a frame was flagged after which `~/accept_as_nominal` does not accept it any more; 0: no '
+        'limit', LIVE, minimum=0.0, maximum=86400.0)
     overlay_max_width: int = row(
         1280, 'widest overlay, in pixels; 0: as wide as the image', LIVE, minimum=0, maximum=16384)
     overlay_evidence: bool = row(True, 'show the nearest nominal example in the overlay', LIVE)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -29,10 +27,10 @@ SLOW = (
     'core/test_learned.py', 'core/test_plausibility.py', 'database/test_crashes.py', 'encoders/test_models_command.py',
     'encoders/test_registry.py', 'evaluation/test_baselines.py', 'evaluation/test_demo.py',
     'evaluation/test_evaluate.py', 'evaluation/test_live.py', 'evaluation/test_public_benchmark.py', 'launch',
-    'nodes/test_detector_inputs.py', 'nodes/test_detector_lifecycle.py', 'nodes/test_detector_outputs.py',
-    'nodes/test_detector_services.py', 'nodes/test_detector_verdicts.py', 'nodes/test_nominal_recorder.py',
-    'packaging/test_build.py',
-    'recordings/test_record.py', 'recordings/test_without_ros.py', 'simulation', 'tools')
+    'nodes/test_bad_calls.py', 'nodes/test_detector_inputs.py', 'nodes/test_detector_lifecycle.py',
+    'nodes/test_detector_outputs.py', 'nodes/test_detector_services.py', 'nodes/test_detector_verdicts.py',
+    'nodes/test_nominal_recorder.py', 'nodes/test_policy.py', 'packaging/test_build.py', 'recordings/test_record.py',
+    'recordings/test_without_ros.py', 'ros/test_replaying.py', 'simulation', 'tools')
 """Folders and modules that `make test-fast` leaves out: builds, whole programs, drives, training, processes killed."""
 
 
@@ -114,19 +112,12 @@ def driving_data() -> Path:
 @pytest.fixture
 def ros_domain_id(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A ROS_DOMAIN_ID that no other test on this machine uses at the same time, set in the environment."""
-    folder = Path(tempfile.gettempdir()) / 'semanom_ros_test_domains'
-    folder.mkdir(exist_ok=True)
-    for domain_id in range(1, 100):
-        with open(folder / str(domain_id), 'w') as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            monkeypatch.setenv('ROS_DOMAIN_ID', str(domain_id))
-            monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-            yield domain_id
-            return
-    pytest.fail('all ROS domain ids are in use by other tests')
+    from semanom_ros.ros.background import claimed_domain
+
+    with claimed_domain() as domain_id:
+        monkeypatch.setenv('ROS_DOMAIN_ID', str(domain_id))
+        monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+        yield domain_id
 
 
 @pytest.fixture(scope='session')

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.embedding.description import EmbeddingDescription
 from semanom_ros.errors import DatabaseError, EncoderError, ParameterError
-from semanom_ros.parameter_files import read_yaml
+from semanom_ros.parameter_files import DETECTOR, read_yaml
+from semanom_ros.parameter_yaml import value_of
 from semanom_ros.settings import EncoderSettings, Settings
 
 if TYPE_CHECKING:
@@ -24,8 +23,9 @@ log = logging.getLogger(__name__)
 # What needs PyTorch is imported where it is used: commands that declare these options may need none of it.
 
 
-def add_parameter_options(parser: argparse.ArgumentParser) -> None:
-    """Adds `--config` and `--set`."""
+def add_parameter_options(parser: argparse.ArgumentParser, node: str = DETECTOR) -> None:
+    """Adds `--config` and `--set`; of a file the command takes what is for `node`."""
+    parser.set_defaults(node=node)
     parser.add_argument('--config', type=Path, metavar='YAML', help='ROS parameter file, the same that the nodes take')
     parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', dest='settings',
                         help='one parameter, over the file\'s; may be given several times')
@@ -37,22 +37,17 @@ def given_parameters(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ParameterError: the file is unreadable, or a setting is none.
     """
-    given: dict[str, Any] = read_yaml(arguments.config) if arguments.config else {}
+    given: dict[str, Any] = read_yaml(arguments.config, arguments.node) if arguments.config else {}
     for setting in arguments.settings:
         name, equals, value = setting.partition('=')
         if not equals:
             raise ParameterError(f'--set {setting}: found no =, expected NAME=VALUE')
-        try:
-            given[name.strip()] = yaml.safe_load(value) if value.strip() else ''
-        except (yaml.YAMLError, ValueError) as error:  # a date that there is not is the other
-            raise ParameterError(f'--set {setting}: the value is no YAML ({str(error).splitlines()[0]})') from error
+        given[name.strip()] = value_of(f'--set {name}', value)
     return given
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
     """What the options give, the defaults for the rest.
-
-    The file may hold parameters of all nodes; a name that no node has is an error.
 
     Raises:
         ParameterError: the file is unreadable, or a name or value is bad.

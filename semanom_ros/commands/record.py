@@ -12,6 +12,7 @@ from semanom_ros.commands.options import add_parameter_options, settings_of
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.core.curation.recorder import folder_size
 from semanom_ros.core.scoring.calibration import Calibration
+from semanom_ros.parameter_files import RECORDER
 from semanom_ros.recordings.nominal_recording import BagRecording, database_path, record_bags
 from semanom_ros.settings import AlarmSettings
 
@@ -27,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     thinning = parser.add_mutually_exclusive_group()
     thinning.add_argument('--every', type=int, dest='every_n', metavar='N', help='take every n-th frame of a camera')
     thinning.add_argument('--rate', type=float, metavar='HZ', help='take at most so many frames a second of a camera')
-    add_parameter_options(parser)
+    add_parameter_options(parser, RECORDER)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from semanom_ros.core.embedding.encoders.encoder import Encoder, TextAlignedEncoder
 from semanom_ros.errors import ParameterError
+from semanom_ros.small_files import read_small
 
 
 class Labeller:
@@ -29,16 +30,7 @@ class Labeller:
         if not isinstance(encoder, TextAlignedEncoder):
             raise ParameterError(f'parameter label_vocabulary: encoder {encoder.name} knows no texts; choose '
                                  'a CLIP encoder or leave label_vocabulary empty')
-        try:
-            lines = vocabulary.read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ParameterError(f'parameter label_vocabulary: {vocabulary} is unreadable ({error}); give a text file '
-                                 'with one label a line') from error
-        labels = [line.split('#')[0].strip() for line in lines]
-        labels = [label for label in labels if label]
-        if not labels:
-            raise ParameterError(f'parameter label_vocabulary: {vocabulary} holds no label; give one a line')
-        return cls(encoder, labels)
+        return cls(encoder, read_labels(vocabulary))
 
     @torch.inference_mode()
     def __call__(self, embeddings: torch.Tensor) -> tuple[str, float]:
@@ -47,3 +39,20 @@ class Labeller:
         similarity = self._texts @ mean
         best = int(similarity.argmax())
         return self._labels[best], float(similarity[best])
+
+
+def read_labels(vocabulary: Path) -> list[str]:
+    """Labels of a text file, one a line; `#` starts a comment.
+
+    Raises:
+        ParameterError: unreadable, or without a label.
+    """
+    try:
+        lines = read_small(vocabulary).decode().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParameterError(f'parameter label_vocabulary: {vocabulary} is unreadable ({error}); give a text file '
+                             'with one label a line') from error
+    labels = [label for line in lines if (label := line.split('#')[0].strip())]
+    if not labels:
+        raise ParameterError(f'parameter label_vocabulary: {vocabulary} holds no label; give one a line')
+    return labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.client import Client
@@ -171,7 +171,8 @@ class DetectorProcess:
                           image_transport='compressed' if compressed else 'raw')
         parameters = {**settings.method.values(), **cameras.values(), **settings.detector.values()}
         file = scratch / 'detector.yaml'
-        file.write_text(yaml.safe_dump({'/**': {'ros__parameters': {**parameters, 'use_sim_time': True}}}))
+        content = {'/**': {'ros__parameters': {**parameters, 'use_sim_time': True}}}
+        file.write_text(json.dumps(content, ensure_ascii=False))  # YAML too, in which no text looks like a number
         self._log = scratch / 'detector.log'
         source = f'~/input/{CAMERA}/image' + ('/compressed' if compressed else '')
         command = [sys.executable, '-m', 'semanom_ros.nodes.detector', '--ros-args', '--params-file', str(file),

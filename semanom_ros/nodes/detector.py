@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
-import re
 import sys
 import threading
 import time
@@ -19,7 +19,6 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.publisher import Publisher
 from rclpy.task import Future
@@ -36,8 +35,10 @@ from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.msg import DatabaseInfo
 from semanom_ros.parameters import Affects, Value
 from semanom_ros.ros import diagnostics, messages
-from semanom_ros.ros.camera_input import CameraInput, Received
+from semanom_ros.ros.camera_input import CameraInput, Received, names_of
 from semanom_ros.ros.diagnostics import CameraMonitor, Health
+from semanom_ros.ros.guarded_node import SERVICE, GuardedExecutor, GuardedNode
+from semanom_ros.ros.library_log import library_log
 from semanom_ros.ros.mailbox import Mailbox
 from semanom_ros.ros.node_parameters import NodeParameters, typed_parameters
 from semanom_ros.ros.outputs import CameraOutputs, Judged, When
@@ -76,6 +77,29 @@ class _Waiting:
     answered: bool = False
 
 
+@dataclass(frozen=True)
+class _Flagged:
+    """What was last flagged of a camera.
+
+    Attributes:
+        frame: the picture.
+        result: what was said of it.
+        when: it was received, monotonic seconds.
+    """
+
+    frame: Frame
+    result: FrameResult
+    when: float
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was received; stamps may be of a recording."""
+        return time.monotonic() - self.when
+
+    def __str__(self) -> str:
+        return f'frame {self.result.stamp_ns / 1e9:.3f}, flagged {self.age:.1f} s ago'
+
+
 @dataclass
 class _Drawing:
     """A frame whose overlay somebody waits for."""
@@ -84,7 +108,7 @@ class _Drawing:
     judged: Judged
 
 
-class Detector(LifecycleNode):
+class Detector(GuardedNode, LifecycleNode):
     """Scores every camera's latest frame against the nominal database.
 
     Three threads. The executor's receives serialized frames, answers services, publishes
@@ -138,8 +162,8 @@ class Detector(LifecycleNode):
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=steady)
         self.create_timer(WATCH_PERIOD_S, self._watch, clock=steady)
         group = MutuallyExclusiveCallbackGroup()  # of its own: it is held while a database loads in the background
-        self.create_service(Trigger, '~/reload_database', self._on_reload, callback_group=group)
-        self.create_service(Trigger, '~/accept_as_nominal', self._on_accept, callback_group=group)
+        self.create_service(Trigger, '~/reload_database', self._on_reload, qos_profile=SERVICE, callback_group=group)
+        self.create_service(Trigger, '~/accept_as_nominal', self._on_accept, qos_profile=SERVICE, callback_group=group)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Loads encoder and database, warms up, and offers the topics.
@@ -157,12 +181,12 @@ class Detector(LifecycleNode):
         self._publish_diagnostics()  # loading may take long, and the executor waits for it
         try:
             self._settings = self._declared.settings()
-            names = _camera_names(self._settings.cameras.camera_names)
+            names = names_of(self._settings.cameras)
             if not self._settings.cameras.database:
                 raise ParameterError('parameter database: found nothing, expected the folder of a nominal database; '
                                      'record one with `semanom record`')
             self._judge = Judge.load(self._settings.method, self._database_path)
-        except SemanomError as error:
+        except (SemanomError, OSError) as error:  # the other: a name that is too long, a disk that fails
             self._fault = str(error)
             self.get_logger().error(f'cannot configure: {error}')
             self._release(force=True)
@@ -198,6 +222,11 @@ class Detector(LifecycleNode):
         for camera in self._cameras:
             camera.open(self._frames)
         self._state = 'active'
+        judge = self._judge
+        assert judge is not None
+        self.get_logger().info(
+            f'active: watching {", ".join(f"{camera.name} ({camera.topic})" for camera in self._cameras)}, alarm level '
+            f'{judge.level:.4g} of database version {judge.database.manifest.version}')
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -379,14 +408,19 @@ class Detector(LifecycleNode):
     def _publish(self, camera: _Camera, judged: Judged, received: Received) -> None:
         result, frame = judged.result, judged.frame
         turned = result.verdict is not Verdict.UNKNOWN and camera.drifts(result.drift)
+        if result.anomalous and frame is not None:  # before anybody hears of it, who may accept it at once
+            camera.flagged = _Flagged(frame, result, received.when)
         camera.outputs.publish(When.AT_ONCE, judged)
         if result.timings_ms:  # it went through the pipeline, whatever came of it
-            camera.monitor.processed(result, time.monotonic() - received.when, self._age(result.stamp_ns))
+            age = self._age(result.stamp_ns)
+            camera.monitor.processed(result, time.monotonic() - received.when, age)
+            apart = diagnostics.clocks_apart(age) if age is not None else ''
+            if apart:
+                camera.log.warning(f'{apart}: ages are unknown; for a recording play its time (--clock) and set '
+                                   'use_sim_time, on a vehicle synchronize the clocks', once=True)
         if result.reason is Reason.NOT_FINITE:
             camera.log.error(f'frame {result.stamp_ns} is unknown, {result.reason.words}: {result.explanation}',
                              throttle_duration_sec=LOG_PERIOD_S)
-        if result.anomalous and frame is not None:
-            camera.flagged = frame, result
         if turned:
             self._publish_database_info()
         camera.outputs.publish(When.NEXT, judged)
@@ -480,11 +514,22 @@ class Detector(LifecycleNode):
         return self._announce_database()
 
     def _accept(self, judge: Judge) -> str:
+        if self._settings.detector.read_only:
+            raise SemanomError('refused: parameter read_only: found true, expected false where services may write to '
+                               'the disk; start the node with read_only:=false')
         flagged = {camera: camera.flagged for camera in self._cameras if camera.flagged is not None}
         if not flagged:
             raise SemanomError('nothing was flagged since the node was configured or since the last call; call this '
                                'after a false alarm')
-        additions = [evidence_for(frame, result) for frame, result in flagged.values()]
+        limit = self._settings.detector.accept_max_age or math.inf
+        flagged, old = ({camera: one for camera, one in flagged.items() if (one.age <= limit) is fresh}
+                        for fresh in (True, False))
+        left_out = ', '.join(f'{camera.name}: {one}' for camera, one in old.items())
+        if not flagged:
+            raise SemanomError(f'too old: found {left_out}, expected at most {limit:g} s; call this right after a '
+                               'false alarm, or raise accept_max_age')
+        what = ', '.join(f'{camera.name}: {one}' for camera, one in flagged.items())
+        additions = [evidence_for(one.frame, one.result) for one in flagged.values()]
         replacement = judge.accepting(additions)
         with self._changing:
             self._judge = replacement.live(self._settings.method.values(Affects.LIVE))
@@ -492,7 +537,8 @@ class Detector(LifecycleNode):
             if camera.flagged is accepted:
                 camera.flagged = None
         count = sum(len(addition.vectors) for addition in additions)
-        return f'{count} embeddings accepted as nominal; {self._announce_database()}'
+        left_out = f' (left out as too old: {left_out})' if left_out else ''
+        return f'{count} embeddings accepted as nominal, of {what}{left_out}; {self._announce_database()}'
 
     def _announce_database(self) -> str:
         assert self._judge is not None
@@ -524,6 +570,8 @@ class Detector(LifecycleNode):
             health.add(diagnostics.ERROR, self._stop_fault)
         if self._reload_fault:
             health.add(diagnostics.WARN, self._reload_fault)
+        for fault in self.new_faults():
+            health.add(diagnostics.ERROR, fault)
         judge = self._judge
         if judge is not None:
             for warning in judge.warnings:
@@ -547,7 +595,7 @@ class _Camera:
         self.monitor = CameraMonitor()
         self.outputs = CameraOutputs(node, name)
         self.state = CameraState()
-        self.flagged: tuple[Frame, FrameResult] | None = None
+        self.flagged: _Flagged | None = None
         self.drifting = False
         self._node = node
         self._input = CameraInput(node, name, settings.cameras, settings.method, INPUT)
@@ -558,6 +606,11 @@ class _Camera:
             f'no CameraInfo on {self._infos.topic_name}: bearings and markers are left out; publish or remap it')
         self._last_stamp_ns = -1
         self._last_size: tuple[int, int] | None = None
+
+    @property
+    def topic(self) -> str:
+        """Of its images."""
+        return self._input.topic
 
     def open(self, mailbox: Mailbox[_Waiting]) -> None:
         """Lets images in."""
@@ -677,8 +730,7 @@ class _Camera:
 
     def status(self, name: str, settings: DetectorSettings) -> DiagnosticStatus:
         """For `/diagnostics`."""
-        topic = self._input.topic
-        return self.monitor.status(name, self.name, topic, self._node.count_publishers(topic),
+        return self.monitor.status(name, self.name, self.topic, self._node.count_publishers(self.topic),
                                    settings.image_timeout, settings.latency_limit)
 
     def _on_info(self, info: CameraInfo) -> None:
@@ -688,27 +740,12 @@ class _Camera:
             self._model = error
 
 
-def _camera_names(names: Sequence[str]) -> list[str]:
-    """Checks that every name can be part of a topic.
-
-    Raises:
-        ParameterError: it cannot, or comes twice.
-    """
-    for name in names:
-        if not re.fullmatch('[A-Za-z][A-Za-z0-9_]*', name) or '__' in name:
-            raise ParameterError(f'parameter camera_names: found {name!r}, expected letters, digits and single '
-                                 'underscores, a letter first; correct it')
-    if len(set(names)) < len(names):
-        raise ParameterError(f'parameter camera_names: found {list(names)!r}, expected every name once; correct it')
-    return list(names)
-
-
 def _run(hanging: list[str]) -> None:
     node = Detector()
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
+    executor = GuardedExecutor(node)
     try:
-        executor.spin()
+        with library_log(node):
+            executor.spin()
     finally:
         node.destroy_node()
         hanging += node.hanging

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import queue
 import signal
@@ -13,7 +12,6 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,9 +20,8 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.impl.rcutils_logger import RcutilsLogger
-from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
@@ -39,8 +36,10 @@ from semanom_ros.core.scoring.calibration import Calibration
 from semanom_ros.errors import BagError, ImageError, SemanomError
 from semanom_ros.recordings.nominal_recording import database_path, record_bags
 from semanom_ros.ros import diagnostics
-from semanom_ros.ros.camera_input import CameraInput, Received
+from semanom_ros.ros.camera_input import CameraInput, Received, names_of
 from semanom_ros.ros.diagnostics import Health
+from semanom_ros.ros.guarded_node import SERVICE, GuardedExecutor, GuardedNode
+from semanom_ros.ros.library_log import library_log
 from semanom_ros.ros.node_parameters import NodeParameters, typed_parameters
 from semanom_ros.ros.qos import OUTPUT
 from semanom_ros.settings import CameraSettings, MethodSettings, RecorderSettings
@@ -50,7 +49,7 @@ CAMERA = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=Relia
 """Matches every publisher; unlike the detector, the recorder wants the frames that came while it was busy."""
 
 
-class NominalRecorderNode(Node):
+class NominalRecorderNode(GuardedNode):
     """Records once and is done: from the parameter `bags`, or from the live cameras until it is stopped.
 
     The executor's thread receives frames, answers `~/stop` and publishes diagnostics; the
@@ -89,7 +88,7 @@ class NominalRecorderNode(Node):
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', OUTPUT)
         # real time, because a paused recording stops the ROS clock
         self._timer = self.create_timer(1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self.create_service(Trigger, '~/stop', self._on_stop)
+        self.create_service(Trigger, '~/stop', self._on_stop, qos_profile=SERVICE)
 
     def run(self) -> int:
         """Records; meanwhile somebody spins the node.
@@ -154,7 +153,7 @@ class NominalRecorderNode(Node):
 
     def _record_frames(self, recorder: NominalRecorder) -> None:
         settings = self._settings
-        for name in settings.cameras.camera_names:
+        for name in names_of(settings.cameras):
             camera = CameraInput(self, name, settings.cameras, settings.method, CAMERA)
             self._cameras.append(camera)
             camera.open(partial(self._receive, camera))
@@ -259,6 +258,8 @@ class NominalRecorderNode(Node):
             health.add(diagnostics.ERROR, self._state)
         if self._summary.not_finite:
             health.add(diagnostics.ERROR, self._summary.not_finite_line)
+        for fault in self.new_faults():
+            health.add(diagnostics.ERROR, fault)
         if new['dropped']:
             health.add(diagnostics.WARN, f'{new["dropped"]} frames dropped: the encoder is slower than the cameras')
         if new['without masks']:
@@ -318,46 +319,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     The second ends it also where the encoder hangs. What was recorded by then the next run finds again.
     """
-    logging.basicConfig(level=logging.INFO, format='%(message)s')
-    # rclpy's own handlers would end the context, and with it the recording, before the frames are in the database
-    rclpy.init(args=None if arguments is None else list(arguments), signal_handler_options=SignalHandlerOptions.NO)
-    try:
-        node = NominalRecorderNode()
-    except SemanomError as error:
-        print(f'nominal_recorder: {error}', file=sys.stderr)
-        rclpy.try_shutdown()
-        return 2
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    spinning = threading.Thread(target=_spin, args=(executor,), name='executor')
+    nodes: list[NominalRecorderNode] = []
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def stop(number: int, frame: object) -> None:
-        node.stop()
+        if not nodes:  # nothing is begun
+            os._exit(130)
+        nodes[0].stop()
         for number, handler in previous.items():
             signal.signal(number, handler)
 
     for number in previous:
         signal.signal(number, stop)
+    # rclpy's own handlers would end the context, and with it the recording, before the frames are in the database
+    rclpy.init(args=None if arguments is None else list(arguments), signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        nodes.append(NominalRecorderNode())
+    except SemanomError as error:
+        print(f'nominal_recorder: {error}', file=sys.stderr)
+        rclpy.try_shutdown()
+        return 2
+    try:
+        with library_log(nodes[0]):
+            return _run(nodes[0])
+    except KeyboardInterrupt:
+        os._exit(130)
+
+
+def _run(node: NominalRecorderNode) -> int:
+    """Spins the node while it records; its exit status."""
+    executor = GuardedExecutor(node)
+    broken = threading.Event()
+    spinning = threading.Thread(target=_spin, args=(node, executor, broken), name='executor')
     spinning.start()
     status: list[int] = []
     # beside this thread, which has signals to attend to: a library that hangs would keep it from that
     recording = threading.Thread(target=lambda: status.append(node.run()), name='semanom_recording', daemon=True)
     recording.start()
-    try:
-        recording.join()
-    except KeyboardInterrupt:
-        os._exit(130)
+    recording.join()
     executor.shutdown()
     spinning.join()
     node.destroy_node()
     rclpy.try_shutdown()
-    return status[0] if status else 1
+    return status[0] if status and not broken.is_set() else 1
 
 
-def _spin(executor: SingleThreadedExecutor) -> None:
-    with suppress(ExternalShutdownException):
+def _spin(node: NominalRecorderNode, executor: GuardedExecutor, broken: threading.Event) -> None:
+    try:
         executor.spin()
+    except ExternalShutdownException:
+        pass
+    except Exception:
+        node.get_logger().fatal(f'no more frames can be received: {traceback.format_exc()}')
+        broken.set()
+    node.stop()  # nothing comes in any more
 
 
 if __name__ == '__main__':

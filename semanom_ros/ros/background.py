@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import tempfile
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import rclpy
 from rclpy.context import Context
@@ -28,31 +26,44 @@ def domain_environment(domain: int) -> dict[str, str]:
 
 
 @contextmanager
+def claimed_domain() -> Iterator[int]:
+    """A ROS domain id that nobody else on this machine claims, whoever its user is.
+
+    A name of a socket without a file (abstract, Linux) says so: it is gone with the process, needs no permission, and
+    no link leads elsewhere.
+
+    Raises:
+        SemanomError: all are in use.
+    """
+    for domain in _DOMAINS:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as claim:
+            try:
+                claim.bind(f'\0semanom_ros.domain.{domain}')
+            except OSError:
+                continue
+            yield domain
+            return
+    raise SemanomError(f'ROS domain ids: found all of {min(_DOMAINS)} to {max(_DOMAINS)} in use, expected a free one; '
+                       'wait until another replay has ended')
+
+
+@contextmanager
 def private_domain() -> Iterator[int]:
     """A ROS domain id that no other replay on this machine uses; discovery stays on this machine.
 
     Raises:
         SemanomError: all are in use.
     """
-    folder = Path(tempfile.gettempdir()) / 'semanom_ros_domains'
-    folder.mkdir(exist_ok=True)
     before = {name: os.environ.get(name) for name in domain_environment(0)}
-    for domain in _DOMAINS:
-        with open(folder / str(domain), 'a') as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                continue
-            os.environ.update(domain_environment(domain))
-            try:
-                yield domain
-            finally:
-                for name, value in before.items():
-                    os.environ.pop(name, None)
-                    if value is not None:
-                        os.environ[name] = value
-            return
-    raise SemanomError(f'{folder}: all ROS domain ids are in use; wait until another replay has ended')
+    with claimed_domain() as domain:
+        os.environ.update(domain_environment(domain))
+        try:
+            yield domain
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,6 +14,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from semanom_ros.core.embedding.registry import needs_masks
 from semanom_ros.core.frames import Frame
+from semanom_ros.errors import ParameterError
 from semanom_ros.recordings.images import BitDepth
 from semanom_ros.ros.masks_subscription import MasksSubscription
 from semanom_ros.ros.messages import frame_id_of, picture_of, stamp_of
@@ -20,6 +22,29 @@ from semanom_ros.settings import CameraSettings, MethodSettings
 
 if TYPE_CHECKING:
     from rclpy.subscription import MessageInfo
+
+
+MOST_CAMERAS = 64
+LONGEST_NAME = 64
+
+
+def names_of(cameras: CameraSettings) -> list[str]:
+    """The names of the cameras.
+
+    Raises:
+        ParameterError: one cannot be part of a topic, or comes twice, or there are too many.
+    """
+    names = list(cameras.camera_names)
+    for name in names:
+        if not re.fullmatch('[A-Za-z][A-Za-z0-9_]*', name) or '__' in name or len(name) > LONGEST_NAME:
+            raise ParameterError(f'parameter camera_names: found {name[:100]!r}, expected letters, digits and single '
+                                 f'underscores, a letter first, {LONGEST_NAME} at most; correct it')
+    if len(set(names)) < len(names):
+        raise ParameterError(f'parameter camera_names: found {names!r}, expected every name once; correct it')
+    if len(names) > MOST_CAMERAS:
+        raise ParameterError(f'parameter camera_names: found {len(names)} names, expected at most {MOST_CAMERAS}; '
+                             'start another node for the others')
+    return names
 
 
 class Received(NamedTuple):

@@ -25,8 +25,21 @@ DROPS = (LOST, SUPERSEDED)
 UNKNOWN = tuple(reason for reason in Reason if reason is not Reason.NONE and not reason.holds_back)
 """Why frames could not be judged."""
 
+CLOCKS_APART_S = 600.0
+"""Ages above say that stamps and the node's time are of different clocks."""
+
 _WINDOW_S = 10.0
 _LOST_SHARE = 0.1  # of the images that came; more is worth a warning
+
+
+def clocks_apart(age: float) -> str:
+    """How a stamp of an age (seconds) lies to the node's clock, where no camera can be that late; else ''.
+
+    Recordings that are played without /clock have such stamps.
+    """
+    if abs(age) <= CLOCKS_APART_S:
+        return ''
+    return f'the stamps are {abs(age) / 86400:.1f} days {"behind" if age > 0 else "ahead of"} the node\'s clock'
 
 
 @dataclass
@@ -227,7 +240,8 @@ class CameraMonitor:
                 for percent in (50, 95, 99):
                     values[f'latency p{percent} (ms)'] = f'{np.percentile(latencies, percent) * 1e3:.1f}'
             if self._age is not None:
-                values['age of the last result (ms)'] = f'{self._age * 1e3:.1f}'
+                apart = clocks_apart(self._age)
+                values['age of the last result (ms)'] = f'unknown, {apart}' if apart else f'{self._age * 1e3:.1f}'
             if self._last is not None:
                 values |= {'verdict': self._last.verdict.words, 'held back': self._last.held_back,
                            'score': f'{self._last.score:.4g}', 'threshold': f'{self._last.threshold:.4g}',

@@ -9,6 +9,7 @@ from typing import Any
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext
 from launch.actions import DeclareLaunchArgument
+from launch_ros.events.lifecycle import StateTransition
 from launch_ros.parameter_descriptions import ParameterValue
 
 from semanom_ros.parameter_files import read_yaml
@@ -69,6 +70,17 @@ def rviz(default: str) -> DeclareLaunchArgument:
         'rviz', default_value=default, choices=BOOLEAN, description='Show the detections in RViz.')
 
 
+def full_name(*parts: str) -> str:
+    """A name in namespaces, `/robot/node`; '' for none."""
+    return ''.join(f'/{part}' for whole in parts for part in whole.split('/') if part)
+
+
+def configure_failed(event: object) -> bool:
+    """Whether a lifecycle node has just failed to configure."""
+    return (isinstance(event, StateTransition) and event.start_state in ('configuring', 'errorprocessing')
+            and event.goal_state == 'unconfigured')
+
+
 @dataclass(frozen=True)
 class LaunchedNode:
     """What the arguments of a node's launch file come to.
@@ -90,19 +102,21 @@ class LaunchedNode:
     overrides: dict[str, Any]
 
     @classmethod
-    def of(cls, context: LaunchContext) -> LaunchedNode:
-        """From the arguments of a launch.
+    def of(cls, context: LaunchContext, node: str) -> LaunchedNode:
+        """From the arguments of a launch, for the node of this name.
 
         Raises:
             ParameterError: the parameter file will not do.
         """
         argument = context.launch_configurations
         file = Path(argument['config']).expanduser()
-        settings = Settings.of(read_yaml(file))
+        settings = Settings.of(read_yaml(file, node, full_name(argument['namespace'])))
         names = words(argument['camera_names']) or list(settings.cameras.camera_names)
-        overrides: dict[str, Any] = {'use_sim_time': argument['use_sim_time'] == 'true', 'camera_names': names}
+        overrides: dict[str, Any] = {'camera_names': names}
+        if 'use_sim_time' in argument:
+            overrides['use_sim_time'] = argument['use_sim_time'] == 'true'
         for name in ('database', 'image_transport'):
-            if argument[name]:
+            if argument.get(name):
                 overrides[name] = ParameterValue(argument[name], value_type=str)
-        return cls(file, settings, names, argument['image_transport'] or settings.cameras.image_transport,
+        return cls(file, settings, names, argument.get('image_transport') or settings.cameras.image_transport,
                    words(argument['image_topic']), overrides)

@@ -114,11 +114,11 @@ def typed_parameters() -> Iterator[None]:
 
 def describe(parameter: Parameter) -> ParameterDescriptor:
     """The descriptor that `ros2 param describe` and rqt show."""
+    when = '' if parameter.live else 'fixed when the node starts' if parameter.fixed else 'read at configure'
     descriptor = ParameterDescriptor(
-        name=parameter.name, description=parameter.description,
+        name=parameter.name, description=parameter.description, read_only=parameter.fixed,
         additional_constraints='; '.join(filter(None, [
-            f'one of {", ".join(parameter.choices)}' if parameter.choices else '',
-            '' if parameter.live else 'read at configure'])))
+            f'one of {", ".join(parameter.choices)}' if parameter.choices else '', when])))
     bounded = parameter.minimum is not None or parameter.maximum is not None
     if bounded and type(parameter.default) is int:
         descriptor.integer_range = [IntegerRange(

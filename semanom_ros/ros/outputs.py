@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
@@ -159,7 +160,9 @@ class CameraOutputs:
     def __init__(self, node: LifecycleNode, camera: str) -> None:
         self._node = node
         self._publishers: dict[str, LifecyclePublisher] = {
-            output.name: node.create_lifecycle_publisher(output.type, f'~/{camera}/{output.name}', output.qos)
+            output.name: node.create_lifecycle_publisher(
+                output.type, f'~/{camera}/{output.name}', output.qos,
+                event_callbacks=PublisherEventCallbacks(use_default_callbacks=False))  # see GuardedNode
             for output in OUTPUTS}
 
     def destroy(self) -> None:

@@ -17,11 +17,12 @@ from semanom_ros.cli import main
 from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
-from semanom_ros.errors import SemanomError
+from semanom_ros.core.results import Verdict
+from semanom_ros.errors import SemanomError, without_secrets
 from semanom_ros.evaluation import baselines
 from semanom_ros.evaluation.baselines.dct_baseline import DctEncoder
 from semanom_ros.evaluation.baselines.patchcore_baseline import CORESET_SHARE, PatchCoreMethod
-from semanom_ros.evaluation.baselines.vlm_baseline import THRESHOLD, VlmMethod, parse
+from semanom_ros.evaluation.baselines.vlm_baseline import LARGEST_REPLY, THRESHOLD, VlmMethod, parse
 from semanom_ros.parameter_files import read_yaml
 from semanom_ros.settings import Settings
 
@@ -31,8 +32,11 @@ SECRET = 'sk-not-to-be-written-anywhere'
 
 
 @contextmanager
-def server(respond):
-    """An OpenAI-compatible server; `respond(request, count)` gives (status, headers, text of the answer)."""
+def server(respond, raw=False):
+    """An OpenAI-compatible server; `respond(request, count)` gives (status, headers, text of the answer).
+
+    With `raw` it gives the whole body, bytes, in place of the text.
+    """
     requests = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -40,7 +44,7 @@ def server(respond):
             body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
             requests.append((self.path, dict(self.headers), body))
             status, headers, text = respond(body, len(requests))
-            content = json.dumps({'choices': [{'message': {'content': text}}],
+            content = text if raw else json.dumps({'choices': [{'message': {'content': text}}],
                                   'usage': {'prompt_tokens': 1000, 'completion_tokens': 50}}).encode()
             self.send_response(status)
             for name, value in headers.items():
@@ -53,7 +57,7 @@ def server(respond):
             pass
 
     running = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    threading.Thread(target=running.serve_forever, daemon=True).start()
+    threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield f'http://127.0.0.1:{running.server_port}/v1', requests
     finally:
@@ -140,12 +144,85 @@ def test_refusal_and_silence_are_one_line(tmp_path):
         VlmMethod('file:///etc/passwd', 'm', tmp_path)
 
 
-def test_malformed_answers_are_counted(tmp_path):
-    with server(lambda body, count: (200, {}, 'I see a road.')) as (address, _):
+GOOD = '{"anomalous": false, "score": 0.1, "boxes": []}'
+REPLY = json.dumps({'choices': [{'message': {'content': GOOD}}], 'usage': {'prompt_tokens': 'many'}})
+
+
+@pytest.mark.parametrize('reply', [
+    b'', b'I see a road.', b'<html>please log in</html>', b'null', b'[]', b'5', b'\xff\xfe', b'{"choices": []}',
+    b'{"choices": {}}', b'{"choices": [{"message": {"content": null}}]}', b'[' * 100_000, b'x' * (LARGEST_REPLY + 1),
+    json.dumps({'choices': [{'message': {'content': '{"anomalous": true, "score": 1' + '0' * 400 + '}'}}]}).encode(),
+    json.dumps({'choices': [{'message': {'content': '{"a":' * 100_000 + '}'}}]}).encode(),
+], ids=lambda reply: repr(reply[:20]))
+def test_malformed_answers_are_counted_and_their_frames_unknown(tmp_path, caplog, trial, reply):
+    with trial('Network', 'an answer of the vision-language model that is none'):
+        with server(lambda body, count: (200, {}, reply if count == 2 else REPLY.encode()), raw=True) as (address, _):
+            baseline = VlmMethod(address, 'm', tmp_path, period_s=0, per_minute=1e6)
+            verdicts = [baseline.process(frame(number))[0] for number in range(3)]
+        assert [verdict.result.verdict for verdict in verdicts] == [Verdict.NOMINAL, Verdict.UNKNOWN, Verdict.NOMINAL]
+        assert np.isnan(verdicts[1].score)
+        assert verdicts[1].pixel_scores is None
+        assert 'malformed answer of m: found' in verdicts[1].result.explanation
+        details = baseline.details()
+        assert (details['questions'], details['malformed_answers'], details['prompt_tokens']) == (3, 1, 0)
+        assert caplog.text.count('malformed answer') == 1
+
+
+def test_a_picture_that_is_refused_is_unknown_and_the_others_go_on(tmp_path):
+    with server(lambda body, count: (400 if count == 2 else 200, {}, GOOD)) as (address, _):
         baseline = VlmMethod(address, 'm', tmp_path, period_s=0, per_minute=1e6)
-        verdicts = [baseline.process(frame(number))[0] for number in range(3)]
-    assert [verdict.score for verdict in verdicts] == [0, 0, 0]
-    assert baseline.details()['malformed_answers'] == 3
+        known = [baseline.process(frame(number))[0].result.verdict is not Verdict.UNKNOWN for number in range(3)]
+    assert known == [True, False, True]
+
+
+@pytest.mark.parametrize('status', [301, 302, 303, 307, 308])
+def test_the_key_follows_no_redirect(tmp_path, monkeypatch, trial, status):
+    monkeypatch.setenv('SEMANOM_VLM_API_KEY', SECRET)
+    with trial('Network', 'a server that redirects to another'), server(
+            lambda *_: (200, {}, GOOD)) as (other, stolen), server(
+            lambda *_: (status, {'Location': f'{other}/?token=hidden'}, '')) as (address, requests):
+        with pytest.raises(SemanomError, match=r'redirects to 127.0.0.1, where neither picture nor key') as caught:
+            VlmMethod(address, 'm', tmp_path).process(frame(1))
+        assert len(requests) == 1
+        assert not stolen
+        assert 'hidden' not in str(caught.value)
+
+
+@pytest.mark.parametrize('endpoint', [
+    'http://me:pa55word@127.0.0.1:9/v1', 'https://:pa55word@host/v1', 'ftp://me:pa55word@host', 'http://a:pa55word@',
+    'me:pa55word@host'])
+def test_a_password_in_an_address_is_refused_and_not_repeated(tmp_path, trial, endpoint):
+    with trial('Network', 'a password in an address'):
+        with pytest.raises(SemanomError, match='--endpoint') as caught:
+            VlmMethod(endpoint, 'm', tmp_path)
+        assert 'pa55word' not in str(caught.value)
+
+
+def test_a_key_in_an_address_is_not_repeated(tmp_path, trial, caplog):
+    with trial('Network', 'a password in an address'), server(
+            lambda *_: (500, {'Retry-After': '0'}, '')) as (address, _):
+        with pytest.raises(SemanomError, match='no answer') as caught:
+            VlmMethod(f'{address}?api_key=pa55word', 'm', tmp_path, per_minute=1e6, retries=1).process(frame(1))
+        assert 'pa55word' not in str(caught.value) + caplog.text
+        assert 'api_key=***' in str(caught.value)
+
+
+def test_a_key_that_cannot_be_sent_is_not_repeated(tmp_path, monkeypatch, trial):
+    monkeypatch.setenv('SEMANOM_VLM_API_KEY', f'{SECRET}\nX-Other: 1')
+    with trial('Network', 'a key that is none'):
+        with pytest.raises(SemanomError, match='SEMANOM_VLM_API_KEY: found a key with line breaks') as caught:
+            VlmMethod('http://127.0.0.1:9', 'm', tmp_path)
+        assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(('text', 'clean'), [
+    ('http://u:p@h:1/x', 'http://***@h:1/x'), ('proxy socks5://p@h refused', 'proxy socks5://***@h refused'),
+    ('https://h/?a=1&access_token=zz&b=2', 'https://h/?a=1&access_token=***&b=2'),
+    ('https://h/?X-Amz-Signature=zz', 'https://h/?X-Amz-Signature=***'), ('Bearer sk-123456', 'Bearer ***'),
+    ('me@example.org', 'me@example.org'), ('/data/a@b/c', '/data/a@b/c'), ('key=5', 'key=5'),
+    ("('https://u:p@h/', 5)", "('https://***@h/', 5)")])
+def test_secrets_are_struck_out(text, clean):
+    assert str(SemanomError(text)) == without_secrets(text) == clean
 
 
 def test_answer_holds_until_the_next_question(tmp_path):
@@ -164,7 +241,7 @@ def test_answer_holds_until_the_next_question(tmp_path):
     '{"anomalous": true, "score": 1, "boxes": [{"box": [0, 0, 2, 1]}]}',
     '{"anomalous": true, "score": 1, "boxes": [{"box": [0, 0, 1]}]}', '{"anomalous": true, "score": NaN}'])
 def test_what_is_no_answer(text):
-    assert parse(text).malformed
+    assert parse(text) is None
 
 
 def test_dct_features():

@@ -54,7 +54,7 @@ sys.exit(service.run())
 """
 # Stands in for rosbag2's player, which is C++ and not everywhere.
 PLAYER = """#!{python}
-import sys, time
+import os, sys, time
 import rclpy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
@@ -67,6 +67,9 @@ clock = node.create_publisher(Clock, '/clock', 10)
 images = node.create_publisher(Image, '/front/image_raw', 10)
 while not images.get_subscription_count():
     rclpy.spin_once(node, timeout_sec=0.1)
+print('begun', flush=True)
+if os.environ.get('PLAYER_DIES'):
+    sys.exit(7)
 with BagReader(sys.argv[3]) as bag:
     for topic, kind, stamp, cdr in bag.raw():
         now = Clock()
@@ -292,7 +295,22 @@ def test_configure_failure_is_reported_once_and_can_be_mended(
     shutil.copytree(database, missing)
     request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
     assert watcher.call(ChangeState, 'change_state', request).success
-    watcher.wait_until_active()  # what autostart still owes
+    watcher.spin_until(lambda: ('configuring', 'inactive') in watcher.transitions, 'inactive')
+    request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CLEANUP))
+    assert watcher.call(ChangeState, 'change_state', request).success, 'nobody has activated it'
+    assert watcher.state == 'unconfigured'
+
+
+def test_a_manual_configure_is_not_followed_by_activate(
+    launch: Callable[..., Launched], watch: Callable[..., Watcher], database: Path, config: Path
+) -> None:
+    launch('detector.launch.py', database=database, config=config)
+    watcher = watch()
+    watcher.wait_until_active()
+    for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP, Transition.TRANSITION_CONFIGURE,
+                       Transition.TRANSITION_CLEANUP):
+        request = ChangeState.Request(transition=Transition(id=transition))
+        assert watcher.call(ChangeState, 'change_state', request).success, transition
 
 
 def test_without_autostart_the_detector_waits(
@@ -323,6 +341,7 @@ def test_launch_ends_when_the_detector_does_before_it_is_configured(
         ('detector', {'image_transport': 'theora'}, '"image_transport" provided value "theora" is not valid'),
         ('record_nominal', {'config': '/nowhere.yaml'}, '/nowhere.yaml: unreadable'),
         ('replay', {'bag': '/nowhere'}, '/nowhere: no such recording'),
+        ('replay', {'bag': '/nowhere', 'rate': 'quick'}, 'rate: found quick, expected a number above 0'),
     ],
 )
 def test_bad_arguments(launch: Callable[..., Launched], name: str, arguments: dict[str, str], message: str) -> None:
@@ -364,27 +383,87 @@ def test_record_nominal_from_a_camera_until_it_is_stopped(
     assert cli.main(['db', 'verify', str(tmp_path / 'nominal')]) == 0
 
 
-def test_replay_plays_once_the_detector_is_active_and_ends_with_the_recording(
-    launch: Callable[..., Launched],
-    watch: Callable[..., Watcher],
-    database: Path,
-    config: Path,
-    bag: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_rviz_gets_a_configuration_for_the_cameras(
+    launch: Callable[..., Launched], config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    player = tmp_path / 'bin' / 'ros2'
-    player.parent.mkdir()
-    player.write_text(PLAYER.format(python=sys.executable))
-    player.chmod(0o755)
-    monkeypatch.setenv('PATH', f'{player.parent}{os.pathsep}{os.environ["PATH"]}')
+    """With a stand-in for RViz, which keeps what it is started with."""
+    prefix, kept = tmp_path / 'prefix', tmp_path / 'kept.rviz'
+    for file in ('share/ament_index/resource_index/packages/rviz2', 'lib/rviz2/rviz2'):
+        (prefix / file).parent.mkdir(parents=True)
+        (prefix / file).write_text(f'#!/bin/sh\ncp "$2" {kept}\n')
+    (prefix / 'lib/rviz2/rviz2').chmod(0o755)
+    monkeypatch.setenv('AMENT_PREFIX_PATH', f'{prefix}{os.pathsep}{os.environ["AMENT_PREFIX_PATH"]}')
+    launched = launch(
+        'detector.launch.py', config=config, autostart='false', rviz='true', camera_names='[front,rear]',
+        image_topic='[/front/image_raw,/rear/image_raw]', image_transport='compressed', namespace='robot'
+    )  # fmt: skip
+    launched.wait_for(r'rviz2-1\]: process has finished cleanly')
+    launched.wait_for(r'detector-2\]: process started')
+    content = kept.read_text()
+    for line in ('Value: /robot/semanom_detector/rear/overlay', 'Value: /front/image_raw/compressed', 'Name: Overlay 2',
+                 'QMainWindow State: 000000ff'):
+        assert line in content
+    assert launched.interrupt() == 0
+
+
+@pytest.fixture
+def player(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ros2` on the path."""
+    file = tmp_path / 'bin' / 'ros2'
+    file.parent.mkdir()
+    file.write_text(PLAYER.format(python=sys.executable))
+    file.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{file.parent}{os.pathsep}{os.environ["PATH"]}')
+
+
+@pytest.mark.usefixtures('player')
+def test_replay_plays_once_the_detector_is_active_and_ends_with_the_recording(
+    launch: Callable[..., Launched], watch: Callable[..., Watcher], database: Path, config: Path, bag: Path
+) -> None:
     watcher = watch()
     scores: list[AnomalyScore] = []
-    watcher.node.create_subscription(AnomalyScore, '/semanom_detector/camera/score', scores.append, 10)
+    watcher.node.create_subscription(AnomalyScore, '/semanom_detector/camera/score', scores.append, 50)
 
     launched = launch('replay.launch.py', bag=bag, database=database, config=config, rviz='false')
     watcher.spin_until(lambda: launched.process.poll() is not None, 'end of the replay')
-    assert launched.end() == 0
+    assert launched.end() == 0, launched.output
     assert scores
+    assert scores[-1].header.stamp.sec == 30, 'the last frame'
     assert 'The recording is at its end' in launched.output
     assert launched.output.index('played') > launched.output.index('process started')
+    said = launched.wait_for(r'camera: (?:all (\d+) frames have|(\d+) of 30 frames have) a score')
+    assert int(said[1] or said[2]) == len({score.header.stamp.sec for score in scores})
+
+
+@pytest.mark.usefixtures('player')
+def test_ctrl_c_ends_a_replay_with_status_0(
+    launch: Callable[..., Launched], database: Path, config: Path, bag: Path
+) -> None:
+    launched = launch('replay.launch.py', bag=bag, database=database, config=config, rviz='false')
+    launched.wait_for('begun')
+    assert launched.interrupt() == 0
+    assert 'Caught exception in launch' not in launched.output
+    assert 'at its end' not in launched.output
+
+
+@pytest.mark.usefixtures('player')
+def test_a_player_that_dies_is_not_the_end_of_the_recording(
+    launch: Callable[..., Launched], database: Path, config: Path, bag: Path, monkeypatch: pytest.MonkeyPatch,
+    trial: Any
+) -> None:
+    monkeypatch.setenv('PLAYER_DIES', '1')
+    with trial('Nodes', 'a replay whose player or database fails'):
+        launched = launch('replay.launch.py', bag=bag, database=database, config=config, rviz='false')
+        assert launched.end() == 1
+        assert 'The player ended with status 7 before the end of the recording' in launched.output
+        assert 'at its end' not in launched.output
+
+
+def test_a_replay_without_a_database_ends(
+    launch: Callable[..., Launched], config: Path, bag: Path, tmp_path: Path, trial: Any
+) -> None:
+    with trial('Nodes', 'a replay whose player or database fails'):
+        launched = launch('replay.launch.py', bag=bag, database=tmp_path / 'gone', config=config, rviz='false')
+        assert launched.end() == 1
+        assert re.search('cannot configure: .*gone', launched.output)
+        assert 'the detector is not configured; its log above says why' in launched.output

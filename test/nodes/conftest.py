@@ -31,6 +31,7 @@ from semanom_ros.nodes import detector
 from semanom_ros.nodes.detector import Detector
 from semanom_ros.recordings.bags import BagReader, BagWriter
 from semanom_ros.recordings.nominal_recording import record_bags
+from semanom_ros.ros.guarded_node import GuardedExecutor
 from semanom_ros.ros.messages import image_to_message
 from semanom_ros.settings import Settings
 
@@ -233,8 +234,7 @@ class Bench:
         except BaseException:
             rclpy.shutdown(context=self.context)
             raise
-        self._executor = SingleThreadedExecutor(context=self.context)
-        self._executor.add_node(self.detector)
+        self._executor = GuardedExecutor(self.detector)
         self._thread = threading.Thread(target=self._spin)
         self._thread.start()
         self.node = rclpy.create_node('bench', context=self.context)

@@ -153,35 +153,38 @@ BAD = {
 
 
 @pytest.mark.parametrize('fault', BAD)
-def test_a_bad_image_is_reported_and_the_next_good_one_is_scored(active: Callable[..., Any], fault: str) -> None:
-    one = active()
-    scores = one.listen(AnomalyScore, 'camera/score')
-    one.send_raw(**BAD[fault])
-    status = one.status('camera', lambda s: one.values(s)['unknown frames: invalid image'] == '1')
-    assert status.level == ERROR
-    assert status.message.split('; ')[0].startswith('1 frames unknown, invalid image: image: found')
-    assert 'expected' in status.message
-    assert '\n' not in status.message
-    one.send(one.street(0), one.second)
-    one.spin_until(lambda: len(scores) == 2)
-    assert stamps(scores) == [0, 1]
-    assert [score.verdict for score in scores] == [AnomalyScore.VERDICT_UNKNOWN, AnomalyScore.VERDICT_NOMINAL]
-    assert one.status('camera', lambda s: s.level != ERROR)
+def test_a_bad_image_is_reported_and_the_next_good_one_is_scored(
+        active: Callable[..., Any], fault: str, trial: Any) -> None:
+    with trial('Nodes', 'images that are none'):
+        one = active()
+        scores = one.listen(AnomalyScore, 'camera/score')
+        one.send_raw(**BAD[fault])
+        status = one.status('camera', lambda s: one.values(s)['unknown frames: invalid image'] == '1')
+        assert status.level == ERROR
+        assert status.message.split('; ')[0].startswith('1 frames unknown, invalid image: image: found')
+        assert 'expected' in status.message
+        assert '\n' not in status.message
+        one.send(one.street(0), one.second)
+        one.spin_until(lambda: len(scores) == 2)
+        assert stamps(scores) == [0, 1]
+        assert [score.verdict for score in scores] == [AnomalyScore.VERDICT_UNKNOWN, AnomalyScore.VERDICT_NOMINAL]
+        assert one.status('camera', lambda s: s.level != ERROR)
 
 
-def test_bytes_that_are_no_image_are_reported(active: Callable[..., Any]) -> None:
+def test_bytes_that_are_no_image_are_reported(active: Callable[..., Any], trial: Any) -> None:
     """A publisher with a broken serialization: the type fits, the bytes do not."""
-    one = active()
-    scores = one.listen(AnomalyScore, 'camera/score')
-    whole = serialize_message(image_to_message(one.street(0), 'rgb8', one.second, 'lens'))
-    publisher = one.publisher(Image, 'camera/image')
-    for number, broken in enumerate((whole[:6], whole[:40], whole[:500])):
-        publisher.publish(broken)
-        one.spin_until(lambda count=number + 1: one.monitor().count(Reason.INVALID_IMAGE.words) == count)
-    publisher.publish(whole)
-    one.spin_until(lambda: len(scores) == 3, what='where the header can be read')
-    assert [(score.verdict, score.header.stamp.sec, score.header.frame_id) for score in scores] == [
-        (0, 1, 'lens'), (0, 1, 'lens'), (1, 1, 'lens')]
+    with trial('Nodes', 'images that are none', times=3):
+        one = active()
+        scores = one.listen(AnomalyScore, 'camera/score')
+        whole = serialize_message(image_to_message(one.street(0), 'rgb8', one.second, 'lens'))
+        publisher = one.publisher(Image, 'camera/image')
+        for number, broken in enumerate((whole[:6], whole[:40], whole[:500])):
+            publisher.publish(broken)
+            one.spin_until(lambda count=number + 1: one.monitor().count(Reason.INVALID_IMAGE.words) == count)
+        publisher.publish(whole)
+        one.spin_until(lambda: len(scores) == 3, what='where the header can be read')
+        assert [(score.verdict, score.header.stamp.sec, score.header.frame_id) for score in scores] == [
+            (0, 1, 'lens'), (0, 1, 'lens'), (1, 1, 'lens')]
 
 
 def test_bad_images_are_logged_once_in_a_while(active: Callable[..., Any], capfd: pytest.CaptureFixture[str]) -> None:
@@ -339,18 +342,20 @@ def test_a_camera_that_sends_nothing_is_an_error(active: Callable[..., Any]) -> 
     assert '(0 publishers)' in status.message
 
 
-def test_a_frame_that_fails_does_not_end_the_node(active: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frame_that_fails_does_not_end_the_node(
+        active: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, trial: Any) -> None:
     """Provoked by a judge that raises, as a GPU does that runs out of memory."""
-    one = active()
-    scores = one.listen(AnomalyScore, 'camera/score')
-    with monkeypatch.context() as patch:
-        patch.setattr(Judge, 'process', lambda *_: 1 / 0)
-        one.send(one.street(0), one.second)
-        assert one.status('camera', lambda s: 'division by zero' in s.message).level == ERROR
-        assert one.monitor().count(Reason.FAILED.words) == 1
-    one.send(one.street(1), 2 * one.second)
-    one.spin_until(lambda: len(scores) == 2)
-    assert stamps(scores) == [1, 2]
+    with trial('Nodes', 'a frame that fails in the pipeline'):
+        one = active()
+        scores = one.listen(AnomalyScore, 'camera/score')
+        with monkeypatch.context() as patch:
+            patch.setattr(Judge, 'process', lambda *_: 1 / 0)
+            one.send(one.street(0), one.second)
+            assert one.status('camera', lambda s: 'division by zero' in s.message).level == ERROR
+            assert one.monitor().count(Reason.FAILED.words) == 1
+        one.send(one.street(1), 2 * one.second)
+        one.spin_until(lambda: len(scores) == 2)
+        assert stamps(scores) == [1, 2]
 
 
 def test_a_fast_camera_is_never_waited_for_at_deactivate(

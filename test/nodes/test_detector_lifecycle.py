@@ -284,24 +284,26 @@ def test_the_database_is_announced_to_late_comers(active: Callable[..., Any], le
 @pytest.mark.parametrize(('active', 'number'), [(True, signal.SIGINT), (False, signal.SIGTERM)])
 def test_a_signal_ends_the_process_with_status_0(
         bench: Callable[..., Any], recorded: Path, encoder: dict[str, Any], active: bool,
-        number: signal.Signals) -> None:
-    observer = bench()
-    process = subprocess.Popen(
-        [sys.executable, '-m', 'semanom_ros.nodes.detector', '--ros-args', '-r', '__node:=other', '-p',
-         f'database:={recorded}', '-p', f'encoder:={encoder["encoder"]}', '-p', f'input_size:={encoder["input_size"]}'],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE) if active else ():
-            request = ChangeState.Request(transition=Transition(id=transition))
-            assert observer.call(ChangeState, '/other/change_state', request, timeout=90).success
-        observer.spin_until(lambda: observer.node.count_services('/other/get_state'), 90, 'node')
-        process.send_signal(number)
-        output, _ = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 0, output
-    assert 'Traceback' not in output
-    assert 'ERROR' not in output
+        number: signal.Signals, trial: Any) -> None:
+    with trial('Nodes', 'a signal while a node works'):
+        observer = bench()
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'semanom_ros.nodes.detector', '--ros-args', '-r', '__node:=other', '-p',
+             f'database:={recorded}', '-p', f'encoder:={encoder["encoder"]}', '-p',
+             f'input_size:={encoder["input_size"]}'],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE) if active else ():
+                request = ChangeState.Request(transition=Transition(id=transition))
+                assert observer.call(ChangeState, '/other/change_state', request, timeout=90).success
+            observer.spin_until(lambda: observer.node.count_services('/other/get_state'), 90, 'node')
+            process.send_signal(number)
+            output, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == 0, output
+        assert 'Traceback' not in output
+        assert 'ERROR' not in output
 
 
 @pytest.mark.parametrize(('given', 'words'), [

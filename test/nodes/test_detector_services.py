@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import threading
@@ -275,3 +276,48 @@ def test_what_is_accepted_is_what_was_judged(
     if name == 'segmented':
         assert (numbers < len(judged.scores.segments.scores)).any(), 'segments among them'
     assert accepted.record.stamp_ns == judged.stamp_ns
+
+
+def test_the_answer_names_camera_stamp_and_age(active: Callable[..., Any], own: Path) -> None:
+    one = active(database=str(own), camera_names=['front', 'rear'])
+    assert verdicts(one)(one.street_with_box(70), 'rear')
+    stamp = one._scores['rear'][-1].header.stamp
+    answer = one.call(Trigger, ACCEPT, Trigger.Request())
+    assert answer.success
+    expected = rf', of rear: frame {stamp.sec}\.{stamp.nanosec // 10**6:03d}, flagged \d+\.\d s ago; database'
+    assert re.search(expected, answer.message), answer.message
+
+
+def test_what_was_flagged_long_ago_is_not_accepted(
+        active: Callable[..., Any], own: Path, monkeypatch: pytest.MonkeyPatch, trial: Any) -> None:
+    one = active(database=str(own), camera_names=['front', 'rear'], accept_max_age=30.0)
+    verdict = verdicts(one)
+    red = one.street_with_box(70)
+    assert verdict(red, 'front')
+    front = next(camera for camera in one.detector._cameras if camera.name == 'front')
+    front.flagged = dataclasses.replace(front.flagged, when=front.flagged.when - 31)
+    with trial('Nodes', 'accept_as_nominal long after the alarm'):
+        answer = one.call(Trigger, ACCEPT, Trigger.Request())
+        assert not answer.success
+        assert re.match(r'too old: found front: frame .*, flagged 3\d\.\d s ago, expected at most 30 s', answer.message)
+        assert verdict(red[..., ::-1].copy(), 'rear')
+        answer = one.call(Trigger, ACCEPT, Trigger.Request())
+        assert answer.success
+        assert re.search(r'of rear: frame .* \(left out as too old: front: frame', answer.message)
+        assert verdict(red, 'rear'), 'that of the front camera is not accepted'
+
+
+def test_a_read_only_node_writes_nothing_and_stays_so(active: Callable[..., Any], own: Path, trial: Any) -> None:
+    one = active(database=str(own), read_only=True)
+    assert verdicts(one)(one.street_with_box(70))
+    before = {path: path.stat().st_mtime_ns for path in own.rglob('*')}
+    with trial('Nodes', 'services that write, of a read-only node'):
+        answer = one.call(Trigger, ACCEPT, Trigger.Request())
+        assert not answer.success
+        assert 'parameter read_only: found true' in answer.message
+        assert not one.detector.set_parameters([Parameter('read_only', value=False)])[0].successful
+        assert one.cleanup() is False, 'is active'
+        assert one.deactivate()
+        assert one.cleanup()
+        assert not one.detector.set_parameters([Parameter('read_only', value=False)])[0].successful
+        assert {path: path.stat().st_mtime_ns for path in own.rglob('*')} == before

@@ -299,56 +299,62 @@ def test_a_bad_parameter_ends_the_process_with_one_line(ros_domain_id: int,
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_brings_a_live_recording_into_the_database(stage: Stage, tmp_path: Path, streets: Any,
-                                                          parameter_file: Callable[..., Path], number: int) -> None:
-    file = parameter_file(database=str(tmp_path / 'database'), held_out_share=0.0)
-    publisher = stage.vehicle.create_publisher(Image, '/nominal_recorder/input/camera/image', qos_profile_sensor_data)
-    process = subprocess.Popen(command(file), stderr=subprocess.PIPE, text=True)
-    try:
-        for message in images(streets, 3):
-            expected = str(message.header.stamp.sec)
+                                                          parameter_file: Callable[..., Path], number: int,
+                                                          trial: Any) -> None:
+    with trial('Nodes', 'a signal while a node works'):
+        file = parameter_file(database=str(tmp_path / 'database'), held_out_share=0.0)
+        topic = '/nominal_recorder/input/camera/image'
+        publisher = stage.vehicle.create_publisher(Image, topic, qos_profile_sensor_data)
+        process = subprocess.Popen(command(file), stderr=subprocess.PIPE, text=True)
+        try:
+            for message in images(streets, 3):
+                expected = str(message.header.stamp.sec)
 
-            def arrived(message: Image = message, expected: str = expected) -> bool:
-                publisher.publish(message)  # again and again: nobody tells when the other side is ready to receive
-                return stage.values.get('frames recorded') == expected
+                def arrived(message: Image = message, expected: str = expected) -> bool:
+                    publisher.publish(message)  # again and again: nobody tells when the other side is ready to receive
+                    return stage.values.get('frames recorded') == expected
 
-            stage.until(arrived)
-        process.send_signal(number)
-        _, said = process.communicate(timeout=PATIENCE_S)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == 0, said
-    assert '3 frames added' in said
-    assert 'Traceback' not in said
-    assert len(recorded(tmp_path / 'database')) == 3
+                stage.until(arrived)
+            process.send_signal(number)
+            _, said = process.communicate(timeout=PATIENCE_S)
+        finally:
+            process.kill()
+            process.wait()
+        assert process.returncode == 0, said
+        assert '3 frames added' in said
+        assert 'Traceback' not in said
+        assert len(recorded(tmp_path / 'database')) == 3
 
 
 @pytest.mark.parametrize('second', [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_the_process_though_the_encoder_hangs(
-        stage: Stage, tmp_path: Path, fragile: dict[str, Any], streets: Any, second: signal.Signals) -> None:
+        stage: Stage, tmp_path: Path, fragile: dict[str, Any], streets: Any, second: signal.Signals,
+        trial: Any) -> None:
     """A real network that never comes to an end with a white picture."""
-    file = tmp_path / 'parameters.yaml'
-    file.write_text(yaml.safe_dump({'/**': {'ros__parameters': {
-        **fragile, 'database': str(tmp_path / 'database'), 'held_out_share': 0.0}}}))
-    publisher = stage.vehicle.create_publisher(Image, '/nominal_recorder/input/camera/image', qos_profile_sensor_data)
-    process = subprocess.Popen(command(file), stderr=subprocess.PIPE, text=True)
-    try:
-        white = image_to_message(np.full_like(streets.picture(0), 255), 'rgb8', SECOND, 'optical')
+    with trial('Nodes', 'a signal while the encoder hangs'):
+        file = tmp_path / 'parameters.yaml'
+        file.write_text(yaml.safe_dump({'/**': {'ros__parameters': {
+            **fragile, 'database': str(tmp_path / 'database'), 'held_out_share': 0.0}}}))
+        topic = '/nominal_recorder/input/camera/image'
+        publisher = stage.vehicle.create_publisher(Image, topic, qos_profile_sensor_data)
+        process = subprocess.Popen(command(file), stderr=subprocess.PIPE, text=True)
+        try:
+            white = image_to_message(np.full_like(streets.picture(0), 255), 'rgb8', SECOND, 'optical')
 
-        def arrived() -> bool:
-            publisher.publish(white)
-            return int(stage.values.get('frames received', 0)) > 2
+            def arrived() -> bool:
+                publisher.publish(white)
+                return int(stage.values.get('frames received', 0)) > 2
 
-        stage.until(arrived)
-        process.send_signal(signal.SIGINT)
-        stage.until(lambda: stage.values['state'] == 'stopping')
-        process.send_signal(second)
-        _, said = process.communicate(timeout=PATIENCE_S)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == (130 if second == signal.SIGINT else -signal.SIGTERM), said
-    assert 'Traceback' not in said
+            stage.until(arrived)
+            process.send_signal(signal.SIGINT)
+            stage.until(lambda: stage.values['state'] == 'stopping')
+            process.send_signal(second)
+            _, said = process.communicate(timeout=PATIENCE_S)
+        finally:
+            process.kill()
+            process.wait()
+        assert process.returncode == (130 if second == signal.SIGINT else -signal.SIGTERM), said
+        assert 'Traceback' not in said
 
 
 def test_live_frames_that_are_not_finite_are_counted_and_named_and_not_recorded(

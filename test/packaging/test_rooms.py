@@ -11,9 +11,10 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / 'semanom_ros'
 
 FLOORS = (
-    ('bounds', 'errors'),
+    ('bounds', 'errors', 'small_files'),
     ('parameters',),
     ('settings',),
+    ('parameter_yaml',),
     ('parameter_files',),
     ('core.progress', 'core.fields', 'core.frames', 'core.motion', 'core.picture_decoder', 'geometry'),
     ('core.embedding',),

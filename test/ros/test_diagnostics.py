@@ -159,3 +159,13 @@ def test_stamps_that_go_back_are_a_warning_once() -> None:
     monitor.restarted()
     assert 'stamps went back' in status(monitor).message
     assert status(monitor).level == DiagnosticStatus.OK
+
+
+def test_stamps_of_another_clock_have_no_age() -> None:
+    monitor = CameraMonitor()
+    for age, words in ((95790202.356, '1108.7 days behind'), (-90000.0, '1.0 days ahead of')):
+        monitor.processed(RESULT, 0.01, age=age)
+        assert values(status(monitor))['age of the last result (ms)'] == (
+            f'unknown, the stamps are {words} the node\'s clock')
+    monitor.processed(RESULT, 0.01, age=diagnostics.CLOCKS_APART_S)
+    assert values(status(monitor))['age of the last result (ms)'] == '600000.0'

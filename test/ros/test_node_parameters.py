@@ -16,10 +16,11 @@ def test_a_descriptor_says_what_the_table_says(parameter: Parameter) -> None:
     found = describe(parameter)
     assert (found.name, found.description) == (parameter.name, parameter.description)
     constraints = found.additional_constraints.split('; ') if found.additional_constraints else []
-    assert ('read at configure' in constraints) is not parameter.live
+    assert ('read at configure' in constraints) is not (parameter.live or parameter.fixed)
+    assert ('fixed when the node starts' in constraints) is parameter.fixed
     assert (f'one of {", ".join(parameter.choices)}' in constraints) is bool(parameter.choices)
     assert len(constraints) == (not parameter.live) + bool(parameter.choices)
-    assert not found.read_only, 'may be set before configure'
+    assert found.read_only is parameter.fixed, 'the others may be set before configure'
     bounded = (parameter.minimum, parameter.maximum) != (None, None)
     assert len(found.integer_range) == (bounded and type(parameter.default) is int)
     assert len(found.floating_point_range) == (bounded and type(parameter.default) is float)

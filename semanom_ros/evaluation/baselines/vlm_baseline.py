@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import http.client
 import json
 import logging
 import os
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +26,8 @@ import numpy.typing as npt
 
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.localization.regions_of_map import Region
-from semanom_ros.core.results import Anomaly, FrameResult, ScoreMap, Verdict
-from semanom_ros.errors import SemanomError
+from semanom_ros.core.results import Anomaly, FrameResult, Reason, ScoreMap, Verdict
+from semanom_ros.errors import SemanomError, without_secrets
 from semanom_ros.evaluation.baselines import Baseline, BaselineContext
 from semanom_ros.evaluation.detectors import Method, Ranked, Row, ranked
 from semanom_ros.recordings.images import compress_pixels
@@ -47,6 +49,9 @@ ordinary) to 1 (certainly anomalous), "boxes": [{"box": [left, top, width, heigh
 "label": "what it is"}]}. Box coordinates are shares of the image's width and height, 0 to 1. "boxes" is empty when \
 nothing is anomalous.'''
 
+LARGEST_REPLY = 4_000_000
+"""Bytes; no answer is longer."""
+
 _LONGEST_SIDE = 1024  # pixels of the picture that is sent
 _PATIENCE_S = 60.0  # longest pause before another try
 
@@ -59,17 +64,19 @@ class Answer:
         score: 0 to 1.
         boxes: (x, y, width, height, score), shares of the image.
         labels: of the boxes.
-        malformed: it was no such answer; taken for `nothing anomalous`.
     """
 
     score: float
     boxes: tuple[tuple[float, float, float, float, float], ...]
     labels: tuple[str, ...]
-    malformed: bool = False
 
 
-def parse(text: str) -> Answer:
-    """Reads an answer; a JSON object inside other text or a code fence is found."""
+class _MalformedError(Exception):
+    """There is an answer, and it is none."""
+
+
+def parse(text: str) -> Answer | None:
+    """Reads an answer; a JSON object inside other text or a code fence is found. None: it is none."""
     start, stop = text.find('{'), text.rfind('}')
     try:
         content = json.loads(text[start:stop + 1])
@@ -84,8 +91,8 @@ def parse(text: str) -> Answer:
                 raise ValueError('box')
             boxes.append((x, y, width, height, own))
             labels.append(str(item.get('label', '')))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return Answer(0.0, (), (), malformed=True)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
     # the verdict is one bit and the score another: where they disagree, the verdict wins
     score = max(score, THRESHOLD) if anomalous else min(score, THRESHOLD - 1e-6)
     return Answer(score, tuple(boxes), tuple(labels))
@@ -115,21 +122,29 @@ class VlmMethod:
         Raises:
             SemanomError: the endpoint is no HTTP address.
         """
-        if not endpoint.startswith(('http://', 'https://')):
+        address = urllib.parse.urlsplit(endpoint)
+        if '@' in endpoint:
+            raise SemanomError('--endpoint: found a user or password in the address, expected none; the key comes from '
+                               f'the environment variable {KEY_VARIABLES[0]}')
+        if address.scheme not in ('http', 'https') or not address.netloc:
             raise SemanomError(f'--endpoint {endpoint}: expected an address that begins with http:// or https://')
         self.false_alarm_rate: float | None = None  # it says itself what it takes for anomalous
         self.rows: tuple[Row, ...] = (Row('', baseline=f'VLM {model}'),)
         self._url, self._model, self._cache = endpoint.rstrip('/') + '/chat/completions', model, cache
         self._period_ns, self._interval_s = round(period_s * 1e9), 60 / per_minute
         self._prices, self._retries, self._timeout_s = prices, retries, timeout_s
-        self._last: tuple[int, Answer, float] | None = None
+        self._last: tuple[int, Answer | str, float] | None = None
         self._next_time = 0.0
         self._asked: dict[str, dict[str, Any]] = {}  # usage of each answer, for the sums
-        self._malformed: set[str] = set()
+        self._malformed: dict[str, str] = {}  # what was found instead of each answer
+        self._opener = urllib.request.build_opener(_NoRedirects)
+        self._secret = _secret()
+        if self._secret and address.scheme == 'http' and address.hostname not in ('localhost', '127.0.0.1', '::1'):
+            log.warning('%s: the key goes there without encryption; use https:// or a server on this machine', endpoint)
         cache.mkdir(parents=True, exist_ok=True)
 
     def process(self, frame: Frame) -> list[Ranked]:
-        """The verdict on the next frame.
+        """The verdict on the next frame; unknown where the answer is malformed.
 
         Raises:
             SemanomError: the server refuses, or does not answer in spite of all tries.
@@ -137,7 +152,12 @@ class VlmMethod:
         if self._last is None or not 0 <= frame.stamp_ns - self._last[0] < max(self._period_ns, 1):
             self._last = (frame.stamp_ns, *self._ask(frame.image))
         _, answer, milliseconds = self._last
-        return [ranked(_result(frame, answer), False, milliseconds)]
+        if isinstance(answer, str):
+            height, width = frame.image.shape[:2]
+            result = FrameResult.unknown(frame.stamp_ns, frame.camera, Reason.FAILED, answer, (height, width))
+        else:
+            result = _result(frame, answer)
+        return [ranked(result, False, milliseconds)]
 
     def reset(self) -> None:
         """Forgets the last answer."""
@@ -145,39 +165,54 @@ class VlmMethod:
 
     def details(self) -> dict[str, Any]:
         """Questions, malformed answers, tokens and cost; the same whether answers came from the cache or not."""
-        prompt = sum(int(usage.get('prompt_tokens', 0)) for usage in self._asked.values())
-        completion = sum(int(usage.get('completion_tokens', 0)) for usage in self._asked.values())
-        return {'questions': len(self._asked), 'malformed_answers': len(self._malformed), 'prompt_tokens': prompt,
-                'completion_tokens': completion,
+        prompt, completion = (sum(_count(usage.get(name)) for usage in self._asked.values())
+                              for name in ('prompt_tokens', 'completion_tokens'))
+        return {'questions': len(self._asked.keys() | self._malformed.keys()),
+                'malformed_answers': len(self._malformed), 'prompt_tokens': prompt, 'completion_tokens': completion,
                 'cost': (prompt * self._prices[0] + completion * self._prices[1]) / 1e6,
                 'period_s': self._period_ns / 1e9}
 
-    def _ask(self, image: npt.NDArray[np.uint8]) -> tuple[Answer, float]:
-        """The answer for a picture, and the milliseconds that it took when it was asked."""
+    def _ask(self, image: npt.NDArray[np.uint8]) -> tuple[Answer | str, float]:
+        """The answer for a picture, or what was found instead, and the milliseconds that it took when it was asked."""
         scale = min(1.0, _LONGEST_SIDE / max(image.shape[:2]))
         if scale < 1:
             image = np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
         picture = compress_pixels(image, quality=88).tobytes()
         key = hashlib.sha256('\0'.join([self._url, self._model, PROMPT]).encode() + picture).hexdigest()
         file = self._cache / f'{key}.json'
-        try:
-            stored = json.loads(file.read_text())
-        except (OSError, ValueError):
+        stored = _stored(file)
+        answer = parse(stored['text']) if stored else None
+        if stored is None or answer is None:
             begun = time.monotonic()
-            reply = self._post(picture)
-            stored = {'model': self._model, 'text': _text_of(reply), 'usage': reply.get('usage') or {},
+            try:
+                reply = self._post(picture)
+                text = _text_of(reply)
+                answer = parse(text)
+                if answer is None:
+                    raise _MalformedError(f'{text:.120}' or f'no text in {json.dumps(reply):.120}')
+            except _MalformedError as error:
+                found = without_secrets(f'malformed answer of {self._model}: found {str(error)!r}, expected what was '
+                                        'asked for')
+                if key not in self._malformed:
+                    log.warning('%s; its frames are unknown', found)
+                self._malformed[key] = found
+                return found, 1e3 * (time.monotonic() - begun)
+            usage = reply.get('usage')
+            stored = {'model': self._model, 'text': text, 'usage': usage if isinstance(usage, dict) else {},
                       'milliseconds': round(1e3 * (time.monotonic() - begun), 1)}
             beside = file.with_suffix('.partial')
             beside.write_text(json.dumps(stored))
             beside.rename(file)
-        answer = parse(stored['text'])
         self._asked[key] = stored['usage']
-        if answer.malformed and key not in self._malformed:
-            self._malformed.add(key)
-            log.warning('%s: malformed answer, counted as nothing anomalous: %.120r', self._model, stored['text'])
         return answer, float(stored['milliseconds'])
 
     def _post(self, picture: bytes) -> dict[str, Any]:
+        """The server's reply.
+
+        Raises:
+            SemanomError: the server refuses, or does not answer in spite of all tries.
+            _MalformedError: it answers, and not in JSON, or will not have this picture.
+        """
         body = json.dumps({
             'model': self._model, 'temperature': 0, 'response_format': {'type': 'json_object'},
             'messages': [{'role': 'user', 'content': [
@@ -185,30 +220,82 @@ class VlmMethod:
                 {'type': 'image_url', 'image_url': {
                     'url': 'data:image/jpeg;base64,' + base64.b64encode(picture).decode()}}]}]}).encode()
         headers = {'Content-Type': 'application/json'}
-        secret = next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), '')
-        if secret:
-            headers['Authorization'] = f'Bearer {secret}'
+        if self._secret:
+            headers['Authorization'] = f'Bearer {self._secret}'
         reason = ''
         for attempt in range(self._retries + 1):
             time.sleep(max(0.0, self._next_time - time.monotonic()))
             self._next_time = time.monotonic() + self._interval_s
             try:
-                with urllib.request.urlopen(urllib.request.Request(self._url, body, headers),
-                                            timeout=self._timeout_s) as response:
-                    return json.loads(response.read())
+                with self._opener.open(urllib.request.Request(self._url, body, headers),
+                                       timeout=self._timeout_s) as response:
+                    content = response.read(LARGEST_REPLY + 1)
+                return _json_of(content)
             except urllib.error.HTTPError as error:
                 reason = f'status {error.code}'
+                if error.code in (400, 413, 422) and self._asked:  # of this picture: others were answered
+                    raise _MalformedError(f'{reason} {error.reason}') from None
+                if 300 <= error.code < 400:
+                    host = urllib.parse.urlsplit(error.headers.get('Location') or '').hostname or 'another address'
+                    raise SemanomError(f'{self._url}: the server redirects to {host}, where neither picture nor key is '
+                                       'sent; if you trust it, give its address as --endpoint') from None
                 if error.code not in (408, 409, 429) and error.code < 500:
                     raise SemanomError(f'{self._url}: the server refuses with {reason}; check --endpoint, --model and '
                                        f'the key in {KEY_VARIABLES[0]}') from None
                 wait = _seconds(error.headers.get('Retry-After'), 2.0 ** attempt)
-            except (OSError, ValueError) as error:  # no connection, a timeout, or an answer that is no JSON
+            except (OSError, http.client.HTTPException) as error:  # no connection, a timeout, one that breaks off
                 reason, wait = str(error) or type(error).__name__, 2.0 ** attempt
             if attempt < self._retries:
-                log.warning('%s: %s, trying again', self._url, reason)
+                log.warning('%s: %s, trying again', without_secrets(self._url), without_secrets(reason))
                 self._next_time = max(self._next_time, time.monotonic() + min(wait, _PATIENCE_S))
         raise SemanomError(f'{self._url}: no answer after {self._retries + 1} tries ({reason}); run the same command '
                            'later, answers so far are kept')
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows none: the key would go along, to whomever the server names."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _secret() -> str:
+    """The key; '' where there is none.
+
+    Raises:
+        SemanomError: it is none that can be sent.
+    """
+    name = next((name for name in KEY_VARIABLES if os.environ.get(name)), '')
+    secret = os.environ.get(name, '').strip()
+    if not (secret.isascii() and secret.isprintable()):
+        raise SemanomError(f'{name}: found a key with line breaks or letters that are not ASCII, expected one word; '
+                           'set it anew')
+    return secret
+
+
+def _json_of(content: bytes) -> dict[str, Any]:
+    try:
+        reply = json.loads(content) if len(content) <= LARGEST_REPLY else None
+    except (ValueError, RecursionError):
+        reply = None
+    if not isinstance(reply, dict):
+        raise _MalformedError(content[:120].decode(errors='replace') or 'nothing')
+    return reply
+
+
+def _stored(file: Path) -> dict[str, Any] | None:
+    """An answer as it was kept; None where there is none, or the file is damaged."""
+    try:
+        stored = json.loads(file.read_text())
+        kept = isinstance(stored['text'], str) and isinstance(stored['usage'], dict)
+        return stored if kept and float(stored['milliseconds']) >= 0 else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _count(tokens: Any) -> int:
+    """A number of tokens; 0 for anything else."""
+    return int(tokens) if isinstance(tokens, int | float) and 0 <= tokens < 1e15 else 0
 
 
 def _seconds(text: str | None, otherwise: float) -> float:

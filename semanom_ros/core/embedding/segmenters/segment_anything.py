@@ -25,6 +25,7 @@ from semanom_ros.core.embedding.weight_store import LOCAL_FOLDER, Owner, reason
 from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.errors import ParameterError, SegmenterError
 from semanom_ros.settings import QuerySettings
+from semanom_ros.small_files import read_small
 
 if TYPE_CHECKING:
     import torch
@@ -186,7 +187,7 @@ def read_prompts(path: Path) -> list[str]:
         ParameterError: unreadable, or without a prompt.
     """
     try:
-        lines = path.read_text().splitlines()
+        lines = read_small(path).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ParameterError(f'parameter segmenter_prompts: {path} is unreadable ({error}); give a text file with one '
                              'prompt a line') from error

@@ -1,0 +1,26 @@
+"""Files that a person writes and a parameter names, read so that a wrong name costs nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+LARGEST = 4_000_000
+"""Bytes."""
+
+
+def read_small(path: Path) -> bytes:
+    """The content of a file; of a special one, which may have no end, nothing is read.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or holds more than LARGEST bytes.
+    """
+    with open(path, 'rb', opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, 'found no regular file, expected one')
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise OSError(errno.EFBIG, f'found more than {LARGEST} bytes, expected less')
+    return content

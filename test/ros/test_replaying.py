@@ -1,0 +1,75 @@
+"""What of a recording is played, and what is said of it afterwards."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import rclpy
+
+from semanom_ros.msg import AnomalyScore
+from semanom_ros.ros.replaying import topics_to_play
+
+CAMERA = {'/camera/image_raw/compressed': 'sensor_msgs/msg/CompressedImage', '/tf': 'tf2_msgs/msg/TFMessage',
+          '/clock': 'rosgraph_msgs/msg/Clock'}
+
+
+def test_a_detectors_own_outputs_are_not_played() -> None:
+    own = {'/robot/watcher/front/score': 'semanom_ros/msg/AnomalyScore',
+           '/robot/watcher/front/overlay': 'sensor_msgs/msg/Image',
+           '/robot/watcher/front/overlay/compressed': 'sensor_msgs/msg/CompressedImage',
+           '/robot/watcher/rear/markers': 'visualization_msgs/msg/MarkerArray',
+           '/robot/watcher/database_info': 'semanom_ros/msg/DatabaseInfo',
+           '/robot/watcher/transition_event': 'lifecycle_msgs/msg/TransitionEvent',
+           '/diagnostics': 'diagnostic_msgs/msg/DiagnosticArray', '/rosout': 'rcl_interfaces/msg/Log'}
+    kept = {**CAMERA, '/robot/watcher/input/front/image': 'sensor_msgs/msg/Image',
+            '/robot/watcher2/overlay': 'sensor_msgs/msg/Image', '/score': 'std_msgs/msg/String'}
+    assert topics_to_play({**kept, **own}) == sorted(kept)
+    assert topics_to_play(CAMERA) == sorted(CAMERA)
+
+
+PLAYER = """
+import sys, rclpy
+from semanom_ros.msg import AnomalyScore
+from rclpy.qos import QoSProfile
+rclpy.init()
+node = rclpy.create_node('scores')
+publisher = node.create_publisher(AnomalyScore, '/score', QoSProfile(depth=50))
+while not publisher.get_subscription_count():
+    rclpy.spin_once(node, timeout_sec=0.01)
+for second, reason in ((1, 0), (2, AnomalyScore.REASON_LATE), (3, 0), (3, 0)):
+    score = AnomalyScore(reason=reason)
+    score.header.stamp.sec = second
+    publisher.publish(score)
+publisher.wait_for_all_acked()
+sys.exit(int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(('frames', 'status', 'said'), [
+    (2, 0, r'front: all 2 frames have a score'),
+    (4, 0, r'front: 2 of 4 frames have a score: .* \(rate:=0\.9\)'),
+])
+def test_frames_with_a_score_are_counted(ros_domain_id: int, tmp_path: Path, frames: int, status: int,
+                                         said: str) -> None:
+    """The player speaks for the detector; a publisher of the test stands in for it until then."""
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node('detector', context=context)
+    node.create_publisher(AnomalyScore, '/score', 10)
+    (tmp_path / 'player.py').write_text(PLAYER)
+    try:
+        done = subprocess.run(
+            [sys.executable, '-m', 'semanom_ros.ros.replaying', '--score', 'front', '/score', str(frames), '--rate',
+             '2',
+             '--', sys.executable, str(tmp_path / 'player.py'), str(status)],
+            check=False, capture_output=True, text=True, timeout=90, env={**os.environ, 'PYTHONWARNINGS': 'ignore'})
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+    assert done.returncode == status, done.stderr
+    assert re.search(said, done.stdout + done.stderr)
