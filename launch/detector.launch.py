@@ -21,7 +21,6 @@ from lifecycle_msgs.msg import Transition
 
 from semanom_ros.ros.launching import (
     BOOLEAN,
-    SHARE,
     LaunchedNode,
     config,
     configure_failed,
@@ -31,7 +30,7 @@ from semanom_ros.ros.launching import (
     shared,
 )
 from semanom_ros.ros.remapping import camera_remappings, words
-from semanom_ros.ros.rviz import rviz_config
+from semanom_ros.ros.rviz import FILE, rviz_config, template
 
 NODE_NAME = 'semanom_detector'
 # After Ctrl-C the detector finishes its frame and frees the GPU; launch's 5 seconds can be too few.
@@ -139,10 +138,9 @@ def autostart(detector: LifecycleNode, detector_name: str) -> list:
 
 def rviz_node(argument: dict[str, str], detector_name: str, launched: LaunchedNode) -> Node:
     """RViz with the outputs of the detector's cameras; its configuration lies with the launch's logs."""
-    template = (SHARE / 'config' / 'semanom.rviz').read_text()
-    file = Path(launch_config.log_dir) / 'semanom.rviz'
+    file = Path(launch_config.log_dir) / FILE
     compressed = launched.transport == 'compressed'
-    file.write_text(rviz_config(template, detector_name, launched.cameras, launched.image_topics, compressed))
+    file.write_text(rviz_config(template(), detector_name, launched.cameras, launched.image_topics, compressed))
     return Node(
         package='rviz2',
         executable='rviz2',

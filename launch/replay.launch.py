@@ -36,7 +36,6 @@ from semanom_ros.ros.launching import (
 )
 from semanom_ros.ros.middleware import large_image_settings
 from semanom_ros.ros.remapping import words
-from semanom_ros.ros.replaying import topics_to_play
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -65,8 +64,9 @@ def launch_setup(context: LaunchContext) -> list:
     with BagReader(bag) as reader:
         image_topics = [reader.image_topic(topic) for topic in words(argument['image_topic']) or ['']]
         kinds = {reader.topics[topic] for topic in image_topics}
-        clock = [] if '/clock' in reader.topics else ['--clock']
-        played = topics_to_play(reader.topics)
+        # A recorded clock is that of the stamps; the player's own is by the time of reception.
+        clock, recorded_clock = ([], ['/clock']) if '/clock' in reader.topics else (['--clock'], [])
+        played = [*reader.replayed_topics, *recorded_clock]
         frames = [sum(1 for _ in reader.raw([topic])) for topic in image_topics]
     if len(kinds) > 1:
         raise BagError(f'{bag}: found {", ".join(image_topics)} both raw and compressed, expected one kind; choose')

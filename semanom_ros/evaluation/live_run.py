@@ -24,13 +24,14 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 
 from semanom_ros.errors import SemanomError
-from semanom_ros.evaluation.result_bag import CAMERA, PREFIX, RECORDED, write_layout
+from semanom_ros.evaluation.result_bag import CAMERA, NODE, PREFIX, RECORDED
 from semanom_ros.msg import AnomalyScore
 from semanom_ros.recordings.bags import BagReader, BagWriter, camera_info_topic
 from semanom_ros.ros.background import background_node, domain_environment, private_domain
 from semanom_ros.ros.messages import stamp_of
 from semanom_ros.ros.outputs import SCORE
 from semanom_ros.ros.player import Capture, Player
+from semanom_ros.ros.rviz import FILE, rviz_config, template
 from semanom_ros.settings import Settings
 
 NODE = 'semanom_detector'
@@ -100,7 +101,8 @@ def run_live(bag: Path, image_topic: str, database: Path, settings: Settings, ta
         finally:
             process.stop()
     with BagReader(target) as reader:
-        write_layout(target, reader.topics, image_topic, '')
+        layout = rviz_config(template(), NODE, [CAMERA], [image_topic], recorded=reader.topics)
+        (target / FILE).write_text(layout)
     return run
 
 

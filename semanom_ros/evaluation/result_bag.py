@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-
-import yaml
 
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.results import FrameResult
@@ -18,15 +14,14 @@ from semanom_ros.recordings.bags import CAMERA_INFO, BagReader, BagWriter, camer
 from semanom_ros.recordings.stamps import Stamps
 from semanom_ros.ros.messages import write_message
 from semanom_ros.ros.outputs import OUTPUTS, Judged, Output
+from semanom_ros.ros.rviz import FILE, rviz_config, template
 from semanom_ros.settings import DetectorSettings
 
 CAMERA = 'camera'
-PREFIX = f'/semanom_detector/{CAMERA}/'
-LAYOUT = 'semanom.rviz'
+NODE = '/semanom_detector'
+PREFIX = f'{NODE}/{CAMERA}/'
 RECORDED: tuple[Output, ...] = tuple(output for output in OUTPUTS if output.recorded)
 """The outputs that a result bag holds, as live ones are."""
-_LAYOUT_CAMERA = '/camera/image_raw'
-"""The camera's topic in the package's own layout."""
 _COMPRESSED = '/compressed'
 _TF, _TF_STATIC, _TF_TYPE = '/tf', '/tf_static', 'tf2_msgs/msg/TFMessage'
 
@@ -43,7 +38,7 @@ class ResultBag:
 
     def __init__(self, path: Path, frame_id: str, camera: CameraModel | None = None,
                  settings: DetectorSettings | None = None, recording: Path | None = None,
-                 image_topic: str = _LAYOUT_CAMERA) -> None:
+                 image_topic: str = '/camera/image_raw') -> None:
         """
         Args:
             path: folder to be made.
@@ -54,9 +49,10 @@ class ResultBag:
             image_topic: of its images.
 
         Raises:
-            BagError: it cannot be written, or the package lacks its layout.
+            BagError: it cannot be written.
+            SemanomError: the package lacks its layout.
         """
-        _layout_file()  # rather now than after hours
+        self._layout = template()  # rather now than after hours
         self._writer = BagWriter(path)
         self._frame_id = frame_id
         self._camera = camera
@@ -72,7 +68,10 @@ class ResultBag:
                  trace: TracebackType | None) -> None:
         self._writer.__exit__(kind, error, trace)
         if kind is None:
-            write_layout(self._writer.path, self._topics, self._image_topic, self._frame_id)
+            transforms = self._topics & {_TF, _TF_STATIC}
+            layout = rviz_config(self._layout, NODE, [CAMERA], [self._image_topic], recorded=self._topics,
+                                 fixed_frame='' if transforms else self._frame_id)
+            (self._writer.path / FILE).write_text(layout)
 
     def add(self, frame: Frame, result: FrameResult) -> None:
         """Adds the next frame and what is said about it, at its stamp."""
@@ -112,42 +111,3 @@ class ResultBag:
         except CameraError:  # a CameraInfo of other images
             return None
         return self._camera
-
-
-def write_layout(folder: Path, topics: Collection[str], image_topic: str, frame_id: str) -> None:
-    """Writes the package's layout of RViz into the folder of a recording with results.
-
-    Args:
-        folder: of the recording.
-        topics: that are in it; a picture that is there as JPEG only is shown from that.
-        image_topic: of the camera.
-        frame_id: of its images, the fixed frame where there are no transforms.
-    """
-    layout = yaml.safe_load(_layout_file().read_text())
-    for display in _mappings(layout):
-        topic = display.get('Topic')
-        if isinstance(topic, dict) and 'Value' in topic:
-            name = image_topic.removesuffix(_COMPRESSED) if topic['Value'] == _LAYOUT_CAMERA else topic['Value']
-            # RViz takes what ends so through image_transport
-            topic['Value'] = name + _COMPRESSED if name not in topics and name + _COMPRESSED in topics else name
-    if _TF not in topics and _TF_STATIC not in topics:
-        layout['Visualization Manager']['Global Options']['Fixed Frame'] = frame_id
-    (folder / LAYOUT).write_text(yaml.safe_dump(layout, sort_keys=False))
-
-
-def _layout_file() -> Path:
-    for parent in Path(__file__).resolve().parents:
-        for place in (parent / 'config' / LAYOUT, parent / 'share' / 'semanom_ros' / 'config' / LAYOUT):
-            if place.is_file():
-                return place
-    raise BagError(f'{Path(__file__).parent}: found no config/{LAYOUT} in a share folder above it; install the package '
-                   'again')
-
-
-def _mappings(node: Any) -> list[dict[str, Any]]:
-    """All mappings in a YAML document."""
-    if isinstance(node, list):
-        return [found for item in node for found in _mappings(item)]
-    if isinstance(node, dict):
-        return [node, *(found for item in node.values() for found in _mappings(item))]
-    return []

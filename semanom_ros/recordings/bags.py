@@ -137,8 +137,8 @@ class BagReader:
 
     @property
     def replayed_topics(self) -> list[str]:
-        """What a replay plays to a detector: neither the clock nor what a detector said when it was recorded."""
-        return sorted(self.topics.keys() - own_outputs(self.topics) - {_CLOCK})
+        """What a replay plays to a detector: no clock, not what a detector said when it was recorded, no node's log."""
+        return sorted(self.topics.keys() - own_outputs(self.topics) - {_CLOCK, '/rosout', '/parameter_events'})
 
     @property
     def bad_images(self) -> int:

@@ -10,11 +10,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rclpy.node import Node
 
-from semanom_ros.msg import AnomalyArray, AnomalyScore, DatabaseInfo
+from semanom_ros.msg import AnomalyScore
 from semanom_ros.ros.background import background_node
 from semanom_ros.ros.qos import OUTPUT
 
@@ -23,26 +23,6 @@ CONNECT_S = 10.0
 
 SILENT_S = 3.0
 """When the player has ended and so long no score has come, none will."""
-
-_OF_EVERY_NODE = ('/diagnostics', '/rosout', '/parameter_events')
-
-
-def type_name(kind: type) -> str:
-    """`semanom_ros/msg/AnomalyScore` of a message class."""
-    return f'{kind.__module__.split(".")[0]}/msg/{kind.__name__}'
-
-
-def topics_to_play(topics: Mapping[str, str]) -> list[str]:
-    """What of a recording's topics (with their types) is played: not what a detector said when it was recorded.
-
-    Two would then speak on one topic, of the same frames. What nodes say of themselves is left out as well.
-    """
-    # what only a detector says: ~/database_info, ~/CAMERA/score, ~/CAMERA/anomalies
-    depths = {type_name(DatabaseInfo): 1, type_name(AnomalyScore): 2, type_name(AnomalyArray): 2}
-    detectors = {topic.rsplit('/', depths[kind])[0] for topic, kind in topics.items() if kind in depths}
-    return sorted(
-        topic for topic in topics if topic not in _OF_EVERY_NODE
-        and not any(topic.startswith(f'{node}/') and not topic.startswith(f'{node}/input/') for node in detectors))
 
 
 class _Count:

@@ -402,13 +402,19 @@ def test_own_outputs_are_no_cameras_and_are_not_replayed(tmp_path: Path) -> None
     types = {'/camera/image_raw': IMAGE, '/semanom_detector/camera/overlay': IMAGE, '/tf': 'tf2_msgs/msg/TFMessage',
              '/bus/semanom_detector/rear/mask': IMAGE, '/perception/anomalies': 'semanom_ros/msg/AnomalyArray',
              '/perception/overlay/compressed': COMPRESSED_IMAGE, '/semanom_detector/input/camera/image': IMAGE,
-             '/clock': 'rosgraph_msgs/msg/Clock', '/diagnostics': 'diagnostic_msgs/msg/DiagnosticArray'}
+             '/clock': 'rosgraph_msgs/msg/Clock', '/diagnostics': 'diagnostic_msgs/msg/DiagnosticArray',
+             '/robot/watcher/database_info': 'semanom_ros/msg/DatabaseInfo',
+             '/robot/watcher/front/score': 'semanom_ros/msg/AnomalyScore', '/robot/watcher/rear/overlay': IMAGE,
+             '/robot/watcher/transition_event': 'lifecycle_msgs/msg/TransitionEvent', '/robot/watcher2/image': IMAGE,
+             '/robot/watcher/input/front/image': IMAGE, '/rosout': 'rcl_interfaces/msg/Log'}
+    cameras = ['/camera/image_raw', '/robot/watcher/input/front/image', '/robot/watcher2/image',
+               '/semanom_detector/input/camera/image']
     with BagWriter(tmp_path / 'drive') as writer:
         for topic, type in types.items():
             writer.declare(topic, type)
     with BagReader(tmp_path / 'drive') as reader:
-        assert set(reader.image_topics) == {'/camera/image_raw', '/semanom_detector/input/camera/image'}
-        assert reader.replayed_topics == ['/camera/image_raw', '/semanom_detector/input/camera/image', '/tf']
+        assert list(reader.image_topics) == cameras
+        assert reader.replayed_topics == [*cameras, '/tf']
 
 
 # -- messages and stamps

@@ -12,25 +12,6 @@ import pytest
 import rclpy
 
 from semanom_ros.msg import AnomalyScore
-from semanom_ros.ros.replaying import topics_to_play
-
-CAMERA = {'/camera/image_raw/compressed': 'sensor_msgs/msg/CompressedImage', '/tf': 'tf2_msgs/msg/TFMessage',
-          '/clock': 'rosgraph_msgs/msg/Clock'}
-
-
-def test_a_detectors_own_outputs_are_not_played() -> None:
-    own = {'/robot/watcher/front/score': 'semanom_ros/msg/AnomalyScore',
-           '/robot/watcher/front/overlay': 'sensor_msgs/msg/Image',
-           '/robot/watcher/front/overlay/compressed': 'sensor_msgs/msg/CompressedImage',
-           '/robot/watcher/rear/markers': 'visualization_msgs/msg/MarkerArray',
-           '/robot/watcher/database_info': 'semanom_ros/msg/DatabaseInfo',
-           '/robot/watcher/transition_event': 'lifecycle_msgs/msg/TransitionEvent',
-           '/diagnostics': 'diagnostic_msgs/msg/DiagnosticArray', '/rosout': 'rcl_interfaces/msg/Log'}
-    kept = {**CAMERA, '/robot/watcher/input/front/image': 'sensor_msgs/msg/Image',
-            '/robot/watcher2/overlay': 'sensor_msgs/msg/Image', '/score': 'std_msgs/msg/String'}
-    assert topics_to_play({**kept, **own}) == sorted(kept)
-    assert topics_to_play(CAMERA) == sorted(CAMERA)
-
 
 PLAYER = """
 import sys, rclpy
