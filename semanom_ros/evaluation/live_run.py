@@ -26,6 +26,7 @@ from rclpy.serialization import deserialize_message
 from semanom_ros.errors import SemanomError
 from semanom_ros.evaluation.result_bag import CAMERA, NODE, PREFIX, RECORDED
 from semanom_ros.msg import AnomalyScore
+from semanom_ros.parameter_files import DETECTOR
 from semanom_ros.recordings.bags import BagReader, BagWriter, camera_info_topic
 from semanom_ros.ros.background import background_node, domain_environment, private_domain
 from semanom_ros.ros.messages import stamp_of
@@ -34,7 +35,6 @@ from semanom_ros.ros.player import Capture, Player
 from semanom_ros.ros.rviz import FILE, rviz_config, template
 from semanom_ros.settings import Settings
 
-NODE = 'semanom_detector'
 _CAPTURED = {**{PREFIX + output.name: output.type_name for output in RECORDED},
              '/diagnostics': 'diagnostic_msgs/msg/DiagnosticArray'}
 _START_S, _CONFIGURE_S, _DRAIN_S, _STOP_S = 60.0, 300.0, 20.0, 10.0
@@ -199,7 +199,7 @@ class DetectorProcess:
                 Transition.TRANSITION_DEACTIVATE: 'deactivate'}[transition]
         end = time.monotonic() + timeout_s
         if self._client is None:
-            self._client = node.create_client(ChangeState, f'/{NODE}/change_state')
+            self._client = node.create_client(ChangeState, f'/{DETECTOR}/change_state')
             while not self._client.wait_for_service(0.5):
                 self.check_alive()
                 if time.monotonic() > end:

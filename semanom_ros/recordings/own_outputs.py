@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-NODE = 'semanom_detector'
+from semanom_ros.parameter_files import DETECTOR
+
 _RESULTS = ('semanom_ros/msg/AnomalyArray', 'semanom_ros/msg/AnomalyScore')
 _NAMES = ('anomalies', 'score', 'markers', 'mask', 'anomaly_map', 'overlay', 'overlay/compressed', 'detections',
           'annotations')
@@ -32,7 +33,7 @@ def own_outputs(topics: Mapping[str, str]) -> set[str]:
     nodes = {name.rpartition('/')[0] for name, type in topics.items() if type == _INFORMATION}
     nodes &= {folder.rpartition('/')[0] for folder in beside}  # nothing but the information was remapped otherwise
     for name in topics:
-        for node in (f'/{NODE}', *filter(None, nodes)):
+        for node in (f'/{DETECTOR}', *filter(None, nodes)):
             _, found, below = f'{name}/'.partition(f'{node}/')
             if found and not below.startswith('input/'):
                 own.add(name)
