@@ -89,7 +89,7 @@ lint: setup
 	$(BIN)/mypy
 
 reliability: setup
-	$(PYTEST) --long --reliability out/reliability.jsonl
+	$(PYTEST) --long --timeout 3600 --reliability out/reliability.jsonl
 	$(BIN)/python -m tools.reliability out/reliability.jsonl
 
 # pip-audit lives in an environment of its own: what it needs is not what is audited.

@@ -45,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Property-based tests: few examples and always the same ones, or many and new ones."""
     few = hypothesis.settings(max_examples=60, derandomize=True, deadline=None, database=None)
     hypothesis.settings.register_profile('few', few)
-    hypothesis.settings.register_profile('many', few, max_examples=5000, derandomize=False)
+    hypothesis.settings.register_profile('many', few, max_examples=1000, derandomize=False)
     hypothesis.settings.load_profile('many' if config.getoption('--long') else 'few')
     tallies = config.getoption('--reliability')
     if tallies and not hasattr(config, 'workerinput'):  # once, not in each of several processes
