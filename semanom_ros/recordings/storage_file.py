@@ -33,7 +33,6 @@ Row = tuple[str, str, int, bytes]
 """Topic, type, bag time in nanoseconds, serialized message."""
 
 
-
 class StorageFile(Protocol):
     """A file of a recording, of which `messages` yields what can be read and then raises.
 

@@ -127,7 +127,6 @@ class GuardedNode(Node):
         return guarded
 
 
-
 class GuardedExecutor(SingleThreadedExecutor):
     """Spins a GuardedNode; what cannot be read, as a request that is no message, is as if it had not come.
 
