@@ -186,7 +186,7 @@ class DetectorProcess:
         with open(self._log, 'wb') as log:
             self._process = subprocess.Popen(  # a group of its own: Ctrl-C is for us, we tell it
                 command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
-                env={**os.environ, **domain_environment(domain)})
+                close_fds=False, env={**os.environ, **domain_environment(domain)})  # see claimed_domain
         self._client: Client[ChangeState.Request, ChangeState.Response] | None = None
 
     def change_state(self, node: Node, transition: int, timeout_s: float) -> None:

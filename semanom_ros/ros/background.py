@@ -30,7 +30,8 @@ def claimed_domain() -> Iterator[int]:
     """A ROS domain id that nobody else on this machine claims, whoever its user is.
 
     A name of a socket without a file (abstract, Linux) says so: it is gone with the process, needs no permission, and
-    no link leads elsewhere.
+    no link leads elsewhere. Processes that inherit it (`close_fds=False`) hold the claim as well, so that a node which
+    outlives us is not met by whoever comes next.
 
     Raises:
         SemanomError: all are in use.
@@ -41,6 +42,7 @@ def claimed_domain() -> Iterator[int]:
                 claim.bind(f'\0semanom_ros.domain.{domain}')
             except OSError:
                 continue
+            claim.set_inheritable(True)
             yield domain
             return
     raise SemanomError(f'ROS domain ids: found all of {min(_DOMAINS)} to {max(_DOMAINS)} in use, expected a free one; '

@@ -122,7 +122,8 @@ class GuardedNode(Node):
             try:
                 callback(*given)
             except Exception as error:
-                self.failed(where, error)
+                if self.context.ok():  # else: nothing can be published any more
+                    self.failed(where, error)
 
         return guarded
 

@@ -164,7 +164,8 @@ def test_a_request_that_is_no_message_does_not_end_the_node(
             client.call_async(GetParameters.Request(names=[RATE]))
             one.spin_until(lambda number=number: len(failed) > number)
         assert one.call(GetParameters, f'{DETECTOR}/get_parameters', GetParameters.Request(names=[RATE])).values
-        one.status('detector', lambda status: 'UnicodeDecodeError' in status.message)
+        one.spin_until(lambda: any('UnicodeDecodeError' in status.message
+                                   for message in one.diagnostics for status in message.status))
 
 
 def test_the_recorder_refuses_as_well(ros_domain_id: int, trial: Any) -> None:

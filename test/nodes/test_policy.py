@@ -57,7 +57,7 @@ def test_the_recorder_needs_what_the_policy_allows(ros_domain_id: int) -> None:
     rclpy.init(context=context)
     node = NominalRecorderNode(context=context)
     settings = Settings.of({'variant': 'instance', 'segmenter': 'topic'})
-    camera = CameraInput(node, 'camera', settings.cameras, settings.method.queries, qos_profile_sensor_data)
+    camera = CameraInput(node, 'camera', settings.cameras, settings.method, qos_profile_sensor_data)
     camera.open(lambda received: None)
     try:
         check_node(node)

@@ -477,8 +477,8 @@ def test_the_bit_depth_reaches_recordings_and_databases_know_it(trial, tmp_path,
     samples = np.random.default_rng(1).integers(0, 4096, (HEIGHT, WIDTH), dtype=np.uint16)
     with BagWriter(tmp_path / 'bag') as writer:
         types: Any = writer.typestore.types
-        header = types['std_msgs/msg/Header'](types['builtin_interfaces/msg/Time'](1, 0), 'lens')
         for stamp in (1, 2):
+            header = types['std_msgs/msg/Header'](types['builtin_interfaces/msg/Time'](stamp, 0), 'lens')
             writer.write('/image', types[IMAGE](header, HEIGHT, WIDTH, 'mono16', 0, 2 * WIDTH,
                                                 samples.view(np.uint8).ravel()), stamp * 10**9)
     with trial('Cameras', 'a 16-bit stream that uses 10, 12 or 14 bits, in a recording', 2), \
