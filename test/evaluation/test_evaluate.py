@@ -288,7 +288,12 @@ def test_foreign_folder_is_left_alone(town, tmp_path, capsys):
     (tmp_path / 'thesis.txt').write_text('years of work')
     assert main(['evaluate', str(town.drive), '--output', str(tmp_path), *town.arguments('grid')]) == 2
     assert 'no evaluation' in capsys.readouterr().err
+    (tmp_path / 'metrics.json').write_text('{}')  # an evaluation, beside which people keep what belongs to it
+    assert main(['evaluate', str(town.drive), '--output', str(tmp_path), *town.arguments('grid')]) == 2
+    assert 'found thesis.txt beside the evaluation' in capsys.readouterr().err
     assert (tmp_path / 'thesis.txt').read_text() == 'years of work'
+    assert main(['evaluate', str(tmp_path / 'bags/drive'), '--output', str(tmp_path), *town.arguments('grid')]) == 2
+    assert 'bags/drive in it, which is read' in capsys.readouterr().err
 
 
 def test_an_output_that_cannot_be_written_is_said_before_anything_is_loaded(tmp_path, capsys):
