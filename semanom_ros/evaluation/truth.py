@@ -88,7 +88,8 @@ class TruthReader:
         try:
             mask = self._mask(message, stamp)
         except ImageError as error:
-            raise BagError(f'{self._path}: ground truth at {stamp} ns on {self.topic} is no mask ({error})') from error
+            raise BagError(f'{self._path}: ground truth at {stamp} ns on {self.topic} is no mask ({error}); '
+                           'convert the masks') from error
         if mask.shape != size:
             raise BagError(f'{self._path}: ground truth at {stamp} ns found {mask.shape[1]}x{mask.shape[0]} pixels, '
                            f'expected the size of the image, {size[1]}x{size[0]}; record masks at the camera\'s '

@@ -454,6 +454,19 @@ def test_of_a_damaged_video_every_whole_frame_is_kept_and_no_other(trial, tmp_pa
         assert f'took {len(kept)} frames, left out' in caplog.messages[0]
 
 
+@pytest.mark.parametrize(('name', 'content', 'said'), [
+    ('notes.txt', 'what was driven when\n' * 30, 'it is a text'),
+    ('live.m3u8', '#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{}\n#EXT-X-ENDLIST\n', 'it is a list of videos'),
+    ('all.ffconcat', 'ffconcat version 1.0\nfile small.mkv\n', 'it is a list of videos')])
+def test_texts_and_lists_are_no_videos(trial, tmp_path, capsys, name, content, said):
+    video = film(tmp_path / 'small.mkv', 'testsrc=size=64x48:rate=1:duration=1', '-c:v', 'mjpeg')
+    (tmp_path / name).write_text(content.format(video))
+    with trial('Pictures', 'a text or a list of videos in place of a video'):
+        assert main(['import', 'video', str(tmp_path / name), '--output', str(tmp_path / 'bag')]) == 2
+        assert f'found no frame that can be decoded ({said}), expected a video' in capsys.readouterr().err
+        assert not list(tmp_path.glob('*bag*'))
+
+
 def test_a_video_of_huge_frames_is_refused(trial, tmp_path, capsys):
     file = film(tmp_path / 'small.mkv', 'testsrc=size=64x48:rate=1:duration=1', '-c:v', 'mjpeg')
     data = bytearray(file.read_bytes())
