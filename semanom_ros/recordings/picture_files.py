@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from semanom_ros.core.picture_decoder import decode_file
-from semanom_ros.errors import BagError, ImageError
+from semanom_ros.errors import BagError, ImageError, git_lfs_pointer
 from semanom_ros.recordings.natural_order import natural_order
 
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm')
@@ -199,11 +199,13 @@ def read_mask(path: Path, values: MaskValues, picture: Upright) -> npt.NDArray[n
 
 def _bytes_of(path: Path, what: str) -> bytes:
     if not path.is_file():  # reading from a device might never end
-        raise BagError(f'{path}: found {"a link to nothing" if path.is_symlink() else "no file"}, expected {what}; '
+        raise BagError(f'{path}: found {"no regular file" if path.exists() else "a link to nothing"}, expected {what}; '
                        'remove it')
     try:
         if (size := path.stat().st_size) > _LARGEST_FILE:
             raise BagError(f'{path}: found {size} bytes, expected {what} of at most {_LARGEST_FILE}; remove it')
+        if pointer := git_lfs_pointer(path):
+            raise BagError(pointer)
         return path.read_bytes()
     except OSError as error:
         raise BagError(f'{path}: cannot be read ({error.strerror}), expected {what}; change its permissions or remove '
