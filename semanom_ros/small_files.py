@@ -1,4 +1,4 @@
-"""Files that a person writes and a parameter names, read so that a wrong name costs nothing."""
+"""Small files of text, read so that a wrong or hostile one costs nothing."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import signal
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
+from semanom_ros.commands.numbers import number
 from semanom_ros.commands.options import add_parameter_options, given_parameters
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.core.embedding.embedder import Embedder
@@ -34,6 +36,7 @@ from semanom_ros.simulation.drive import RATE
 from semanom_ros.simulation.drive_bag import write_bag
 
 MARKER = '.semanom_demo'
+_SECONDS = number('at least 1', lambda value: 1 <= value < math.inf)
 # Its nominal distances are the same all over the picture. At 10 Hz the filter takes single frames back.
 _TINY_SETTINGS = {'false_alarm_rate': 0.05}
 _TEST_SEED = 1000  # added to the seed: another town
@@ -47,9 +50,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--output', type=Path, required=True, metavar='DIR',
                         help='folder for report.html, metrics.json, overlay.mp4, pictures and recordings')
     parser.add_argument('--seed', type=int, default=1, metavar='N', help='of the simulated drives (default 1)')
-    parser.add_argument('--nominal-seconds', type=_seconds, default=480.0, metavar='S',
+    parser.add_argument('--nominal-seconds', type=_SECONDS, default=480.0, metavar='S',
                         help='length of the nominal drive, of which one picture a second is drawn (default 480)')
-    parser.add_argument('--seconds', type=_seconds, default=45.0, metavar='S',
+    parser.add_argument('--seconds', type=_SECONDS, default=45.0, metavar='S',
                         help='length of the drive with anomalies (default 45)')
     add_parameter_options(parser)
 
@@ -157,10 +160,3 @@ def _step(number: int, what: str) -> Iterator[None]:
     begun = time.monotonic()
     yield
     print(f'      {time.monotonic() - begun:.0f} s', flush=True)
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not value >= 1:
-        raise argparse.ArgumentTypeError(f'found {text}, expected at least 1')
-    return value

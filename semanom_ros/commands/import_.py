@@ -6,11 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from semanom_ros.commands.numbers import number, whole_number
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.errors import BagError, ParameterError
 from semanom_ros.recordings.importing import Masks, import_images, import_pictures, import_video
 from semanom_ros.recordings.picture_files import DEFAULT_VALUES, MaskValues
 from semanom_ros.recordings.public_sets import CONVENTIONS
+
+_ANGLE = number('1 to below 180', lambda value: 1 <= value < 180)
+_RATE = number('0.001 to 10000', lambda value: 0.001 <= value <= 10000)  # ROS has stamps of 32 bits and nanoseconds
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     images = kinds.add_parser('images', help='every picture in a folder, in the order of their names')
     images.add_argument('source', type=Path, metavar='DIR', help='folder of pictures')
     pace = images.add_mutually_exclusive_group()
-    pace.add_argument('--rate', type=_positive, metavar='HZ', help='pictures a second (default 10)')
+    pace.add_argument('--rate', type=_RATE, metavar='HZ', help='pictures a second (default 10)')
     pace.add_argument('--stills', action='store_true',
                       help='the pictures have nothing to do with each other: nothing is tracked or joined over time '
                            '(those of a --dataset have nothing, unless --rate is given)')
@@ -41,13 +45,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
                             help=f'pixels of a mask that {what} (default {" ".join(map(str, values))})')
     video = kinds.add_parser('video', help='a video at the times of its container')
     video.add_argument('source', type=Path, metavar='FILE', help='video file')
-    video.add_argument('--rate', type=_positive, metavar='HZ',
+    video.add_argument('--rate', type=_RATE, metavar='HZ',
                        help='frames a second, for a raw stream, which has no times; else in place of its times')
-    video.add_argument('--every', type=int, default=1, metavar='N', help='take every n-th frame')
+    video.add_argument('--every', type=whole_number(1), default=1, metavar='N', help='take every n-th frame')
     for kind in (images, video):
         kind.add_argument('--output', type=Path, required=True, metavar='BAG',
                           help='folder of the recording to be made')
-        kind.add_argument('--fov', type=_angle, default=90.0, metavar='DEG',
+        kind.add_argument('--fov', type=_ANGLE, default=90.0, metavar='DEG',
                           help='horizontal field of view, for the CameraInfo (default 90)')
         kind.add_argument('--storage', choices=('mcap', 'sqlite3'), default='mcap',
                           help='storage plugin of rosbag2 (default mcap)')
@@ -60,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not (source.is_dir() if wanted == 'folder' else source.is_file()):
         raise BagError(f'{source}: found no such {wanted}; give another')
     if arguments.kind == 'video':
-        count = import_video(source, arguments.output, every=max(1, arguments.every), rate=arguments.rate,
+        count = import_video(source, arguments.output, every=arguments.every, rate=arguments.rate,
                              fov_degrees=arguments.fov, storage=arguments.storage, progress=Bars())
         print(f'{arguments.output}: {count} frames')
         return
@@ -70,6 +74,11 @@ def run(arguments: argparse.Namespace) -> None:
         (arguments.nominal, usual.nominal), (arguments.anomalous, usual.anomalous), (arguments.ignore, usual.ignore))))
     how: dict[str, Any] = {'rate': arguments.rate or 10.0, 'fov_degrees': arguments.fov, 'storage': arguments.storage,
                            'progress': Bars()}
+    if not (convention or arguments.masks):
+        for name in ('mask_suffix', 'nominal', 'anomalous', 'ignore'):
+            if getattr(arguments, name) is not None:
+                raise ParameterError(f'--{name.replace("_", "-")}: found without masks, expected --masks or --dataset '
+                                     'with it; add the one that is meant')
     if convention:
         for name in ('mask_suffix', 'unmasked'):
             if getattr(arguments, name) is not None:
@@ -86,17 +95,3 @@ def run(arguments: argparse.Namespace) -> None:
                                       stills=arguments.stills, **how)
     print(f'{arguments.output}: {count} frames, {masked} with a mask'
           + (f', {count - masked} nominal without one' if nominal and masked < count else ''))
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f'found {text}, expected more than 0')
-    return value
-
-
-def _angle(text: str) -> float:
-    value = float(text)
-    if not 1 <= value < 180:
-        raise argparse.ArgumentTypeError(f'found {text}, expected 1 to below 180')
-    return value

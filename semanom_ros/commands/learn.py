@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from semanom_ros.commands.numbers import whole_number
 from semanom_ros.commands.options import add_parameter_options, settings_with
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.core.curation import operations
@@ -28,9 +29,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--database', type=Path, required=True, metavar='DIR', help='nominal database')
     parser.add_argument('--image-topic', nargs='+', default=[''], dest='image_topics', metavar='T',
                         help='needed where a recording has several')
-    parser.add_argument('--composites', type=_count, default=1200, metavar='N',
+    parser.add_argument('--composites', type=whole_number(1), default=1200, metavar='N',
                         help='pictures with transplants to learn from (default 1200)')
-    parser.add_argument('--seed', type=_seed, default=0, metavar='N', help='of the choice of transplants (default 0)')
+    parser.add_argument('--seed', type=whole_number(0), default=0, metavar='N',
+                        help='of the choice of transplants (default 0)')
     add_parameter_options(parser)
 
 
@@ -61,17 +63,3 @@ def _frames(bags: list[Path], topics: list[str], bit_depth: int) -> Iterator[Fra
                 yield from frames
             except BagError as error:
                 logging.warning('%s; what came before is learned from', error)
-
-
-def _seed(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f'found {text}, expected 0 or more')
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'found {text}, expected at least 1')
-    return value

@@ -11,7 +11,7 @@ import io
 import re
 import warnings
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,6 +24,8 @@ from semanom_ros.errors import ImageError
 _FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'TIFF', 'GIF', 'PPM', 'JPEG2000', 'AVIF')  # that OpenCV decodes too
 _MOST_SCANS = 64  # of a progressive JPEG, each of which costs a pass over the whole picture; encoders make about ten
 _MOST_SCANNED = 1 << 30  # pixels in all scans together
+_MOST_RESTARTS = 1 << 20  # markers from which a JPEG's coded pixels go on; at each of which bytes are tried
+_MARKER = re.compile(rb'\xff([^\x00\x01\xd0-\xd7\xff])', re.S)  # of a JPEG, but those among coded pixels
 _SHARPNESS_CHECKED = 1 << 24  # pixels up to which a progressive JPEG is looked at in full, and not at an eighth
 
 warnings.filterwarnings('ignore', module=r'PIL\.')  # of damaged files, which are said to be damaged here
@@ -42,31 +44,66 @@ def decode_file(data: bytes, name: str) -> npt.NDArray[Any]:
     Raises:
         ImageError: corrupt, cut off, of a format that cannot be decoded, or of more than MAX_PIXELS.
     """
-    announced = _header_size(data, name)
+    jpeg = _jpeg(data) if data.startswith(b'\xff\xd8') else None
+    announced = _header_size(data, jpeg, name)
     pixels = None
     if announced is not None:
         try:
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         except cv2.error:
             pixels = None
-    if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
+    if pixels is not None and pixels.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f'compressed image: found samples of {pixels.dtype}, expected unsigned ones of 8 or 16 bits '
+                         f'({name}); convert it')
+    if pixels is None:
         raise ImageError(f'compressed image: found {len(data)} bytes that do not decode, expected a whole JPEG or PNG '
                          f'({name}); check the camera driver and the network')
-    if _is_jpeg(data) and _runs_dry(data, pixels):
+    if jpeg and _runs_dry(data[:jpeg.end], jpeg, pixels):
         raise ImageError(f'compressed image: found a JPEG of {announced} pixels of which a part is missing, expected '
                          f'all of it ({name}); check the camera driver and the network')
     return pixels
 
 
-def _header_size(data: bytes, name: str) -> str | None:
+class _Jpeg(NamedTuple):
+    """What the markers of a JPEG say.
+
+    Attributes:
+        scans: how many there are.
+        begin: where the coded pixels of the first one begin.
+        end: behind the picture; other files may follow there. 0: it is not reached.
+        progressive: its scans refine each other.
+    """
+
+    scans: int
+    begin: int
+    end: int
+    progressive: bool
+
+
+def _jpeg(data: bytes) -> _Jpeg:
+    """Goes from marker to marker, past what segments hold (thumbnails, notes of the camera's maker)."""
+    scans = begin = end = 0
+    progressive, at = False, 2
+    while (marker := _MARKER.search(data, at)) and marker[1] != b'\xd8':  # a second beginning: another picture's
+        at = marker.end()
+        if marker[1] == b'\xd9':
+            end = at
+            break
+        at += int.from_bytes(data[at:at + 2], 'big')
+        progressive |= marker[1] == b'\xc2'
+        if marker[1] == b'\xda':
+            begin, scans = begin or at, scans + 1
+    return _Jpeg(scans, begin, end, progressive)
+
+
+def _header_size(data: bytes, jpeg: _Jpeg | None, name: str) -> str | None:
     """What the header of a picture file says that its size is, as `640x480`; None where it is no picture, or cut off.
 
     Raises:
         ImageError: it has more than MAX_PIXELS.
     """
-    scans = data.count(b'\xff\xda') if _is_jpeg(data) else 0
     # OpenCV 4 fills the missing end of a cut JPEG with grey, which would look like an anomaly
-    if not data or (scans and data.find(b'\xff\xda', data.rfind(b'\xff\xd9') + 1) >= 0):
+    if not data or (jpeg and not jpeg.end):
         return None
     too_many = f'expected at most {MAX_PIXELS} in all ({name}); send smaller pictures'
     try:
@@ -80,9 +117,9 @@ def _header_size(data: bytes, name: str) -> str | None:
     if width * height > MAX_PIXELS:
         raise ImageError(f'compressed image: found a header that announces {width}x{height} pixels, {too_many}')
     most = min(_MOST_SCANS, _MOST_SCANNED // max(1, width * height))
-    if scans > most:
-        raise ImageError(f'compressed image: found a JPEG of {width}x{height} pixels in {scans} scans, expected at '
-                         f'most {most} ({name}); check where it comes from')
+    if jpeg and jpeg.scans > most:
+        raise ImageError(f'compressed image: found a JPEG of {width}x{height} pixels in {jpeg.scans} scans, expected '
+                         f'at most {most} ({name}); check where it comes from')
     return f'{width}x{height}'
 
 
@@ -110,11 +147,7 @@ def decode_thumbnail(data: bytes) -> npt.NDArray[np.uint8] | None:
     return np.asarray(cv2.cvtColor(pixels[..., :3] if pixels.ndim == 3 else pixels, code), np.uint8)
 
 
-def _is_jpeg(data: bytes) -> bool:
-    return data.startswith(b'\xff\xd8')
-
-
-def _runs_dry(data: bytes, pixels: npt.NDArray[Any]) -> bool:
+def _runs_dry(data: bytes, jpeg: _Jpeg, pixels: npt.NDArray[Any]) -> bool:
     """Whether the coded pixels of a JPEG end before the picture does, however whole the file looks.
 
     libjpeg then leaves blocks at the middle grey, without an error that OpenCV would pass on. Pictures may have such
@@ -122,13 +155,15 @@ def _runs_dry(data: bytes, pixels: npt.NDArray[Any]) -> bool:
     only where the decoder is still waiting for some. The scans of a progressive JPEG that are missing leave no grey, so
     it is always tried.
     """
-    begin, progressive = _first_scan(data)
+    begin, progressive = jpeg.begin, jpeg.progressive
     if not progressive and not _has_grey_block(pixels):
         return False
+    restarts = re.findall(rb'\xff([\xd0-\xd7])', data[begin:])
+    if len(restarts) > _MOST_RESTARTS:
+        return True
     more = 16 * b'\xa5\xb6\x97\xd3\x6a\xc9'  # in the usual Huffman tables, blocks that are brighter or darker
     fed = re.sub(rb'(\xff?)\xff(?=[\xc0-\xfe])',  # half a marker before another one becomes a coded byte
                  lambda found: (found[1] and b'\xff\0') + more + b'\xff', data[begin:])
-    restarts = re.findall(rb'\xff([\xd0-\xd7])', data[begin:])
     following = restarts[-1][0] + 1 if restarts else 0xd0
     further = b''.join(bytes([0xff, 0xd0 + (following + number) % 8]) + more for number in range(8))
     end = fed.rindex(b'\xff\xd9')
@@ -138,21 +173,6 @@ def _runs_dry(data: bytes, pixels: npt.NDArray[Any]) -> bool:
         return not np.array_equal(_silently(data, whole), _silently(fed, whole))
     except Exception:  # Pillow finds it damaged
         return True
-
-
-def _first_scan(data: bytes) -> tuple[int, bool]:
-    """Where the coded pixels of a JPEG begin, and whether it is progressive; segments before may hold thumbnails."""
-    at, progressive = 2, False
-    while data[at:at + 1] == b'\xff' and at + 4 <= len(data):
-        marker = data[at + 1]
-        if marker == 0xff:  # a byte that fills up
-            at += 1
-            continue
-        progressive |= marker == 0xc2
-        at += 2 + int.from_bytes(data[at + 2:at + 4], 'big')
-        if marker == 0xda:
-            break
-    return at, progressive
 
 
 def _has_grey_block(pixels: npt.NDArray[Any]) -> bool:

@@ -120,7 +120,7 @@ def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: 
         pictures: settings of markers and overlays in the result bags; None: the defaults.
 
     Raises:
-        SemanomError: a recording or topic will not do.
+        SemanomError: a recording or topic will not do, or there is no frame in any recording.
     """
     for path in bags:  # before hours are spent
         with BagReader(path) as reader:
@@ -142,6 +142,10 @@ def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: 
         found.recording_of += [index] * recording.frames
         frames = found.measurements[rows[0]].frames
         sequences = int(frames['sequence'][-1]) + 1 if len(frames) else 0
+    if not found.recording_of:
+        shutil.rmtree(folder / 'measured')  # nothing that is worth going on from
+        raise BagError(f'{", ".join(map(str, bags))}: found no frame that can be judged, expected images; see the '
+                       'messages above')
     return found
 
 

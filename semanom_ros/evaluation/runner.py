@@ -33,6 +33,7 @@ from semanom_ros.settings import MethodSettings, Settings
 log = logging.getLogger(__name__)
 
 METRICS, REPORT, SCORES = 'metrics.json', 'report.html', 'scores.csv'
+_WRITTEN, _VIDEO = {METRICS, REPORT, SCORES, 'bags'}, '.mp4'
 _LIBRARIES = ('torch', 'faiss-gpu', 'faiss-cpu', 'open_clip_torch', 'timm', 'numpy', 'opencv-python-headless',
               'rosbags')
 
@@ -65,7 +66,7 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
     Raises:
         SemanomError: a recording or topic will not do, or the folder is something else.
     """
-    check_output(output)
+    check_output(output, [*bags, *(database.path for database in detectors.databases.values())])
     staging = _staging(output)
     shown = shown or detectors.rows[-1]
     databases = {variant: database.manifest for variant, database in detectors.databases.items()}
@@ -123,8 +124,12 @@ def _staging(output: Path) -> Path:
     return output.parent / f'.{output.name}.evaluating'
 
 
-def check_output(output: Path) -> None:
+def check_output(output: Path, read: Sequence[Path] = ()) -> None:
     """Refuses a folder that holds anything but an evaluation, or where none can be written.
+
+    Args:
+        output: will be replaced.
+        read: what an evaluation reads.
 
     Raises:
         SemanomError: what is there would be lost, or it is not writable.
@@ -137,7 +142,16 @@ def check_output(output: Path) -> None:
         raise SemanomError(f'{output}: not writable ({error.strerror}); give another --output') from error
     if output.is_dir() and not any(output.iterdir()):
         return
-    if output.exists() and not (output / METRICS).is_file():
+    for path in read:
+        if output.resolve() in path.resolve().parents:
+            raise SemanomError(f'{output}: found {path} in it, which is read, expected a folder that may be replaced; '
+                               'give another --output')
+    if (output / METRICS).is_file():
+        foreign = sorted({path.name for path in output.iterdir() if path.suffix != _VIDEO} - _WRITTEN)
+        if foreign:
+            raise SemanomError(f'{output}: found {", ".join(foreign[:6])} beside the evaluation, which would be lost, '
+                               'expected nothing else there; move it, or give another --output')
+    elif output.exists():
         raise SemanomError(f'{output}: found something that is no evaluation (it has no {METRICS}), expected an empty '
                            'or new folder; give another --output')
 

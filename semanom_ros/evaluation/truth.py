@@ -9,13 +9,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from semanom_ros.core.picture_decoder import decode_file
 from semanom_ros.errors import BagError, ImageError, ParameterError
 from semanom_ros.evaluation.metrics import ANOMALOUS, IGNORE, NOMINAL
 from semanom_ros.recordings.bags import BagReader
 from semanom_ros.recordings.ground_truth import ANOMALY_MASK
-from semanom_ros.recordings.images import image_from_compressed, image_from_message, is_compressed
+from semanom_ros.recordings.images import (
+    LABEL_ENCODINGS,
+    image_from_compressed,
+    image_from_message,
+    is_compressed,
+    labels_from_message,
+)
 from semanom_ros.recordings.in_step import InStep
-from semanom_ros.recordings.instance_masks import carla_instances
+from semanom_ros.recordings.instance_masks import COLOUR_ENCODINGS, carla_instances
+
+_COLOURS = (*COLOUR_ENCODINGS, '8UC3', '8UC4')  # in which grey may be stored
 
 
 class TruthReader:
@@ -79,7 +88,8 @@ class TruthReader:
         try:
             mask = self._mask(message, stamp)
         except ImageError as error:
-            raise BagError(f'{self._path}: ground truth at {stamp} ns on {self.topic} is no mask ({error})') from error
+            raise BagError(f'{self._path}: ground truth at {stamp} ns on {self.topic} is no mask ({error}); '
+                           'convert the masks') from error
         if mask.shape != size:
             raise BagError(f'{self._path}: ground truth at {stamp} ns found {mask.shape[1]}x{mask.shape[0]} pixels, '
                            f'expected the size of the image, {size[1]}x{size[0]}; record masks at the camera\'s '
@@ -87,20 +97,43 @@ class TruthReader:
         return mask
 
     def _mask(self, message: Any, stamp: int) -> npt.NDArray[np.uint8]:
-        image = image_from_compressed(message) if is_compressed(message) else image_from_message(message)
         if self._instances:
+            image = image_from_compressed(message) if is_compressed(message) else image_from_message(message)
             classes, actors = carla_instances(image)
             anomalous = np.zeros(classes.shape, bool)
             for wanted, actor in self._instances:
                 anomalous |= (classes == wanted) if actor is None else (classes == wanted) & (actors == actor)
             return np.where(anomalous, np.uint8(ANOMALOUS), np.uint8(NOMINAL))
-        mask = np.ascontiguousarray(image[..., 0])
-        odd = np.setdiff1d(np.flatnonzero(np.bincount(mask.ravel(), minlength=256)), (NOMINAL, IGNORE, ANOMALOUS))
-        if len(odd):
-            raise BagError(f'{self._path}: ground truth at {stamp} ns found the value {odd[0]}, expected 0 (nominal), '
+        mask = _numbers(message)
+        odd = mask[(mask != NOMINAL) & (mask != IGNORE) & (mask != ANOMALOUS)]
+        if odd.size:
+            values = ', '.join(map(str, np.unique(odd)[:8].tolist()))
+            raise BagError(f'{self._path}: ground truth at {stamp} ns found the values {values}, expected 0 (nominal), '
                            '128 (ignore) and 255 (anomalous); convert the masks, or name --truth-instances where the '
                            'topic holds CARLA\'s instance segmentation')
-        return mask
+        return mask.astype(np.uint8)
+
+
+def _numbers(message: Any) -> npt.NDArray[Any]:
+    """(H, W) of integers, as they are: scaled to 8 bits, the low ones of 16 would become nominal.
+
+    Raises:
+        ImageError: it holds none.
+    """
+    if is_compressed(message):
+        pixels = decode_file(bytes(memoryview(message.data)), f'format {message.format!r}')
+    elif message.encoding in LABEL_ENCODINGS:
+        return labels_from_message(message)
+    elif message.encoding in _COLOURS:
+        pixels = image_from_message(message)
+    else:
+        raise ImageError(f'found encoding {message.encoding!r}, expected one of '
+                         f'{", ".join(LABEL_ENCODINGS + _COLOURS)}')
+    if pixels.ndim == 3:
+        if (pixels[..., :3] != pixels[..., :1]).any():
+            raise ImageError('found colours, expected numbers: grey, or the same in each channel')
+        pixels = pixels[..., 0]
+    return pixels
 
 
 def _instance(text: str) -> tuple[int, int | None]:

@@ -14,9 +14,10 @@ from semanom_ros.errors import CameraError
 
 logger = logging.getLogger(__name__)
 
-PINHOLE_MODELS = ('plumb_bob', 'rational_polynomial')
-FISHEYE_MODELS = ('equidistant', 'fisheye')
+PINHOLE_MODELS = ('plumb_bob', 'rational_polynomial', 'radtan', 'brown_conrady')
+FISHEYE_MODELS = ('equidistant', 'fisheye', 'kannala_brandt')
 _COEFFICIENTS = (4, 5, 8, 12, 14)  # that OpenCV's pinhole models have
+_SHORTEST, _LONGEST = 0.01, 1000  # focal lengths, in sizes of the image: 179 and 0.06 degrees
 _RETURNS = 0.5  # pixels; how far from where it began a point may come to lie that is undistorted and distorted again
 _FISHEYE_RETURNS = 1e-4  # the same for radii, in focal lengths
 _PRECISE = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-9)
@@ -31,8 +32,8 @@ class CameraModel:
             or the region of interest of it that is read out.
         intrinsics: (3, 3) float64 camera matrix (fx, 0, cx; 0, fy, cy; 0, 0, 1).
         distortion: (n,) float64 coefficients; none for a rectified image.
-        distortion_model: `plumb_bob` (k1, k2, p1, p2, k3), `rational_polynomial` (and k4 ... k6),
-            `equidistant` or `fisheye` (k1 ... k4); irrelevant without coefficients.
+        distortion_model: one of PINHOLE_MODELS (k1, k2, p1, p2, k3, and k4 ... k6) or FISHEYE_MODELS (k1 ... k4),
+            whose names mean the same; irrelevant without coefficients.
         offset: (x, y) pixels of the region of interest's corner in the full image.
         origin: (x, y, z) metres of the centre of projection in the image's frame; not zero
             for the right camera of a rectified stereo pair only.
@@ -50,8 +51,8 @@ class CameraModel:
         """Checks that bearings can be computed.
 
         Raises:
-            CameraError: no pixels, no focal length, an unknown distortion model, or distortion that
-                cannot be undone in most of the image.
+            CameraError: no pixels, no matrix of a camera that sees this image, an unknown distortion model, or
+                distortion that cannot be undone in most of the image.
         """
         if self.height <= 0 or self.width <= 0:
             raise CameraError(f'CameraInfo: found {self.width}x{self.height} pixels, expected the size of the image; '
@@ -64,12 +65,23 @@ class CameraModel:
             raise CameraError(f'CameraInfo: found focal lengths {focal[0]:g} and {focal[1]:g} and the principal point '
                               f'({self.intrinsics[0, 2]:g}, {self.intrinsics[1, 2]:g}), expected finite numbers and '
                               'positive lengths; calibrate the camera')
+        a = self.intrinsics
+        if a[1, 0] or a[2, 0] or a[2, 1] or a[2, 2] not in (0, 1):  # some drivers leave the last one zero
+            raise CameraError(f'CameraInfo: found the matrix {_listed(a.ravel())}, expected fx, 0, cx, 0, fy, cy, 0, '
+                              '0, 1, row by row; correct the camera driver')
+        size = max(self.width, self.height)
+        if not (_SHORTEST * size < focal.min() and focal.max() < _LONGEST * size
+                and np.abs(a[:2, 2] - self.offset).max() < _LONGEST * size):
+            raise CameraError(f'CameraInfo: found focal lengths {focal[0]:g} and {focal[1]:g} and the principal point '
+                              f'({a[0, 2]:g}, {a[1, 2]:g}), expected pixels of an image of {self.width}x{self.height}; '
+                              'calibrate the camera')
         if not np.isfinite(self.distortion).all():
             raise CameraError(f'CameraInfo: found the distortion coefficients {_listed(self.distortion)}, expected '
                               'finite numbers; calibrate the camera')
         if self.distortion.any() and self.distortion_model not in PINHOLE_MODELS + FISHEYE_MODELS:
             raise CameraError(f'CameraInfo: found distortion model {self.distortion_model!r}, expected one of '
-                              f'{", ".join(PINHOLE_MODELS + FISHEYE_MODELS)}; calibrate the camera with one of them')
+                              f'{", ".join(PINHOLE_MODELS + FISHEYE_MODELS)}; correct the name if it is one of '
+                              'them, else calibrate the camera with one of them')
         most = 4 if self._fisheye else _COEFFICIENTS[-1]
         if self._coefficients.size > most:
             raise CameraError(f'CameraInfo: found {self._coefficients.size} distortion coefficients that are not '

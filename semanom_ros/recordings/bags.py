@@ -363,7 +363,7 @@ def _files(path: Path) -> tuple[list[Path], str]:
                               f'{" (" + missing + ")" if missing else ""}; give a rosbag2 folder or file'))
     except OSError as error:
         raise BagError(f'{path}: cannot be read ({error.strerror}); change its permissions') from error
-    bags = [file.name for file in files if '.bag' in file.suffixes]
+    bags = [file.name for file in files if file.suffix.lower() == '.bag']
     if bags and len(files) > 1:
         raise BagError(f'{path}: found {", ".join(bags[:_MOST_LISTED])}, expected one ROS 1 bag; name the one to read')
     return files, missing

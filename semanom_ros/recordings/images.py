@@ -96,6 +96,7 @@ def _layouts() -> dict[str, _Layout]:
 
 
 _LAYOUTS = _layouts()
+_VIDEO = ('h264', 'h.264', 'avc', 'h265', 'h.265', 'hevc', 'vp8', 'vp9', 'av1')  # that bridges send as pictures
 
 ENCODINGS = tuple(sorted(_LAYOUTS))
 """Encodings of `sensor_msgs/Image` that `image_from_message` reads."""
@@ -245,6 +246,9 @@ def image_from_compressed(message: CompressedImageMessage, depth: BitDepth | Non
         ImageError: corrupt, cut off, of a format that cannot be decoded, or of more than MAX_PIXELS.
     """
     source, _, compression = (part.strip() for part in message.format.partition(';'))
+    if any(codec in message.format.lower() for codec in _VIDEO):
+        raise ImageError(f'compressed image: found a frame of a video (format {message.format!r}), expected a picture '
+                         'that needs no other; send JPEG or raw images, or convert the recording to them')
     if 'compressedDepth' in compression:
         raise ImageError(f'compressed image: found distances (format {message.format!r}), expected a picture; '
                          'choose the topic of the picture')

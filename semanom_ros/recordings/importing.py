@@ -35,6 +35,7 @@ FRAME_ID = 'camera_optical_frame'
 STILLS_APART_S = 10
 """Seconds between the stamps of pictures that have nothing to do with each other: too far apart to be joined."""
 
+_NO_MASKS = ('.jpg', '.jpeg', '.webp', '.gif', '.npy', '.npz', '.json', '.xml')  # that hold labels all the same
 _FIRST_STAMP_NS = 1_000_000_000  # a stamp of 0 means `no time` to much of ROS
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Masks:
 
     Attributes:
         folder: holds the masks, in the same folders below it as the pictures have, or all in one where no name comes
-            twice.
+            twice. It may be that of the pictures, where the suffix tells them apart.
         suffix: what follows the picture's name in that of its mask, before the ending; e.g. `_labels_semantic`.
         values: of the masks' pixels.
     """
@@ -83,14 +84,32 @@ def import_images(folder: Path, target: Path, *, rate: float = 10.0, fov_degrees
     Raises:
         BagError: no pictures, no masks, or masks that could belong to several pictures; and as `import_pictures`.
     """
-    found = [path for path in files_below(folder, PICTURES)
-             if not (masks and masks.folder.resolve() in path.resolve().parents)]
+    found = files_below(folder, PICTURES)
+    if masks:
+        found = [path for path in found if not _is_mask(path, folder, masks)]
     if not found:
         raise BagError(f'{folder}: found no picture ({", ".join(PICTURES)}), expected some; give another folder')
     pictures = paired(folder, found, masks) if masks else [Picture(path) for path in found]
     return import_pictures(folder.name, pictures, target, rate=rate, fov_degrees=fov_degrees,
                            values=masks.values if masks else DEFAULT_VALUES, unmasked_nominal=unmasked_nominal,
                            stills=stills, storage=storage, progress=progress)
+
+
+def _is_mask(path: Path, folder: Path, masks: Masks) -> bool:
+    """Whether a file below the folder of the pictures is none of them.
+
+    Raises:
+        BagError: nothing tells masks from pictures.
+    """
+    place = masks.folder.resolve()
+    if place not in path.resolve().parents:
+        return False
+    if folder.resolve() in place.parents:
+        return True
+    if place == folder.resolve() and not masks.suffix:
+        raise BagError(f'{folder}: found pictures and masks in one folder, expected them in two, or names that tell '
+                       'them apart; give --mask-suffix, such as _mask')
+    return bool(masks.suffix) and path.stem.endswith(masks.suffix)
 
 
 def paired(folder: Path, pictures: Sequence[Path], masks: Masks) -> list[Picture]:
@@ -110,8 +129,10 @@ def paired(folder: Path, pictures: Sequence[Path], masks: Masks) -> list[Picture
     if not masks.folder.is_dir():
         raise BagError(f'{masks.folder}: found no such folder, expected that of the masks; give another')
     by_name: defaultdict[str, list[Path]] = defaultdict(list)
+    others = {path.resolve() for path in pictures}
     for mask in files_below(masks.folder, MASKS):
-        by_name[mask.stem].append(mask)
+        if mask.resolve() not in others and mask.stem.endswith(masks.suffix):
+            by_name[mask.stem].append(mask)
     result, owners = [], dict[Path, Path]()
     for picture in pictures:
         name, place = f'{picture.stem}{masks.suffix}', picture.parent.relative_to(folder).parts
@@ -128,8 +149,14 @@ def paired(folder: Path, pictures: Sequence[Path], masks: Masks) -> list[Picture
         result.append(Picture(picture, best[0] if best else None))
     if not owners:
         first = pictures[0].relative_to(folder).with_suffix('')
-        raise BagError(f'{masks.folder}: found no mask named {first}{masks.suffix}.png or like another picture; give '
-                       '--masks and --mask-suffix')
+        unfit = [path for path in files_below(masks.folder, _NO_MASKS) if path.resolve() not in others]
+        raise BagError(f'{masks.folder}: found {f"{unfit[0].name}, and " if unfit else ""}no mask named {first}'
+                       f'{masks.suffix}.png or like another picture; '
+                       + (f'save the masks as one of {", ".join(MASKS)}, which keep numbers as they are' if unfit else
+                          'give --masks and --mask-suffix'))
+    if unused := [mask for same in by_name.values() for mask in same if mask not in owners]:
+        logger.warning('%s: found %d masks without a picture, the first %s, expected one for each; see whether '
+                       'pictures are missing or named otherwise', masks.folder, len(unused), unused[0])
     return result
 
 

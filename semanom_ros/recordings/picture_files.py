@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from semanom_ros.core.picture_decoder import decode_file
-from semanom_ros.errors import BagError, ImageError
+from semanom_ros.errors import BagError, ImageError, git_lfs_pointer
+from semanom_ros.recordings.natural_order import natural_order
 
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm')
 """Endings, in small letters, of the files that are taken for pictures."""
@@ -107,11 +107,7 @@ def files_below(folder: Path, endings: Collection[str]) -> list[Path]:
                 (links if entry.is_symlink() else folders).append(path)
             elif path.suffix.lower() in endings:
                 found.append(path)
-    return sorted(found, key=_natural)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    return [(int(word), '') if word.isdecimal() else (-1, word) for word in re.split(r'(\d+)', str(path)) if word]
+    return sorted(found, key=lambda path: natural_order(str(path)))
 
 
 class Upright(NamedTuple):
@@ -181,7 +177,7 @@ def read_mask(path: Path, values: MaskValues, picture: Upright) -> npt.NDArray[n
     try:
         numbers = _numbers(path, data, values)
     except ImageError as error:
-        raise BagError(f'{path}: {_reason(error, data, "a mask")}; remove it') from error
+        raise BagError(f'{path}: {_reason(error, data, "a mask")}; save it again, as PNG of 8 or 16 bits') from error
     orientation, format, _ = _header(data)
     if orientation != 1 and format != 'TIFF':
         numbers = _TURNS[orientation](numbers)
@@ -203,11 +199,13 @@ def read_mask(path: Path, values: MaskValues, picture: Upright) -> npt.NDArray[n
 
 def _bytes_of(path: Path, what: str) -> bytes:
     if not path.is_file():  # reading from a device might never end
-        raise BagError(f'{path}: found {"a link to nothing" if path.is_symlink() else "no file"}, expected {what}; '
+        raise BagError(f'{path}: found {"no regular file" if path.exists() else "a link to nothing"}, expected {what}; '
                        'remove it')
     try:
         if (size := path.stat().st_size) > _LARGEST_FILE:
             raise BagError(f'{path}: found {size} bytes, expected {what} of at most {_LARGEST_FILE}; remove it')
+        if pointer := git_lfs_pointer(path):
+            raise BagError(pointer)
         return path.read_bytes()
     except OSError as error:
         raise BagError(f'{path}: cannot be read ({error.strerror}), expected {what}; change its permissions or remove '

@@ -15,6 +15,7 @@ from typing import Any
 
 from semanom_ros.errors import BagError
 from semanom_ros.recordings.chunked_file import Counts
+from semanom_ros.recordings.compression import LARGEST
 from semanom_ros.recordings.storage_file import READABLE, Damage, Row, Topic, breaks_off, line, type_name
 
 MAGIC = b'SQLite format 3\0'
@@ -132,8 +133,9 @@ class SqliteFile:
         if not wanted:
             return
         lost, failure = 0, ''
-        query = ('SELECT topic_id, timestamp, data FROM messages WHERE id = ? AND topic_id IN '
-                 f'({", ".join("?" * len(wanted))})')
+        # a column may be made by an expression, of any length
+        query = (f'SELECT topic_id, timestamp, CASE WHEN length(data) <= {LARGEST} THEN data END '
+                 f'FROM messages WHERE id = ? AND topic_id IN ({", ".join("?" * len(wanted))})')
         for id in self._ids:
             try:
                 row = self._connection.execute(query, (id, *wanted)).fetchone()
@@ -141,7 +143,7 @@ class SqliteFile:
                     continue
                 topic, time_ns, data = row
                 if not isinstance(data, bytes) or not isinstance(time_ns, int):
-                    raise sqlite3.DatabaseError('a message that holds no bytes')
+                    raise sqlite3.DatabaseError(f'a message that holds no bytes, or more than {LARGEST}')
             except (sqlite3.Error, OverflowError) as error:
                 lost, failure = lost + 1, failure or line(error)
                 continue

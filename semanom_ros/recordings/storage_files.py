@@ -20,7 +20,9 @@ import zstandard
 from semanom_ros.errors import BagError, git_lfs_pointer
 from semanom_ros.recordings import mcap_file, ros1_bag, sqlite_file
 from semanom_ros.recordings.compression import ZSTD
+from semanom_ros.recordings.natural_order import natural_order
 from semanom_ros.recordings.storage_file import Row, StorageFile, line
+from semanom_ros.small_files import read_small
 
 SUFFIXES = ('.mcap', '.db3', '.bag')
 _READERS: dict[bytes, Callable[[Path], StorageFile]] = {
@@ -52,7 +54,7 @@ def open_storage_file(path: Path) -> StorageFile:
         for magic, name in _ARCHIVES.items():
             if begin.startswith(magic):
                 raise BagError(f'{path}: found a {name} archive, expected a recording; unpack it first')
-        if not set(path.suffixes) & set(SUFFIXES):
+        if not _named_as_one(path):
             raise BagError(f'{path}: found no recording, expected a rosbag2 folder, or a .mcap, .db3 or .bag file')
         raise BagError(f'{path}: found neither MCAP nor SQLite nor a ROS 1 bag in it ({begin[:8].hex(" ")} ...); copy '
                        'or record it again')
@@ -68,10 +70,11 @@ def storage_files(folder: Path) -> tuple[list[Path], str]:
     it is broken, or names what is not there while other files are (renamed ones), all that lie there are taken.
     """
     there = [path for path in folder.iterdir()
-             if path.is_file() and path.suffix in (*SUFFIXES, '.zstd') and set(path.suffixes) & set(SUFFIXES)
+             if path.is_file() and path.suffix.lower() in (*SUFFIXES, '.zstd') and _named_as_one(path)
              and not path.name.startswith('.')]
     # recorders number the files of a split recording without leading zeros
-    there.sort(key=lambda path: [int(word) if word.isdigit() else word for word in _words(path.name)])
+    there.sort(key=lambda path: natural_order(path.name))
+    there = [path for path in there if path.suffix != '.zstd' or path.with_suffix('') not in there]  # not twice
     listed = _listed(folder)
     ours = [folder / name for name in listed if (folder / name).is_file()]
     missing = [name for name in listed if not (folder / name).is_file()]
@@ -84,19 +87,14 @@ def storage_files(folder: Path) -> tuple[list[Path], str]:
     return ours or there, f'{", ".join(missing)} of metadata.yaml is missing' if missing and ours else ''
 
 
-def _words(name: str) -> list[str]:
-    words = ['']
-    for letter in name:
-        if letter.isdigit() != words[-1].isdigit() and words[-1]:
-            words.append('')
-        words[-1] += letter
-    return words
+def _named_as_one(path: Path) -> bool:
+    return any(suffix.lower() in SUFFIXES for suffix in path.suffixes)
 
 
 def _listed(folder: Path) -> list[str]:
     """Names of the files that metadata.yaml lists; none where it is missing or broken."""
     try:
-        content = yaml.safe_load((folder / 'metadata.yaml').read_bytes())
+        content = yaml.safe_load(read_small(folder / 'metadata.yaml'))
         # before ROS 2 Foxy they began with the folder's name
         names = [PurePath(name).name for name in content['rosbag2_bagfile_information']['relative_file_paths']]
         return list(dict.fromkeys(names))

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 _DECODED = re.compile(r'decoder -> pts:(\S+) .*keyframe:(\d).*time_base:(\d+)/(\d+)')
 _DAMAGED = re.compile(r'\[dec:[^\]]*\] \[(?:error|fatal|warning)\]')
 _ERROR = re.compile(r'\[(?:error|fatal)\] (.*)')
+_NO_VIDEO = {'tty': 'a text', 'hls': 'a list of videos', 'dash': 'a list of videos', 'concat': 'a list of videos'}
+_INPUT = re.compile(r'Input #0, (' + '|'.join(_NO_VIDEO) + '), from')  # what ffmpeg would read all the same
 _DURATION = re.compile(r'Duration: (?:(\d+):(\d+):([\d.]+)|N/A)(, start:)?')
 _RATE = re.compile(r'Video: .*?([\d.]+) fps')
 
@@ -170,6 +172,9 @@ class Video:
                 damaged = False
             elif _DAMAGED.search(line):
                 damaged = True
+            elif match := _INPUT.search(line):
+                self._fault = f'it is {_NO_VIDEO[match[1]]}'
+                break
             elif 'corrupt input packet' in line:
                 self._suspect += 1
             elif not line.startswith(('[image2pipe', '[out#')) and (match := _ERROR.search(line)):

@@ -288,7 +288,26 @@ def test_foreign_folder_is_left_alone(town, tmp_path, capsys):
     (tmp_path / 'thesis.txt').write_text('years of work')
     assert main(['evaluate', str(town.drive), '--output', str(tmp_path), *town.arguments('grid')]) == 2
     assert 'no evaluation' in capsys.readouterr().err
+    (tmp_path / 'metrics.json').write_text('{}')  # an evaluation, beside which people keep what belongs to it
+    assert main(['evaluate', str(town.drive), '--output', str(tmp_path), *town.arguments('grid')]) == 2
+    assert 'found thesis.txt beside the evaluation' in capsys.readouterr().err
     assert (tmp_path / 'thesis.txt').read_text() == 'years of work'
+    assert main(['evaluate', str(tmp_path / 'bags/drive'), '--output', str(tmp_path), *town.arguments('grid')]) == 2
+    assert 'bags/drive in it, which is read' in capsys.readouterr().err
+
+
+def test_a_recording_without_a_picture_is_no_result(town, tmp_path, capsys, trial):
+    with BagWriter(tmp_path / 'drive') as writer:
+        types = writer.typestore.types
+        header = types['std_msgs/msg/Header'](types['builtin_interfaces/msg/Time'](1, 0), 'camera')
+        for number in range(5):
+            writer.write('/camera/image_raw', types['sensor_msgs/msg/Image'](
+                header, 0, 0, 'rgb8', 0, 0, np.zeros(0, np.uint8)), number)
+    with trial('Recordings', 'a recording in which no image holds a picture'):
+        assert main(['evaluate', str(tmp_path / 'drive'), '--output', str(tmp_path / 'out'), *town.arguments('grid')]
+                    ) == 2
+        assert 'drive: found no frame that can be judged' in capsys.readouterr().err
+        assert sorted(path.name for path in tmp_path.iterdir()) == ['drive']
 
 
 def test_an_output_that_cannot_be_written_is_said_before_anything_is_loaded(tmp_path, capsys):

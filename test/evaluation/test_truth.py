@@ -1,5 +1,6 @@
 """Ground truth finds its frame by stamp, wherever it lies in the recording."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -54,9 +55,48 @@ def test_recording_without_truth(tmp_path):
         read(path, [1], topic='/nowhere')
 
 
+@pytest.mark.parametrize(('pixels', 'encoding', 'said'), [
+    (np.ones((6, 8), '<u2'), 'mono16', 'found the values 1, expected 0'),
+    (np.full((6, 8), 100, '<u2'), '16UC1', 'found the values 100,'),
+    (np.full((6, 8), 65535, '<u2'), 'mono16', 'found the values 65535,'),
+    (np.full((6, 8), -1, '<i4'), '32SC1', 'found the values -1,'),
+    (np.full((6, 8, 3), (0, 0, 255), 'u1'), 'rgb8', 'found colours, expected numbers'),
+    (np.full((6, 8, 3), 2, 'u1'), 'bgr8', 'found the values 2,'),
+    (np.zeros((6, 8, 3), '<u2'), 'rgb16', "found encoding 'rgb16', expected one of"),
+    (np.ones((6, 8), 'u2'), 'png', 'found the values 1,'),
+    (np.full((6, 8, 3), (255, 0, 0), 'u1'), 'png', 'found colours')])
+def test_nothing_but_declared_numbers_is_truth(tmp_path, trial, pixels, encoding, said):
+    """Sixteen bits scaled to eight, or the red of blue, would be nominal."""
+    with BagWriter(tmp_path / 'bag') as writer:
+        types = writer.typestore.types
+        header = types['std_msgs/msg/Header'](types['builtin_interfaces/msg/Time'](0, 1), 'camera')
+        if encoding == 'png':
+            message = types['sensor_msgs/msg/CompressedImage'](header, 'png', cv2.imencode('.png', pixels)[1])
+        else:
+            message = types['sensor_msgs/msg/Image'](header, 6, 8, encoding, 0, pixels.nbytes // 6,
+                                                     np.frombuffer(pixels.tobytes(), np.uint8))
+        writer.write(ANOMALY_MASK, message, 1)
+    with trial('Recordings', 'ground truth with values that were not declared'), pytest.raises(BagError) as caught:
+        read(tmp_path / 'bag', [1])
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize('encoding', ['mono16', '32SC1', 'rgb8'])
+def test_truth_may_be_wide_or_grey_in_colours(tmp_path, encoding):
+    mask = np.zeros((6, 8), {'mono16': '<u2', '32SC1': '<i4', 'rgb8': 'u1'}[encoding])
+    mask[0, :3], mask[1] = 255, 128
+    pixels = np.dstack([mask] * 3) if encoding == 'rgb8' else mask
+    with BagWriter(tmp_path / 'bag') as writer:
+        types = writer.typestore.types
+        header = types['std_msgs/msg/Header'](types['builtin_interfaces/msg/Time'](0, 1), 'camera')
+        writer.write(ANOMALY_MASK, types['sensor_msgs/msg/Image'](
+            header, 6, 8, encoding, 0, pixels.nbytes // 6, np.frombuffer(pixels.tobytes(), np.uint8)), 1)
+    assert read(tmp_path / 'bag', [1]) == [3]
+
+
 def test_masks_that_are_none(tmp_path):
     path = write(tmp_path / 'bag', [1], value=1)
-    with pytest.raises(BagError, match='found the value 1, expected 0'):
+    with pytest.raises(BagError, match='found the values 1, expected 0'):
         read(path, [1])
     path = write(tmp_path / 'good', [1], value=128)
     with pytest.raises(BagError, match='found 8x6 pixels, expected the size of the image, 16x12'):

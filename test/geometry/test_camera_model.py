@@ -102,12 +102,25 @@ def test_a_fisheye_of_zeros_alone_is_no_pinhole() -> None:
         assert ray == pytest.approx([math.sin(theta), 0, math.cos(theta)])
 
 
+@pytest.mark.parametrize(('name', 'usual'), [('radtan', 'plumb_bob'), ('brown_conrady', 'plumb_bob'),
+                                             ('kannala_brandt', 'equidistant')])
+def test_models_have_other_names_elsewhere(name: str, usual: str) -> None:
+    points = [(0, 0), (600, 240)]
+    assert np.array_equal(camera([0.05, -0.01, 0.001, 0.002], name).bearings(points, SIZE),
+                          camera([0.05, -0.01, 0.001, 0.002], usual).bearings(points, SIZE))
+
+
 @pytest.mark.parametrize(('changes', 'word'), [
     ({'height': 0}, '640x0'),
     ({'intrinsics': np.zeros((3, 3))}, r'uncalibrated camera \(its matrix is all zero\).*calibrate'),
     ({'intrinsics': np.full((3, 3), np.nan)}, 'focal lengths nan and nan .* calibrate'),
     ({'intrinsics': np.array([[-500.0, 0, 319.5], [0, 510.0, 239.5], [0, 0, 1]])}, 'focal lengths -500 and 510'),
     ({'intrinsics': np.array([[500.0, 0, np.inf], [0, 510.0, 239.5], [0, 0, 1]])}, r'principal point \(inf, 239.5\)'),
+    ({'intrinsics': np.array([[500.0, 0, 0], [0, 510.0, 0], [319.5, 239.5, 1]])}, 'expected fx, 0, cx, .* row by row'),
+    ({'intrinsics': np.diag([0.8, 1.1, 1.0])}, 'lengths 0.8 and 1.1 .* expected pixels of an image of 640x480'),
+    ({'intrinsics': np.diag([1e-300, 1e-300, 1.0])}, 'expected pixels of an image'),
+    ({'intrinsics': np.diag([1e300, 1e300, 1.0])}, 'expected pixels of an image'),
+    ({'intrinsics': np.array([[500.0, 0, 1e12], [0, 510.0, 0], [0, 0, 1]])}, r'point \(1e\+12, 0\), expected pixels'),
     ({'distortion': np.array([0.1, 0, 0, 0, 0]), 'distortion_model': 'division'}, 'division'),
     ({'distortion': np.array([0.1, 0, 0, 0, np.nan])}, 'distortion coefficients 0.1, 0, 0, 0, nan, expected finite'),
     ({'distortion': np.full(15, 0.1)}, 'found 15 distortion coefficients that are not zero at the end, expected at m'),

@@ -141,6 +141,55 @@ def test_masks_in_one_folder_belong_to_pictures_in_several_where_no_name_comes_t
     assert list(truth_of(tmp_path / 'bag')) == [1]
 
 
+@pytest.mark.parametrize(('pictures', 'masks'), [('', ''), ('images', ''), ('', 'masks')])
+def test_masks_may_lie_beside_their_pictures_above_or_below_them(trial, tmp_path, pictures, masks):
+    folder = tmp_path / 'set'
+    for number in range(3):
+        write(folder / pictures / f'{number}.png', picture(100))
+        write(folder / masks / f'{number}_mask.png', spot(number))
+    with trial('Pictures', 'masks beside their pictures, above or below them'):
+        assert main(['import', 'images', str(folder / pictures), '--output', str(tmp_path / 'bag'), '--masks',
+                     str(folder / masks), '--mask-suffix', '_mask']) == 0
+        assert [np.argwhere(mask).tolist() for mask in truth_of(tmp_path / 'bag').values()] == [
+            [[number, number]] for number in range(3)]
+
+
+def test_masks_that_nothing_tells_from_pictures_or_that_are_no_numbers_are_refused(trial, tmp_path, capsys, caplog):
+    def imported(*options):
+        return main(['import', 'images', str(tmp_path / 'images'), '--output', str(tmp_path / 'bag'), *options])
+
+    write(tmp_path / 'images/1.png', picture(100))
+    write(tmp_path / 'masks/1.jpg', spot(1))
+    with trial('Pictures', 'masks that cannot be told from pictures, or are no numbers', 4):
+        assert imported('--masks', str(tmp_path / 'images')) == 2
+        assert 'found pictures and masks in one folder' in capsys.readouterr().err
+        assert imported('--masks', str(tmp_path / 'masks')) == 2
+        assert 'found 1.jpg, and no mask named 1.png or like another picture; save the' in capsys.readouterr().err
+        PIL.Image.fromarray(spot(1).astype(np.float32)).save(tmp_path / 'masks/1.tif')
+        assert imported('--masks', str(tmp_path / 'masks')) == 2
+        assert 'found samples of float32, expected unsigned ones of 8 or 16 bits' in capsys.readouterr().err
+        assert imported('--mask-suffix', '_mask') == 2
+        assert '--mask-suffix: found without masks, expected --masks or --dataset' in capsys.readouterr().err
+    (tmp_path / 'masks/1.tif').unlink()
+    write(tmp_path / 'masks/1.png', spot(1))
+    write(tmp_path / 'masks/2.png', spot(1))
+    with trial('Pictures', 'masks without a picture'):
+        assert imported('--masks', str(tmp_path / 'masks')) == 0
+        assert 'found 1 masks without a picture' in caplog.messages[-1]
+
+
+@pytest.mark.parametrize(('option', 'said'), [
+    (['--rate', 'inf'], 'argument --rate: found inf, expected 0.001 to 10000'),
+    (['--rate', '1e-9'], 'argument --rate: found 1e-9, expected 0.001'),
+    (['--rate', 'fast'], 'argument --rate: found fast, expected 0.001'),
+    (['--fov', 'nan'], 'argument --fov: found nan, expected 1 to below 180')])
+def test_numbers_that_will_not_do_are_one_line(trial, tmp_path, capsys, option, said):
+    write(tmp_path / 'images/1.png', picture(100))
+    with trial('Command line', 'numbers that will not do'), pytest.raises(SystemExit):
+        main(['import', 'images', str(tmp_path / 'images'), '--output', str(tmp_path / 'bag'), *option])
+    assert said in capsys.readouterr().err
+
+
 def test_masks_that_could_be_of_several_pictures_are_refused(trial, tmp_path, capsys):
     def error(name):
         assert main(['import', 'images', str(tmp_path / name / 'images'), '--output', str(tmp_path / 'bag'), '--masks',
@@ -403,6 +452,19 @@ def test_of_a_damaged_video_every_whole_frame_is_kept_and_no_other(trial, tmp_pa
         assert len(caplog.messages) == 1
         assert 'found damage' in caplog.messages[0]
         assert f'took {len(kept)} frames, left out' in caplog.messages[0]
+
+
+@pytest.mark.parametrize(('name', 'content', 'said'), [
+    ('notes.txt', 'what was driven when\n' * 30, 'it is a text'),
+    ('live.m3u8', '#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{}\n#EXT-X-ENDLIST\n', 'it is a list of videos'),
+    ('all.ffconcat', 'ffconcat version 1.0\nfile small.mkv\n', 'it is a list of videos')])
+def test_texts_and_lists_are_no_videos(trial, tmp_path, capsys, name, content, said):
+    video = film(tmp_path / 'small.mkv', 'testsrc=size=64x48:rate=1:duration=1', '-c:v', 'mjpeg')
+    (tmp_path / name).write_text(content.format(video))
+    with trial('Pictures', 'a text or a list of videos in place of a video'):
+        assert main(['import', 'video', str(tmp_path / name), '--output', str(tmp_path / 'bag')]) == 2
+        assert f'found no frame that can be decoded ({said}), expected a video' in capsys.readouterr().err
+        assert not list(tmp_path.glob('*bag*'))
 
 
 def test_a_video_of_huge_frames_is_refused(trial, tmp_path, capsys):

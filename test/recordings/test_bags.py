@@ -18,6 +18,7 @@ import pytest
 import rosbags.rosbag2 as rosbag2
 import sensor_msgs
 import yaml
+import zstandard
 from rosbags.highlevel import AnyReader
 
 from semanom_ros.errors import BagError, ImageError
@@ -474,6 +475,40 @@ def test_files_are_read_beside_a_broken_metadata_file(tmp_path: Path, text: str,
     (bag / 'metadata.yaml').write_text(text)
     fault = 'metadata.yaml that is of another version, incomplete or wrong'
     with trial('Recordings', fault), BagReader(bag) as reader:
+        assert read_until_damage(reader) == (list(range(FRAMES)), '')
+
+
+@pytest.mark.parametrize('kind', ['pipe', 'endless'])
+def test_a_metadata_file_without_an_end_costs_nothing(tmp_path: Path, kind: str, trial: Any) -> None:
+    bag = write(tmp_path / 'drive')
+    (bag / 'metadata.yaml').unlink()
+    if kind == 'pipe':
+        os.mkfifo(bag / 'metadata.yaml')
+    else:
+        (bag / 'metadata.yaml').symlink_to('/dev/zero')
+    with trial('Recordings', 'metadata.yaml without an end'), BagReader(bag) as reader:
+        assert read_until_damage(reader) == (list(range(FRAMES)), '')
+
+
+@pytest.mark.parametrize('names', [('0.mcap', 'a.mcap'), ('a².mcap', 'a³.mcap'), ('B_0.MCAP', 'B_1.MCAP'),
+                                   ('a_9.mcap', 'a_10.mcap')])
+def test_files_of_any_name_are_read_in_the_order_of_their_numbers(tmp_path: Path, names: tuple[str, str], trial: Any
+                                                                  ) -> None:
+    written = next(write(tmp_path / 'drive').glob('*.mcap'))
+    for name in names:
+        (tmp_path / 'files' / name).parent.mkdir(exist_ok=True)
+        (tmp_path / 'files' / name).write_bytes(written.read_bytes())
+    with trial('Recordings', 'files that are named in unusual ways'), BagReader(tmp_path / 'files') as reader:
+        assert [path.name for path in reader.files] == list(names)
+        assert read_until_damage(reader) == (2 * list(range(FRAMES)), '')
+
+
+def test_a_file_beside_what_it_was_packed_into_is_read_once(tmp_path: Path, trial: Any) -> None:
+    bag = write(tmp_path / 'drive')
+    (bag / 'metadata.yaml').unlink()
+    file = next(bag.glob('*.mcap'))
+    file.with_name(f'{file.name}.zstd').write_bytes(zstandard.compress(file.read_bytes()))
+    with trial('Recordings', 'a file beside its packed twin'), BagReader(bag) as reader:
         assert read_until_damage(reader) == (list(range(FRAMES)), '')
 
 

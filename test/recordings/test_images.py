@@ -321,6 +321,37 @@ def test_a_thumbnail_in_the_header_is_not_taken_for_the_picture(progressive: int
         image_from_compressed(compressed(cut, 'jpeg'))
 
 
+@pytest.mark.parametrize('progressive', [0, 1])
+def test_what_a_camera_puts_around_the_picture_is_none_of_it(trial, progressive: int) -> None:
+    """Photos that move have a video behind them, makers of cameras put megabytes of notes before the pixels."""
+    random = np.random.default_rng(2)
+    picture = cv2.resize(random.integers(0, 256, (12, 16, 3), dtype=np.uint8), (256, 192))
+    data = bytes(cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive])[1])
+    behind = random.bytes(200_000) + b'\xff\xda' * 70
+    notes = b''.join(b'\xff\xe4' + struct.pack('>H', 50_002) + random.bytes(49_800) + b'\xff\xda' * 100
+                     for _ in range(3))
+    with trial('Pictures', 'a JPEG with a video behind it, or notes before its pixels', 3):
+        expected = image_from_compressed(compressed(data, 'jpeg'))
+        for around in (data + behind, data + data, data[:2] + notes + data[2:]):
+            assert np.array_equal(image_from_compressed(compressed(around, 'jpeg')), expected)
+    with trial('Pictures', 'a JPEG whose coded pixels break off, with an end', 2):
+        for cut in (halved(data) + behind, data[:len(data) // 2] + data):
+            with pytest.raises(ImageError, match=r'of which a part is missing|do not decode'):
+                image_from_compressed(compressed(cut, 'jpeg'))
+
+
+def test_a_jpeg_of_endless_restart_markers_costs_no_memory(trial) -> None:
+    data = bytes(cv2.imencode('.jpg', np.full((64, 64, 3), 128, np.uint8))[1])
+    with trial('Pictures', 'a JPEG of endless restart markers'), pytest.raises(ImageError, match='a part is missing'):
+        image_from_compressed(compressed(data[:-2] + b'\xff\xd0' * 1_100_000 + b'\xff\xd9', 'jpeg'))
+
+
+def test_frames_of_a_video_are_called_what_they_are(trial) -> None:
+    with trial('Pictures', 'frames of a video in CompressedImage'), \
+            pytest.raises(ImageError, match=r"found a frame of a video \(format 'h264'\)"):
+        image_from_compressed(compressed(b'\0\0\0\x01\x67', 'h264'))
+
+
 def chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack('>I', len(content)) + name + content + struct.pack('>I', zlib.crc32(name + content))
 

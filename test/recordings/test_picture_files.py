@@ -203,16 +203,18 @@ def test_what_is_no_picture_is_one_line_that_names_it(trial, tmp_path) -> None:
     os.mkfifo(tmp_path / 'pipe.png')
     (tmp_path / 'text.jpg').write_text('no picture')
     (tmp_path / 'empty.png').touch()
+    (tmp_path / 'pointer.png').write_text('version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 123\n')
     whole = save(tmp_path / 'cut.jpg', scene((200, 300))).read_bytes()
     (tmp_path / 'cut.jpg').write_bytes(whole[:len(whole) // 2])
     with open(tmp_path / 'endless.png', 'wb') as file:
         file.truncate(1 << 40)  # holes cost nothing
-    for name, said in (('link', 'found a link to nothing'), ('pipe', 'found no file'), ('text', 'found 10 bytes that'),
-                       ('empty', 'found 0 bytes that do not decode'), ('cut', r'found \d+ bytes that do not decode'),
-                       ('endless', 'found 1099511627776 bytes')):
+    for name, said in (('link', 'found a link to nothing'), ('pipe', 'found no regular file'),
+                       ('text', 'found 10 bytes that'), ('empty', 'found 0 bytes that do not decode'),
+                       ('cut', r'found \d+ bytes that do not decode'), ('endless', 'found 1099511627776 bytes'),
+                       ('pointer', 'found a pointer of Git LFS')):
         path, = tmp_path.glob(f'{name}.*')
         for read in (read_picture, lambda path: read_mask(path, DEFAULT_VALUES, None)):
-            with trial('Pictures', 'links to nothing, pipes, texts, empty, cut and endless files'), \
+            with trial('Pictures', 'links to nothing, pipes, texts, pointers, empty, cut and endless files'), \
                     pytest.raises(BagError, match=f'{path.name}: {said}') as caught:
                 read(path)
             assert len(str(caught.value).splitlines()) == 1

@@ -539,6 +539,18 @@ def test_bombs_take_no_memory(tmp_path: Path, trial: Any) -> None:
         assert int(megabytes) < 300  # 60 of them for the libraries
 
 
+def test_sqlite_makes_no_endless_messages(tmp_path: Path, drives: Drives, trial: Any) -> None:
+    bag = drives('drive', FRAMES, 'sqlite3')
+    with sqlite3.connect(next(bag.glob('*.db3'))) as database:
+        database.executescript(
+            'ALTER TABLE messages RENAME TO old; CREATE TABLE messages (id INTEGER PRIMARY KEY, topic_id INTEGER, '
+            'timestamp INTEGER, data BLOB GENERATED ALWAYS AS (zeroblob(999999999)) VIRTUAL); '
+            'INSERT INTO messages (id, topic_id, timestamp) SELECT id, topic_id, timestamp FROM old')
+    with trial('Recordings', 'bombs: what unpacks to gigabytes'), BagReader(bag) as reader, \
+            pytest.raises(BagError, match=f'{FRAMES} messages cannot be read .*a message that holds no bytes, or'):
+        list(reader.raw())
+
+
 def test_nothing_is_said_twice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     bag = mcap(tmp_path / 'drive.mcap', profile='', channels=FOREIGN)
