@@ -31,7 +31,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import Trigger
 
-from semanom_ros.nodes import nominal_recorder
+from semanom_ros.nodes import detector, nominal_recorder
 from semanom_ros.nodes.detector import Detector
 from semanom_ros.nodes.nominal_recorder import NominalRecorderNode
 from semanom_ros.ros.guarded_node import GuardedExecutor
@@ -211,6 +211,27 @@ def test_a_recorder_that_receives_nothing_any_more_ends_with_status_1(
             for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
                 signal.signal(number, handler)
     assert 'no more frames can be received' in capfd.readouterr().err
+
+
+@pytest.mark.parametrize('given', [
+    ['-r', 'foo'], ['-r', '__ns:=1abc'], ['-r', '~/a:=/front camera/x'], ['--params-file', '/nowhere.yaml'],
+    ['--log-level', 'loud'], ['-p', 'x'], ['--nonsense'], ['--params-file', 'twice.yaml']])
+def test_arguments_that_ros_does_not_read_are_one_line(
+        ros_domain_id: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+        trial: Any, given: list[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'twice.yaml').write_text('/**:\n  ros__parameters:\n    a: [1, 2.0]\n')
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with trial('Parameters', 'arguments of a node that ROS does not read', times=2):
+        try:
+            for node in (detector, nominal_recorder):
+                assert node.main(['--ros-args', *given]) == 2
+        finally:
+            for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+                signal.signal(number, handler)
+        said = [line for line in capfd.readouterr().err.splitlines() if '[rcl]' not in line]
+        assert [line.split(':')[0] for line in said] == ['semanom_detector', 'nominal_recorder']
+        assert all('ROS does not start: ' in line and given[-1] in line and '/src/' not in line for line in said)
 
 
 @pytest.mark.parametrize(('node', 'status'), [('detector', 0), ('nominal_recorder', 130)])
