@@ -251,6 +251,21 @@ def test_a_signal_while_a_node_is_imported(trial: Any, node: str, status: int, n
         assert (process.returncode, said) == (status, b'')
 
 
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_while_the_interpreter_ends(trial: Any, number: signal.Signals) -> None:
+    code = ('import atexit, sys, types\nfrom semanom_ros.nodes import starting\n'
+            'sys.modules["semanom_ros.nodes.detector"] = types.SimpleNamespace(main=lambda: 0)\n'
+            'atexit.register(lambda: (print("ended", flush=True), sys.stdin.read()))\nsys.exit(starting.detector())')
+    with trial('Nodes', 'a second signal while a node ends'):
+        process = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, said) == (0, b'')
+
+
 def test_nothing_that_executors_wait_for_goes_with_a_transition(active: Callable[..., Any]) -> None:
     """An event handler that is destroyed while another thread gathers raises InvalidHandle out of its `spin`."""
     one = active()
