@@ -406,6 +406,16 @@ def test_arguments_reach_a_node_as_they_are_whatever_they_look_like(
         rclpy.shutdown(context=context)
 
 
+def test_a_recording_that_the_player_does_not_take_is_named(
+    launch: Callable[..., Launched], bag: Path, tmp_path: Path
+) -> None:
+    shutil.copy(next(bag.glob('*.mcap')), tmp_path)
+    launched = launch('replay.launch.py', bag=tmp_path)
+    assert launched.end() == 1
+    launched.wait_for('found no recording that ros2 bag play takes, .*let `semanom evaluate` read it')
+    assert 'process started' not in launched.output
+
+
 def test_record_nominal_from_a_recording(
     launch: Callable[..., Launched], bag: Path, config: Path, tmp_path: Path
 ) -> None:
