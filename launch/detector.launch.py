@@ -1,7 +1,5 @@
 """Watches cameras for semantic anomalies: the detector, configured and activated, and RViz where wanted."""
 
-from pathlib import Path
-
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -13,26 +11,24 @@ from launch.actions import (
 )
 from launch.event_handlers import OnProcessExit, OnProcessStart
 from launch.events import Shutdown, matches_action
-from launch.logging import launch_config
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
 
+from semanom_ros.parameter_files import DETECTOR
 from semanom_ros.ros.launching import (
     BOOLEAN,
     LaunchedNode,
     config,
     configure_failed,
-    full_name,
     image_topic,
     rviz,
     shared,
 )
 from semanom_ros.ros.remapping import camera_remappings, words
-from semanom_ros.ros.rviz import FILE, rviz_config, template
+from semanom_ros.ros.rviz import rviz_config, template
 
-NODE_NAME = 'semanom_detector'
 # After Ctrl-C the detector finishes its frame and frees the GPU; launch's 5 seconds can be too few.
 SECONDS_TO_FINISH = '20'
 
@@ -60,13 +56,13 @@ def generate_launch_description() -> LaunchDescription:
 
 def launch_setup(context: LaunchContext) -> list:
     argument = context.launch_configurations
-    launched = LaunchedNode.of(context, NODE_NAME)
+    launched = LaunchedNode.of(context, DETECTOR)
     detector = LifecycleNode(
         package='semanom_ros',
         executable='detector',
-        name=NODE_NAME,
+        name=DETECTOR,
         namespace=argument['namespace'],
-        parameters=[str(launched.config), launched.overrides],
+        parameters=launched.parameter_files(),
         remappings=camera_remappings(
             launched.cameras,
             launched.image_topics,
@@ -78,12 +74,11 @@ def launch_setup(context: LaunchContext) -> list:
         sigterm_timeout=SECONDS_TO_FINISH,
         output='screen',
     )
-    detector_name = full_name(argument['namespace'], NODE_NAME)
     actions = []
     if argument['rviz'] == 'true':  # the first: where RViz is missing, launch gives up and forgets what it has started
-        actions.append(rviz_node(argument, detector_name, launched))
+        actions.append(rviz_node(argument, launched))
     if argument['autostart'] == 'true':  # its handlers come before what they wait for
-        actions += autostart(detector, detector_name)
+        actions += autostart(detector, launched.name)
     return [*actions, detector]
 
 
@@ -136,14 +131,14 @@ def autostart(detector: LifecycleNode, detector_name: str) -> list:
     ]
 
 
-def rviz_node(argument: dict[str, str], detector_name: str, launched: LaunchedNode) -> Node:
+def rviz_node(argument: dict[str, str], launched: LaunchedNode) -> Node:
     """RViz with the outputs of the detector's cameras; its configuration lies with the launch's logs."""
-    file = Path(launch_config.log_dir) / FILE
+    file = launched.log_file('.rviz')
     compressed = launched.transport == 'compressed'
-    file.write_text(rviz_config(template(), detector_name, launched.cameras, launched.image_topics, compressed))
+    file.write_text(rviz_config(template(), launched.name, launched.cameras, launched.image_topics, compressed))
     return Node(
         package='rviz2',
         executable='rviz2',
         arguments=['-d', str(file), '--fixed-frame', argument['fixed_frame']],
-        parameters=[{'use_sim_time': argument['use_sim_time'] == 'true'}],
+        parameters=[{'use_sim_time': launched.sim_time}],
     )

@@ -51,9 +51,9 @@ def launch_setup(context: LaunchContext) -> list:
         Node(
             package='semanom_ros',
             executable='nominal_recorder',
-            name='nominal_recorder',
+            name=RECORDER,
             namespace=argument['namespace'],
-            parameters=[str(launched.config), overrides],
+            parameters=launched.parameter_files(),
             remappings=[]
             if bags
             else camera_remappings(

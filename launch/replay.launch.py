@@ -67,7 +67,8 @@ def launch_setup(context: LaunchContext) -> list:
         # A recorded clock is that of the stamps; the player's own is by the time of reception.
         clock, recorded_clock = ([], ['/clock']) if '/clock' in reader.topics else (['--clock'], [])
         played = [*reader.replayed_topics, *recorded_clock]
-        frames = [sum(1 for _ in reader.raw([topic])) for topic in image_topics]
+        frames = [reader.counts[topic] for topic in image_topics]
+        bag = playable(reader)
     if len(kinds) > 1:
         raise BagError(f'{bag}: found {", ".join(image_topics)} both raw and compressed, expected one kind; choose')
     forwarded = ('database', 'camera_info_topic', 'segments_topic', 'camera_names', 'config', 'namespace', 'rviz',
@@ -123,6 +124,19 @@ def launch_setup(context: LaunchContext) -> list:
         ),
         detector,
     ]
+
+
+def playable(reader: BagReader) -> Path:
+    """What `ros2 bag play` takes of a recording: its folder, or its file.
+
+    Raises:
+        BagError: that plays no such recording.
+    """
+    if (reader.path / 'metadata.yaml').is_file() or reader.path.suffix in ('.mcap', '.db3'):
+        return reader.path
+    raise BagError(f'{reader.path}: found no recording that ros2 bag play takes, expected a folder with metadata.yaml, '
+                   'or a .mcap or .db3 file; convert it (rosbags-convert, ros2 bag reindex, zstd -d), or let `semanom '
+                   'evaluate` read it as it is')
 
 
 def rate_of(text: str) -> float:

@@ -6,10 +6,15 @@ import re
 from pathlib import Path
 
 _LFS_POINTER = b'version https://git-lfs.github.com/spec/'
-_USER = re.compile(r'(\w[\w+.-]*://)[^\s/@\'"]*@(?=[^\s/])')
-_QUERY = re.compile(
-    r'(?<=[?&;])([\w.~%+-]*(?:key|token|secret|passw|pwd|auth|sig|credential)[\w.~%+-]*)=[^\s&;#\'")]+', re.I)
+# Bounded, so that a long text costs no more than its length. A password may hold what it should not, @ or /; a number
+# behind a colon is a port.
+_USER = re.compile(r'(\w[\w+.-]{0,30}://)(?:[^\s/\'"]{0,256}|[^\s/@:\'"]{0,256}:(?!\d{1,5}[/?#])[^\s\'"]{0,256})@'
+                   r'(?=[^\s/])')
+_QUERY = re.compile(r'(?<=[?&;#])([\w.~%+-]{0,64}(?:key|token|secret|passw|pwd|auth|sig|credential)[\w.~%+-]{0,64})'
+                    r'=[^\s&;#\'")]+', re.I)
 _BEARER = re.compile(r'\b(Bearer|Basic)\s+[\w.~+/=-]{6,}', re.I)
+_FIELD = re.compile(r'((?:api[-_ ]?key|(?:access|auth)[-_ ]?token|secret[-_ ]?key|password)'
+                    r'(?:=|[\'"]\s{0,4}[:=]\s{0,4}[\'"]?)|x-api-key:\s{0,4})[^\s\'",;&}*]+', re.I)
 
 
 def without_secrets(text: str) -> str:
@@ -18,7 +23,8 @@ def without_secrets(text: str) -> str:
     >>> without_secrets('https://me:word@host/v1?api_key=1234&page=2 gives 403')
     'https://***@host/v1?api_key=***&page=2 gives 403'
     """
-    return _BEARER.sub(r'\1 ***', _QUERY.sub(r'\1=***', _USER.sub(r'\1***@', text)))
+    text = _QUERY.sub(r'\1=***', _USER.sub(r'\1***@', text))
+    return _FIELD.sub(r'\1***', _BEARER.sub(r'\1 ***', text))
 
 
 class SemanomError(Exception):

@@ -169,7 +169,9 @@ def _read_nodes(events: _Events, path: tuple[str, ...], sections: dict[str, Node
     """A mapping above `ros__parameters`, whose keys are namespaces and names of nodes."""
     for key, event in _items(events):
         if not isinstance(event, yaml.MappingStartEvent):
-            raise events.error(f'a value of {key}', f'{_KEY} above it')
+            if key == _KEY or (isinstance(event, yaml.ScalarEvent) and not event.value):
+                raise events.error(f'nothing below {key}', f'{"parameters" if key == _KEY else _KEY} there, indented')
+            raise events.error(f'a value of {key}', f'{_KEY} above it, as in node: {{{_KEY}: {{{key}: ...}}}}')
         if key != _KEY:
             _read_nodes(events, (*path, key), sections)
             continue

@@ -7,6 +7,7 @@ all come from the rows.
 
 from __future__ import annotations
 
+import difflib
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -87,15 +88,18 @@ class Parameter:
         wanted = type(self.default)
         if wanted is float and type(value) is int:
             value = float(value)
-        if isinstance(self.default, list) and isinstance(value, list | tuple | array):
-            value = list(value)
+        if isinstance(self.default, list):
             item = type(self.default[0])
+            if not isinstance(value, list | tuple | array):
+                raise self._error(value, self._listed)
+            value = list(value)
             if item is float:
                 value = [float(v) if type(v) is int else v for v in value]
             if not value or any(type(v) is not item for v in value) or (self.length and len(value) != self.length):
-                raise self._error(value, f'a list of {self.length or ""}{" " if self.length else ""}{item.__name__}')
+                raise self._error(value, self._listed)
         elif type(value) is not wanted:
-            raise self._error(value, f'a {wanted.__name__}')
+            quoted = ' (in quotes where it looks like another type)' if wanted is str else ''
+            raise self._error(value, f'{"an" if wanted is int else "a"} {wanted.__name__}{quoted}')
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, int | float) and not isinstance(number, bool):
                 if self.minimum is not None and not number >= self.minimum:
@@ -106,8 +110,13 @@ class Parameter:
             raise self._error(value, f'one of {", ".join(self.choices)}')
         return value
 
+    @property
+    def _listed(self) -> str:
+        assert isinstance(self.default, list)
+        return f'a list of {self.length or ""}{" " if self.length else ""}{type(self.default[0]).__name__}'
+
     def _error(self, value: Any, expected: str) -> ParameterError:
-        return ParameterError(f'parameter {self.name}: found {value!r}, expected {expected}; correct it')
+        return ParameterError(f'parameter {self.name}: found {value!r:.200}, expected {expected}; correct it')
 
 
 @dataclass(frozen=True)
@@ -165,7 +174,9 @@ class Section:
         known = self.table()
         for name in given:
             if name not in known:
-                raise ParameterError(f'parameter {name}: not known; expected one of {", ".join(known)}')
+                meant = difflib.get_close_matches(name, known)
+                raise ParameterError(f'parameter {name}: not known; expected one of {", ".join(meant or known)}'
+                                     f'{", or another one" if meant else ""}')
         checked = {name: known[name].check(value) for name, value in given.items()}
         return self._with(checked) if checked else self
 

@@ -40,9 +40,11 @@ def given_parameters(arguments: argparse.Namespace) -> dict[str, Any]:
     given: dict[str, Any] = read_yaml(arguments.config, arguments.node) if arguments.config else {}
     for setting in arguments.settings:
         name, equals, value = setting.partition('=')
-        if not equals:
-            raise ParameterError(f'--set {setting}: found no =, expected NAME=VALUE')
-        given[name.strip()] = value_of(f'--set {name}', value)
+        name = name.strip()
+        if not equals or not name or name.endswith(':'):
+            found = ':=' if name.endswith(':') else 'no name or no ='
+            raise ParameterError(f'--set {setting}: found {found}, expected NAME=VALUE; correct it')
+        given[name] = value_of(f'--set {name}', value)
     return given
 
 

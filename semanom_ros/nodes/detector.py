@@ -43,6 +43,7 @@ from semanom_ros.ros.mailbox import Mailbox
 from semanom_ros.ros.node_parameters import NodeParameters, typed_parameters
 from semanom_ros.ros.outputs import CameraOutputs, Judged, When
 from semanom_ros.ros.qos import INPUT, LATCHED, OUTPUT
+from semanom_ros.ros.starting_ros import start_ros
 from semanom_ros.settings import CameraSettings, DetectorSettings, MethodSettings, Settings
 
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -771,11 +772,11 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs the node until Ctrl-C or shutdown; its transitions are left to whoever manages it.
 
     Returns:
-        0, or 2 when a parameter is bad. Where a thread hangs the process ends with 1.
+        0, or 2 when a parameter or another argument is bad. Where a thread hangs the process ends with 1.
     """
     done, hanging = threading.Event(), list[str]()
     try:
-        with rclpy.init(args=args):  # type: ignore[arg-type]
+        with start_ros(args):
             threading.Thread(target=_end_in_time, name='semanom_end', args=(done,), daemon=True).start()
             try:
                 _run(hanging)

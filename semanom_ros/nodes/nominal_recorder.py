@@ -42,6 +42,7 @@ from semanom_ros.ros.guarded_node import SERVICE, GuardedExecutor, GuardedNode
 from semanom_ros.ros.library_log import library_log
 from semanom_ros.ros.node_parameters import NodeParameters, typed_parameters
 from semanom_ros.ros.qos import OUTPUT
+from semanom_ros.ros.starting_ros import start_ros
 from semanom_ros.settings import CameraSettings, MethodSettings, RecorderSettings
 
 LOG_PERIOD_S = 10.0
@@ -332,8 +333,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in previous:
         signal.signal(number, stop)
     # rclpy's own handlers would end the context, and with it the recording, before the frames are in the database
-    rclpy.init(args=None if arguments is None else list(arguments), signal_handler_options=SignalHandlerOptions.NO)
     try:
+        start_ros(arguments, SignalHandlerOptions.NO)
         nodes.append(NominalRecorderNode())
     except SemanomError as error:
         print(f'nominal_recorder: {error}', file=sys.stderr)

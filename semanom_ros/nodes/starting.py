@@ -35,4 +35,7 @@ def _start(module: str, interrupted: int) -> int:
     main = importlib.import_module(module).main
     for number, handler in before.items():
         signal.signal(number, handler)
-    return int(main())
+    status = int(main())
+    for number in before:  # the node has ended: another Ctrl-C while the interpreter does would change the status
+        signal.signal(number, signal.SIG_IGN)
+    return status

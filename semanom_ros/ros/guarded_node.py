@@ -109,7 +109,7 @@ class GuardedNode(Node):
                 if not isinstance(error, ValueError | TypeError):  # those: the caller's, as a type that there is not
                     self.failed('setting parameters', error)
                 names = ', '.join(one.name for one in parameters)
-                results = [SetParametersResult(successful=False, reason=f'parameter {names}: refused, {error}')]
+                results = [SetParametersResult(successful=False, reason=f'parameter {names:.200}: refused, {error}')]
             if at_once:
                 response.result = results[0]
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,14 @@ from typing import Any
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext
 from launch.actions import DeclareLaunchArgument
+from launch.logging import launch_config
 from launch_ros.events.lifecycle import StateTransition
-from launch_ros.parameter_descriptions import ParameterValue
+from rclpy.exceptions import InvalidNamespaceException
+from rclpy.validate_namespace import validate_namespace
 
+from semanom_ros.errors import ParameterError
 from semanom_ros.parameter_files import read_yaml
+from semanom_ros.parameter_yaml import NodeSection, sections_of
 from semanom_ros.ros.remapping import words
 from semanom_ros.settings import Settings
 
@@ -36,8 +41,9 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
         'description': 'What the cameras send; empty: as in config.'},
     'namespace': {'default_value': '', 'description': 'Namespace of the node.'},
     'use_sim_time': {
-        'default_value': 'false', 'choices': BOOLEAN,
-        'description': 'Take the time from /clock: with a simulator, or a bag played with --clock.'},
+        'default_value': '', 'choices': ['', *BOOLEAN],
+        'description': 'Take the time from /clock: with a simulator, or a bag played with --clock; empty: as in '
+                       'config.'},
     'fixed_frame': {
         'default_value': 'base_link',
         'description': 'What RViz shows stands still in this frame; without /tf, give the images\' own.'},
@@ -86,6 +92,7 @@ class LaunchedNode:
     """What the arguments of a node's launch file come to.
 
     Attributes:
+        name: of the node, with its namespace.
         config: parameter file.
         settings: its parameters, with the defaults of what it leaves out.
         cameras: their names.
@@ -94,6 +101,7 @@ class LaunchedNode:
         overrides: parameters that the arguments set.
     """
 
+    name: str
     config: Path
     settings: Settings
     cameras: list[str]
@@ -106,17 +114,49 @@ class LaunchedNode:
         """From the arguments of a launch, for the node of this name.
 
         Raises:
-            ParameterError: the parameter file will not do.
+            ParameterError: the parameter file or the namespace will not do.
         """
         argument = context.launch_configurations
+        try:
+            validate_namespace(full_name(argument['namespace']) or '/')
+        except InvalidNamespaceException as error:
+            raise ParameterError(f'namespace: found {argument["namespace"]}, expected words of letters, digits and '
+                                 'underscores with / between; correct it') from error
         file = Path(argument['config']).expanduser()
         settings = Settings.of(read_yaml(file, node, full_name(argument['namespace'])))
         names = words(argument['camera_names']) or list(settings.cameras.camera_names)
         overrides: dict[str, Any] = {'camera_names': names}
-        if 'use_sim_time' in argument:
+        if argument.get('use_sim_time'):
             overrides['use_sim_time'] = argument['use_sim_time'] == 'true'
-        for name in ('database', 'image_transport'):
-            if argument.get(name):
-                overrides[name] = ParameterValue(argument[name], value_type=str)
-        return cls(file, settings, names, argument.get('image_transport') or settings.cameras.image_transport,
-                   words(argument['image_topic']), overrides)
+        overrides |= {name: argument[name] for name in ('database', 'image_transport') if argument.get(name)}
+        return cls(full_name(argument['namespace'], node), file, settings, names,
+                   argument.get('image_transport') or settings.cameras.image_transport, words(argument['image_topic']),
+                   overrides)
+
+    def parameter_files(self) -> list[Path]:
+        """The parameter file, and one of what the arguments set, which lies with the launch's logs.
+
+        It is written here, as launch_ros leaves out quotes that rcl needs (`1e5`, `y` and `nan` may be names). Of the
+        sections that fit a node rcl takes the last, and of a name that comes again the first is the place: only under
+        all of them the arguments come before everything.
+        """
+        file = self.log_file('.yaml')
+        names = [*(section.name for section in self._sections()), self.name]
+        content = {name: {'ros__parameters': self.overrides} for name in names}
+        file.write_text(json.dumps(content, ensure_ascii=False))  # JSON is YAML, all of whose texts have quotes
+        return [self.config, file]
+
+    @property
+    def sim_time(self) -> bool:
+        """Whether the node takes the time from /clock."""
+        given = [section.values['use_sim_time'] for section in self._sections() if 'use_sim_time' in section.values]
+        return bool(self.overrides.get('use_sim_time', given[-1] if given else False))
+
+    def _sections(self) -> list[NodeSection]:
+        """Of the parameter file, those that are for the node."""
+        namespace, _, node = self.name.rpartition('/')
+        return [section for section in sections_of(self.config) if section.fits(node, namespace)]
+
+    def log_file(self, ending: str) -> Path:
+        """A file of the node's own among the launch's logs."""
+        return Path(launch_config.log_dir) / (self.name.strip('/').replace('/', '.') + ending)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.validate_topic_name import validate_topic_name
+
 from semanom_ros.errors import ParameterError
 
 
 def words(argument: str) -> list[str]:
     """The items of a launch argument: `front`, or `[front, rear]`; none for an empty one."""
-    items = argument.strip().removeprefix('[').removesuffix(']').split(',')
+    text = argument.strip()
+    items = (text[1:-1] if text.startswith('[') and text.endswith(']') else text).split(',')
     return [item for item in (item.strip().strip('\'"') for item in items) if item]
 
 
@@ -31,7 +35,7 @@ def camera_remappings(
 
     Raises:
         ParameterError: there are more or fewer topics than cameras, or a topic of compressed
-            images where raw ones are wanted.
+            images where raw ones are wanted; or something is no topic.
     """
     given = {'image_topic': image_topics, 'camera_info_topic': info_topics, 'segments_topic': segments_topics}
     for name, topics in given.items():
@@ -41,6 +45,11 @@ def camera_remappings(
                 f'cameras ({", ".join(cameras)}); give lists of the same length: camera_names:=[front,rear] '
                 f'{name}:=[/front/...,/rear/...]'
             )
+        for topic in topics:
+            try:
+                validate_topic_name(topic)
+            except InvalidTopicNameException as error:
+                raise ParameterError(f'{name}: found {topic}, expected the name of a topic; correct it') from error
     rules = []
     for camera, topic in zip(cameras, image_topics, strict=False):
         base = topic.removesuffix('/compressed')

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 
 from rclpy.node import Node
 
+from semanom_ros.errors import printable
 from semanom_ros.msg import AnomalyScore
 from semanom_ros.ros.background import background_node
 from semanom_ros.ros.qos import OUTPUT
@@ -30,29 +30,36 @@ class _Count:
 
     def __init__(self, node: Node, topic: str, frames: int) -> None:
         self.frames = frames
-        self.judged: set[object] = set()
+        self.judged = self.unknown = 0
+        self.why = ''
         self.when = time.monotonic()
-        self._unstamped = itertools.count()
         self.subscription = node.create_subscription(AnomalyScore, topic, self._receive, OUTPUT)
 
     def _receive(self, score: AnomalyScore) -> None:
         self.when = time.monotonic()
-        if score.reason != AnomalyScore.REASON_LATE:
-            stamp = (score.header.stamp.sec, score.header.stamp.nanosec)
-            self.judged.add(stamp if any(stamp) else next(self._unstamped))
+        if score.reason == AnomalyScore.REASON_LATE:  # the verdict follows
+            return
+        self.judged += 1
+        if score.verdict == AnomalyScore.VERDICT_UNKNOWN:
+            self.unknown += 1
+            self.why = self.why or score.explanation
 
     @property
     def done(self) -> bool:
-        return len(self.judged) >= self.frames
+        return self.judged >= self.frames
 
     def line(self, rate: float) -> str:
         """What came of the frames."""
-        judged = min(len(self.judged), self.frames)
+        unknown = f', {self.unknown} of them unknown: {printable(self.why)}' if self.unknown else ''
         if self.done:
-            return f'all {self.frames} frames have a score'
-        slower = rate * max(judged, 1) / max(self.frames, 1) * 0.9
-        return (f'{judged} of {self.frames} frames have a score: newer ones replaced the others before the detector '
-                f'took them; play slower (rate:={slower:.2g}), or judge every frame with `semanom evaluate`')
+            return f'all {self.frames} frames have a score{unknown}'
+        if not self.judged:
+            return (f'none of {self.frames} frames has a score: the log above and /diagnostics say what the detector '
+                    'received')
+        slower = rate * self.judged / self.frames * 0.9
+        return (f'{self.judged} of {self.frames} frames have a score{unknown}. Newer ones replaced the others before '
+                f'the detector took them: play slower (rate:={slower:.2g}), or judge every frame with `semanom '
+                'evaluate`')
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

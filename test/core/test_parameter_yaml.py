@@ -159,6 +159,10 @@ def test_a_setting_is_read_as_ros_reads_it(given: str, found: Any) -> None:
     ('/a/semanom_detector:\n  ros__parameters: {}\n/b/semanom_detector:\n  ros__parameters: {}\n', 'of one node'),
     ('ros__parameters:\n  rate: 5\n', "ros__parameters of ''"), ('a b:\n  ros__parameters: {}\n', "of 'a b'"),
     ('semanom_detector:\n  encoder: x\n', 'found a value of encoder, expected ros__parameters above it'),
+    ('semanom_detector:\n  ros__parameters:\n', 'found nothing below ros__parameters, expected parameters there'),
+    ('semanom_detector:\n', 'found nothing below semanom_detector, expected ros__parameters there'),
+    ('/**:\n  ros__parameters:\n    filter: {spatial: no}\n', 'not known; expected one of filter_spatial'),
+    ('/**:\n  ros__parameters:\n    database: 1e5\n', 'expected a str .in quotes where it looks like another type'),
     ('/**:\n  ros__parameters:\n    false_alarm_rat: 0.1\n', 'parameter false_alarm_rat: not known'),
     ('semanom_detector:\n  ros__parameters:\n    robot_radius: 0.1\n', 'parameter robot_radius: not known'),
     ('/**:\n  ros__parameters:\n    a: &x 1\n    b: *x\n', r'line 4: found the alias \*x'),
@@ -177,6 +181,13 @@ def test_what_is_no_parameter_file_is_one_line(trial: Any, tmp_path: Path, conte
         with pytest.raises(ParameterError, match=words) as caught:
             settings_of(arguments(file))
         assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('setting', ['encoder:=x', '=5', 'encoder', ' = 5', ''])
+def test_a_setting_without_name_or_value_is_one_line(trial: Any, setting: str) -> None:
+    with trial('Parameters', 'a setting that is none'), pytest.raises(
+            ParameterError, match=r'found (:=|no name or no =), expected NAME=VALUE'):
+        given_parameters(arguments(None, setting))
 
 
 BOMB = '/**:\n  ros__parameters:\n    a0: &a0 [x, x]\n' + ''.join(

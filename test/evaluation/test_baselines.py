@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
@@ -22,7 +23,7 @@ from semanom_ros.errors import SemanomError, without_secrets
 from semanom_ros.evaluation import baselines
 from semanom_ros.evaluation.baselines.dct_baseline import DctEncoder
 from semanom_ros.evaluation.baselines.patchcore_baseline import CORESET_SHARE, PatchCoreMethod
-from semanom_ros.evaluation.baselines.vlm_baseline import LARGEST_REPLY, THRESHOLD, VlmMethod, parse
+from semanom_ros.evaluation.baselines.vlm_baseline import LARGEST_REPLY, MOST_BOXES, THRESHOLD, VlmMethod, parse
 from semanom_ros.parameter_files import read_yaml
 from semanom_ros.settings import Settings
 
@@ -35,7 +36,7 @@ SECRET = 'sk-not-to-be-written-anywhere'
 def server(respond, raw=False):
     """An OpenAI-compatible server; `respond(request, count)` gives (status, headers, text of the answer).
 
-    With `raw` it gives the whole body, bytes, in place of the text.
+    With `raw` it gives the whole body, bytes or a function that writes it, in place of the text.
     """
     requests = []
 
@@ -49,6 +50,10 @@ def server(respond, raw=False):
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
+            if callable(content):
+                self.end_headers()
+                content(self.wfile)
+                return
             self.send_header('Content-Length', str(len(content)))
             self.end_headers()
             self.wfile.write(content)
@@ -220,9 +225,61 @@ def test_a_key_that_cannot_be_sent_is_not_repeated(tmp_path, monkeypatch, trial)
     ('https://h/?a=1&access_token=zz&b=2', 'https://h/?a=1&access_token=***&b=2'),
     ('https://h/?X-Amz-Signature=zz', 'https://h/?X-Amz-Signature=***'), ('Bearer sk-123456', 'Bearer ***'),
     ('me@example.org', 'me@example.org'), ('/data/a@b/c', '/data/a@b/c'), ('key=5', 'key=5'),
-    ("('https://u:p@h/', 5)", "('https://***@h/', 5)")])
+    ("('https://u:p@h/', 5)", "('https://***@h/', 5)"), ('http://u:p@ss@h:1/', 'http://***@h:1/'),
+    ('http://u:p/s@h/', 'http://***@h/'), ('http://h:80/a@b', 'http://h:80/a@b'), ('npm://h/@a/b', 'npm://h/@a/b'),
+    ('https://h/#access_token=zz', 'https://h/#access_token=***'), ('x-api-key: zz', 'x-api-key: ***'),
+    ('{"api_key": "zz", "a": 1}', '{"api_key": "***", "a": 1}')])
 def test_secrets_are_struck_out(text, clean):
     assert str(SemanomError(text)) == without_secrets(text) == clean
+
+
+@pytest.mark.parametrize('part', ['x', '?key', 'a://b:', 'a://b@', 'Bearer ', 'password ', '&keykey', 'a:', '=key'])
+def test_striking_out_takes_no_longer_for_a_text_that_is_made_for_it(trial, part):
+    with trial('Network', 'a text that costs much to search for secrets'):
+        begun = time.monotonic()
+        without_secrets(part * (100_000 // len(part)))
+        assert time.monotonic() - begun < 2
+
+
+def test_a_server_that_repeats_the_key_is_not_quoted(tmp_path, monkeypatch, trial, caplog):
+    monkeypatch.setenv('SEMANOM_VLM_API_KEY', SECRET)
+    with trial('Network', 'an answer of the vision-language model that is none'):
+        with server(lambda *_: (200, {}, f'Incorrect key: {SECRET} \ud800'.encode(errors='surrogatepass')),
+                    raw=True) as (address, _):
+            verdict = VlmMethod(address, 'm', tmp_path).process(frame(1))[0]
+        assert 'Incorrect key: ***' in verdict.result.explanation
+        assert SECRET not in verdict.result.explanation + caplog.text
+
+
+def test_an_endpoint_may_have_a_query(tmp_path):
+    with server(lambda *_: (200, {}, GOOD)) as (address, requests):
+        VlmMethod(f'{address}/?api-version=1', 'm', tmp_path).process(frame(1))
+    assert requests[0][0] == '/v1/chat/completions?api-version=1'
+
+
+def test_an_answer_without_end_is_given_up(tmp_path, trial):
+    def drip(file):
+        with suppress(OSError):
+            while True:
+                file.write(b' ')
+                time.sleep(0.01)
+
+    with trial('Network', 'a server whose answer does not end'), server(
+            lambda *_: (200, {}, drip), raw=True) as (address, _):
+        begun = time.monotonic()
+        with pytest.raises(SemanomError, match=r'no answer after 1 tries .the answer does not end'):
+            VlmMethod(address, 'm', tmp_path, retries=0, timeout_s=0.5).process(frame(1))
+        assert time.monotonic() - begun < 10
+
+
+def test_boxes_and_labels_are_bounded():
+    box = {'box': [0, 0, 1, 1], 'label': 'a\ud800\x1b' * 100}
+    answer = parse(json.dumps({'anomalous': True, 'score': 1, 'boxes': [box] * MOST_BOXES}))
+    assert answer.labels[0].isprintable()
+    assert len(answer.labels[0]) < 1000
+    answer.labels[0].encode()
+    assert parse(json.dumps({'anomalous': True, 'score': 1, 'boxes': [box] * (MOST_BOXES + 1)})) is None
+    assert parse('{"anomalous": false, "score": 0, "boxes": null}').boxes == ()
 
 
 def test_answer_holds_until_the_next_question(tmp_path):

@@ -35,6 +35,11 @@ from semanom_ros.ros.messages import image_to_message
 
 pytest.importorskip('launch_ros', reason='launch_ros is not installed: source a ROS 2 installation')
 
+from launch import LaunchContext
+from launch.logging import launch_config
+
+from semanom_ros.ros.launching import LaunchedNode
+
 LAUNCH = Path(__file__).resolve().parents[2] / 'launch'
 SECOND = 10**9
 TIMEOUT_S = 90.0
@@ -215,7 +220,16 @@ class Watcher:
 
     @property
     def state(self) -> str:
-        return self.call(GetState, 'get_state', GetState.Request()).current_state.label
+        client = self.node.create_client(GetState, f'{self._detector}/get_state')
+        self.spin_until(client.service_is_ready, 'get_state')
+        futures = []
+
+        def answers() -> list[Any]:  # asked again: an answer is lost where the server has not found this client yet
+            futures.append(client.call_async(GetState.Request()))
+            self._executor.spin_until_future_complete(futures[-1], 5)
+            return [future.result() for future in futures if future.done()]
+
+        return self.spin_until(answers, 'get_state')[-1].current_state.label
 
     def wait_until_active(self) -> None:
         self.spin_until(lambda: self.state == 'active', 'active')
@@ -342,6 +356,8 @@ def test_launch_ends_when_the_detector_does_before_it_is_configured(
         ('record_nominal', {'config': '/nowhere.yaml'}, '/nowhere.yaml: unreadable'),
         ('replay', {'bag': '/nowhere'}, '/nowhere: no such recording'),
         ('replay', {'bag': '/nowhere', 'rate': 'quick'}, 'rate: found quick, expected a number above 0'),
+        ('detector', {'image_topic': '/front camera/image'}, 'image_topic: found /front camera/image, expected'),
+        ('detector', {'namespace': 'my robot'}, 'namespace: found my robot, expected'),
     ],
 )
 def test_bad_arguments(launch: Callable[..., Launched], name: str, arguments: dict[str, str], message: str) -> None:
@@ -350,6 +366,54 @@ def test_bad_arguments(launch: Callable[..., Launched], name: str, arguments: di
     assert re.search(message, launched.output)
     assert 'process started' not in launched.output
     assert 'Traceback' not in launched.output
+
+
+NAMES = ['1e5', 'nan', 'y', '0x1p-3', 'true', '~', "it's", 'a: b', 'null', '/data/[monday]', '\u00e9\U0001f697']
+
+
+@pytest.mark.parametrize('namespace', ['', 'robot'])
+def test_arguments_reach_a_node_as_they_are_whatever_they_look_like(
+    tmp_path: Path, ros_domain_id: int, monkeypatch: pytest.MonkeyPatch, namespace: str, trial: Any
+) -> None:
+    """And come before every section of the parameter file, in whichever order those are."""
+    monkeypatch.setattr(launch_config, '_log_dir', str(tmp_path))
+    file = tmp_path / 'robot.yaml'
+    file.write_text(
+        'semanom_detector: {ros__parameters: {database: a}}\n/**/semanom_detector: {ros__parameters: {database: b}}\n'
+        '/robot/semanom_detector: {ros__parameters: {database: c}}\n'
+        '/**: {ros__parameters: {database: d, use_sim_time: true, robot_radius: 1e-3}}\n'
+        '/robot/semanom_detector: {ros__parameters: {database: e}}\n'
+    )
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    try:
+        for name in NAMES:
+            launching = LaunchContext()
+            launching.launch_configurations.update(
+                config=str(file), namespace=namespace, camera_names=f'[{name},front]', database=name, image_topic='',
+                use_sim_time='')
+            launched = LaunchedNode.of(launching, 'semanom_detector')
+            assert launched.sim_time
+            with trial('Parameters', 'a launch argument that looks like something else'):
+                arguments = [part for one in launched.parameter_files() for part in ('--params-file', str(one))]
+                node = rclpy.create_node(
+                    'semanom_detector', namespace=namespace, context=context, cli_args=['--ros-args', *arguments],
+                    automatically_declare_parameters_from_overrides=True)
+                found = {key: node.get_parameter(key).value for key in ('database', 'camera_names', 'use_sim_time')}
+                node.destroy_node()
+                assert found == {'database': name, 'camera_names': [name, 'front'], 'use_sim_time': True}
+    finally:
+        rclpy.shutdown(context=context)
+
+
+def test_a_recording_that_the_player_does_not_take_is_named(
+    launch: Callable[..., Launched], bag: Path, tmp_path: Path
+) -> None:
+    shutil.copy(next(bag.glob('*.mcap')), tmp_path)
+    launched = launch('replay.launch.py', bag=tmp_path)
+    assert launched.end() == 1
+    launched.wait_for('found no recording that ros2 bag play takes, .*let `semanom evaluate` read it')
+    assert 'process started' not in launched.output
 
 
 def test_record_nominal_from_a_recording(

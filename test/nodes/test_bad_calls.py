@@ -31,7 +31,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import Trigger
 
-from semanom_ros.nodes import nominal_recorder
+from semanom_ros.nodes import detector, nominal_recorder
 from semanom_ros.nodes.detector import Detector
 from semanom_ros.nodes.nominal_recorder import NominalRecorderNode
 from semanom_ros.ros.guarded_node import GuardedExecutor
@@ -214,6 +214,27 @@ def test_a_recorder_that_receives_nothing_any_more_ends_with_status_1(
     assert 'no more frames can be received' in capfd.readouterr().err
 
 
+@pytest.mark.parametrize('given', [
+    ['-r', 'foo'], ['-r', '__ns:=1abc'], ['-r', '~/a:=/front camera/x'], ['--params-file', '/nowhere.yaml'],
+    ['--log-level', 'loud'], ['-p', 'x'], ['--nonsense'], ['--params-file', 'twice.yaml']])
+def test_arguments_that_ros_does_not_read_are_one_line(
+        ros_domain_id: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+        trial: Any, given: list[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'twice.yaml').write_text('/**:\n  ros__parameters:\n    a: [1, 2.0]\n')
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with trial('Parameters', 'arguments of a node that ROS does not read', times=2):
+        try:
+            for node in (detector, nominal_recorder):
+                assert node.main(['--ros-args', *given]) == 2
+        finally:
+            for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+                signal.signal(number, handler)
+        said = [line for line in capfd.readouterr().err.splitlines() if '[rcl]' not in line]
+        assert [line.split(':')[0] for line in said] == ['semanom_detector', 'nominal_recorder']
+        assert all('ROS does not start: ' in line and given[-1] in line and '/src/' not in line for line in said)
+
+
 @pytest.mark.parametrize(('node', 'status'), [('detector', 0), ('nominal_recorder', 130)])
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_a_node_is_imported(trial: Any, node: str, status: int, number: signal.Signals) -> None:
@@ -229,6 +250,21 @@ def test_a_signal_while_a_node_is_imported(trial: Any, node: str, status: int, n
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
         assert (process.returncode, said) == (status, b'')
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_while_the_interpreter_ends(trial: Any, number: signal.Signals) -> None:
+    code = ('import atexit, sys, types\nfrom semanom_ros.nodes import starting\n'
+            'sys.modules["semanom_ros.nodes.detector"] = types.SimpleNamespace(main=lambda: 0)\n'
+            'atexit.register(lambda: (print("ended", flush=True), sys.stdin.read()))\nsys.exit(starting.detector())')
+    with trial('Nodes', 'a second signal while a node ends'):
+        process = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, said) == (0, b'')
 
 
 def test_nothing_that_executors_wait_for_goes_with_a_transition(active: Callable[..., Any]) -> None:

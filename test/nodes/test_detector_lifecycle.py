@@ -308,7 +308,7 @@ def test_a_signal_ends_the_process_with_status_0(
 
 @pytest.mark.parametrize(('given', 'words'), [
     ('image_transport:=theora', "parameter image_transport: found 'theora', expected one of raw, compressed; correct"),
-    ('camera_names:=front', "parameter camera_names: found 'front', expected a list; correct it"),
+    ('camera_names:=front', "parameter camera_names: found 'front', expected a list of str; correct it"),
     ('camera_names:=[]', 'parameters: found an empty list, expected none'),
 ])
 def test_a_bad_parameter_ends_the_process_with_status_2(

@@ -67,3 +67,16 @@ def test_one_topic_for_two_cameras_is_refused() -> None:
 def test_compressed_topic_as_raw_is_refused() -> None:
     with pytest.raises(ParameterError, match='image_transport:=compressed'):
         camera_remappings(['camera'], ['/camera/image_raw/compressed'], [], 'raw')
+
+
+@pytest.mark.parametrize(('argument', 'items'), [
+    ('', []), (' [] ', []), ('front', ['front']), ('[front, "rear"]', ['front', 'rear']), ('a,b', ['a', 'b']),
+    ('/data/[monday]', ['/data/[monday]']), ('[/data/[monday]]', ['/data/[monday]']), ('[a', ['[a'])])
+def test_brackets_are_of_a_list_where_they_enclose_it(argument: str, items: list[str]) -> None:
+    assert words(argument) == items
+
+
+@pytest.mark.parametrize('topic', ['/front camera/image', '/1a', '/a/', 'http://camera/image'])
+def test_what_is_no_topic_is_refused(topic: str) -> None:
+    with pytest.raises(ParameterError, match=r'image_topic: found .*, expected the name of a topic'):
+        camera_remappings(['camera'], [topic], [], 'raw')

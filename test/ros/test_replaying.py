@@ -22,8 +22,10 @@ node = rclpy.create_node('scores')
 publisher = node.create_publisher(AnomalyScore, '/score', QoSProfile(depth=50))
 while not publisher.get_subscription_count():
     rclpy.spin_once(node, timeout_sec=0.01)
-for second, reason in ((1, 0), (2, AnomalyScore.REASON_LATE), (3, 0), (3, 0)):
-    score = AnomalyScore(reason=reason)
+unknown, nominal = AnomalyScore.VERDICT_UNKNOWN, AnomalyScore.VERDICT_NOMINAL
+late = AnomalyScore.REASON_LATE
+for second, verdict, reason in ((1, nominal, 0), (2, unknown, late), (3, nominal, 0), (3, unknown, 1)):
+    score = AnomalyScore(verdict=verdict, reason=reason, explanation='no picture' if reason == 1 else '')
     score.header.stamp.sec = second
     publisher.publish(score)
 publisher.wait_for_all_acked()
@@ -32,8 +34,8 @@ sys.exit(int(sys.argv[1]))
 
 
 @pytest.mark.parametrize(('frames', 'status', 'said'), [
-    (2, 0, r'front: all 2 frames have a score'),
-    (4, 0, r'front: 2 of 4 frames have a score: .* \(rate:=0\.9\)'),
+    (3, 0, r'front: all 3 frames have a score, 1 of them unknown: no picture'),
+    (6, 0, r'front: 3 of 6 frames have a score, 1 of them unknown: no picture\. Newer .* \(rate:=0\.9\)'),
 ])
 def test_frames_with_a_score_are_counted(ros_domain_id: int, tmp_path: Path, frames: int, status: int,
                                          said: str) -> None:

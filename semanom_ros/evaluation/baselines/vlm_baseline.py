@@ -27,7 +27,7 @@ import numpy.typing as npt
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.localization.regions_of_map import Region
 from semanom_ros.core.results import Anomaly, FrameResult, Reason, ScoreMap, Verdict
-from semanom_ros.errors import SemanomError, without_secrets
+from semanom_ros.errors import SemanomError, printable, without_secrets
 from semanom_ros.evaluation.baselines import Baseline, BaselineContext
 from semanom_ros.evaluation.detectors import Method, Ranked, Row, ranked
 from semanom_ros.recordings.images import compress_pixels
@@ -51,6 +51,12 @@ nothing is anomalous.'''
 
 LARGEST_REPLY = 4_000_000
 """Bytes; no answer is longer."""
+
+MOST_BOXES = 100
+"""In an answer; each costs a mask."""
+
+LONGEST_LABEL = 100
+"""Characters of a box's label that are kept."""
 
 _LONGEST_SIDE = 1024  # pixels of the picture that is sent
 _PATIENCE_S = 60.0  # longest pause before another try
@@ -84,13 +90,16 @@ def parse(text: str) -> Answer | None:
         if not isinstance(anomalous, bool) or not 0 <= score <= 1:
             raise ValueError('anomalous or score')
         boxes, labels = [], []
-        for item in content.get('boxes', []):
+        items = content.get('boxes') or []
+        if len(items) > MOST_BOXES:
+            raise ValueError('boxes')
+        for item in items:
             x, y, width, height = (float(v) for v in item['box'])
             own = float(item.get('score', score))
             if not all(0 <= v <= 1 for v in (x, y, width, height, own)):
                 raise ValueError('box')
             boxes.append((x, y, width, height, own))
-            labels.append(str(item.get('label', '')))
+            labels.append(printable(str(item.get('label') or '')[:LONGEST_LABEL]))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     # the verdict is one bit and the score another: where they disagree, the verdict wins
@@ -130,7 +139,8 @@ class VlmMethod:
             raise SemanomError(f'--endpoint {endpoint}: expected an address that begins with http:// or https://')
         self.false_alarm_rate: float | None = None  # it says itself what it takes for anomalous
         self.rows: tuple[Row, ...] = (Row('', baseline=f'VLM {model}'),)
-        self._url, self._model, self._cache = endpoint.rstrip('/') + '/chat/completions', model, cache
+        self._url = address._replace(path=f'{address.path.rstrip("/")}/chat/completions', fragment='').geturl()
+        self._model, self._cache = model, cache
         self._period_ns, self._interval_s = round(period_s * 1e9), 60 / per_minute
         self._prices, self._retries, self._timeout_s = prices, retries, timeout_s
         self._last: tuple[int, Answer | str, float] | None = None
@@ -191,8 +201,8 @@ class VlmMethod:
                 if answer is None:
                     raise _MalformedError(f'{text:.120}' or f'no text in {json.dumps(reply):.120}')
             except _MalformedError as error:
-                found = without_secrets(f'malformed answer of {self._model}: found {str(error)!r}, expected what was '
-                                        'asked for')
+                found = self._clean(f'malformed answer of {self._model}: found {str(error)!r}, expected what was asked '
+                                    'for')
                 if key not in self._malformed:
                     log.warning('%s; its frames are unknown', found)
                 self._malformed[key] = found
@@ -205,6 +215,12 @@ class VlmMethod:
             beside.rename(file)
         self._asked[key] = stored['usage']
         return answer, float(stored['milliseconds'])
+
+    def _clean(self, text: str) -> str:
+        """A text of the server's, which may repeat the key, as something to print."""
+        if self._secret:
+            text = text.replace(self._secret, '***')
+        return printable(without_secrets(text))
 
     def _post(self, picture: bytes) -> dict[str, Any]:
         """The server's reply.
@@ -229,8 +245,7 @@ class VlmMethod:
             try:
                 with self._opener.open(urllib.request.Request(self._url, body, headers),
                                        timeout=self._timeout_s) as response:
-                    content = response.read(LARGEST_REPLY + 1)
-                return _json_of(content)
+                    return _json_of(_content(response, time.monotonic() + self._timeout_s))
             except urllib.error.HTTPError as error:
                 reason = f'status {error.code}'
                 if error.code in (400, 413, 422) and self._asked:  # of this picture: others were answered
@@ -244,9 +259,9 @@ class VlmMethod:
                                        f'the key in {KEY_VARIABLES[0]}') from None
                 wait = _seconds(error.headers.get('Retry-After'), 2.0 ** attempt)
             except (OSError, http.client.HTTPException) as error:  # no connection, a timeout, one that breaks off
-                reason, wait = str(error) or type(error).__name__, 2.0 ** attempt
+                reason, wait = self._clean(str(error)) or type(error).__name__, 2.0 ** attempt
             if attempt < self._retries:
-                log.warning('%s: %s, trying again', without_secrets(self._url), without_secrets(reason))
+                log.warning('%s: %s, trying again', without_secrets(self._url), reason)
                 self._next_time = max(self._next_time, time.monotonic() + min(wait, _PATIENCE_S))
         raise SemanomError(f'{self._url}: no answer after {self._retries + 1} tries ({reason}); run the same command '
                            'later, answers so far are kept')
@@ -271,6 +286,22 @@ def _secret() -> str:
         raise SemanomError(f'{name}: found a key with line breaks or letters that are not ASCII, expected one word; '
                            'set it anew')
     return secret
+
+
+def _content(response: http.client.HTTPResponse, end: float) -> bytes:
+    """What a server sends until a time (monotonic, seconds), and no more than LARGEST_REPLY and a byte.
+
+    Raises:
+        TimeoutError: it is not done by then, as one that sends a byte now and then.
+    """
+    content = b''
+    while len(content) <= LARGEST_REPLY and (part := response.read1(LARGEST_REPLY + 1 - len(content))):
+        content += part
+        if time.monotonic() > end:
+            raise TimeoutError('the answer does not end')
+    if response.length and len(content) <= LARGEST_REPLY:
+        raise http.client.IncompleteRead(content, response.length)
+    return content
 
 
 def _json_of(content: bytes) -> dict[str, Any]:
