@@ -37,7 +37,7 @@ from semanom_ros.parameters import Affects, Value
 from semanom_ros.ros import diagnostics, messages
 from semanom_ros.ros.camera_input import CameraInput, Received, names_of
 from semanom_ros.ros.diagnostics import CameraMonitor, Health
-from semanom_ros.ros.guarded_node import SERVICE, GuardedExecutor, GuardedNode
+from semanom_ros.ros.guarded_node import SERVICE, GuardedExecutor, GuardedNode, transition
 from semanom_ros.ros.library_log import library_log
 from semanom_ros.ros.mailbox import Mailbox
 from semanom_ros.ros.node_parameters import NodeParameters, typed_parameters
@@ -166,6 +166,7 @@ class Detector(GuardedNode, LifecycleNode):
         self.create_service(Trigger, '~/reload_database', self._on_reload, qos_profile=SERVICE, callback_group=group)
         self.create_service(Trigger, '~/accept_as_nominal', self._on_accept, qos_profile=SERVICE, callback_group=group)
 
+    @transition
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Loads encoder and database, warms up, and offers the topics.
 
@@ -187,6 +188,8 @@ class Detector(GuardedNode, LifecycleNode):
                 raise ParameterError('parameter database: found nothing, expected the folder of a nominal database; '
                                      'record one with `semanom record`')
             self._judge = Judge.load(self._settings.method, self._database_path)
+            self._database_info = self.create_publisher(DatabaseInfo, '~/database_info', LATCHED)
+            self._cameras = [_Camera(self, name, self._settings) for name in names]
         except (SemanomError, OSError) as error:  # the other: a name that is too long, a disk that fails
             self._fault = str(error)
             self.get_logger().error(f'cannot configure: {error}')
@@ -197,12 +200,11 @@ class Detector(GuardedNode, LifecycleNode):
             self._fault = f'internal failure: {error!r}'
             self.get_logger().fatal(f'cannot configure: {traceback.format_exc()}')
             return TransitionCallbackReturn.ERROR
-        self._database_info = self.create_publisher(DatabaseInfo, '~/database_info', LATCHED)
-        self._cameras = [_Camera(self, name, self._settings) for name in names]
         self._state = 'inactive'
         self.get_logger().info(f'{self._announce_database()}; encoder {self._settings.method.encoder.name}')
         return super().on_configure(state)
 
+    @transition
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribes to the cameras and starts the threads.
 
@@ -230,6 +232,7 @@ class Detector(GuardedNode, LifecycleNode):
             f'{judge.level:.4g} of database version {judge.database.manifest.version}')
         return result
 
+    @transition
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stops after the frame that is being worked on; what is loaded stays loaded.
 
@@ -244,6 +247,7 @@ class Detector(GuardedNode, LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         return super().on_deactivate(state)
 
+    @transition
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Takes the topics away and frees the memory, the GPU's too.
 
@@ -256,6 +260,7 @@ class Detector(GuardedNode, LifecycleNode):
         """
         return TransitionCallbackReturn.SUCCESS if self._release() else TransitionCallbackReturn.FAILURE
 
+    @transition
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stops and frees everything, from whatever state; a thread that hangs is left behind.
 
@@ -268,6 +273,7 @@ class Detector(GuardedNode, LifecycleNode):
         self._state = 'finalized'
         return TransitionCallbackReturn.SUCCESS
 
+    @transition
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stops and frees everything, so that the node can be configured again.
 

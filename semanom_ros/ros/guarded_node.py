@@ -14,6 +14,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
@@ -126,6 +127,21 @@ class GuardedNode(Node):
                     self.failed(where, error)
 
         return guarded
+
+
+def transition(callback: Callable[[Any, LifecycleState], TransitionCallbackReturn]
+               ) -> Callable[[Any, LifecycleState], TransitionCallbackReturn]:
+    """A lifecycle callback of a GuardedNode whose exception is noted; rclpy makes an error of it without a word."""
+
+    @functools.wraps(callback)
+    def noted(node: GuardedNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return callback(node, state)
+        except Exception as error:
+            node.failed(callback.__name__, error)
+            return TransitionCallbackReturn.ERROR
+
+    return noted
 
 
 class GuardedExecutor(SingleThreadedExecutor):
