@@ -12,6 +12,7 @@ from launch.actions import DeclareLaunchArgument
 from launch_ros.events.lifecycle import StateTransition
 from launch_ros.parameter_descriptions import ParameterValue
 
+from semanom_ros.home import expanded
 from semanom_ros.parameter_files import read_yaml
 from semanom_ros.ros.remapping import words
 from semanom_ros.settings import Settings
@@ -109,7 +110,7 @@ class LaunchedNode:
             ParameterError: the parameter file will not do.
         """
         argument = context.launch_configurations
-        file = Path(argument['config']).expanduser()
+        file = expanded(argument['config'])
         settings = Settings.of(read_yaml(file, node, full_name(argument['namespace'])))
         names = words(argument['camera_names']) or list(settings.cameras.camera_names)
         overrides: dict[str, Any] = {'camera_names': names}
