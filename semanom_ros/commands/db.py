@@ -11,12 +11,16 @@ from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from semanom_ros.commands.numbers import number, whole
 from semanom_ros.commands.options import add_parameter_options
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.core.database.manifest import AUTO, NPROBE, Manifest
 from semanom_ros.core.database.published import read_manifest, verify
 from semanom_ros.core.scoring.calibration import Calibration
 from semanom_ros.errors import SemanomError, printable
+
+_SHARE = number('more than 0 and at most 1', lambda share: 0 < share <= 1)
+_DISTANCE = number('0 or more', lambda distance: distance >= 0)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,11 +59,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     compact = action('compact', 'keep fewer vectors that stand for all')
     compact.add_argument('database', metavar='DIR', type=Path, help='nominal database')
-    compact.add_argument('--distance', metavar='D', type=_distance, default=0.0,
+    compact.add_argument('--distance', metavar='D', type=_DISTANCE, default=0.0,
                          help='drop vectors within this cosine distance of one that is kept')
     size = compact.add_mutually_exclusive_group()
-    size.add_argument('--size', metavar='N', type=_count, help='then keep at most N vectors, as a greedy coreset')
-    size.add_argument('--share', metavar='S', type=_share, help='then keep this share of the vectors, likewise')
+    size.add_argument('--size', metavar='N', type=whole(1), help='then keep at most N vectors, as a greedy coreset')
+    size.add_argument('--share', metavar='S', type=_SHARE, help='then keep this share of the vectors, likewise')
     recalibrates(compact)
 
     calibrate = action('calibrate', 'make thresholds anew from the nominal frames of databases')
@@ -71,7 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     index.add_argument('--factory', metavar='STRING',
                        default=AUTO, help='FAISS factory string of an inverted file; auto (default): one that suits '
                        'the number of vectors, where an index pays; exact: none')
-    index.add_argument('--nprobe', metavar='N', type=_count, default=NPROBE,
+    index.add_argument('--nprobe', metavar='N', type=whole(1), default=NPROBE,
                        help=f'inverted lists that a search visits (default {NPROBE})')
     recalibrates(index)
 
@@ -144,24 +148,3 @@ def _verify(arguments: argparse.Namespace) -> int:
             print(f'{path}: version {manifest.version}, {len(manifest.files)} files, {manifest.size / 1e6:.1f} MB: '
                   'as they were written')
     return status
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'found {text}, expected at least 1')
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f'found {text}, expected more than 0 and at most 1')
-    return value
-
-
-def _distance(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float('inf'):
-        raise argparse.ArgumentTypeError(f'found {text}, expected a number that is not negative')
-    return value

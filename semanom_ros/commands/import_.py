@@ -6,11 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from semanom_ros.commands.numbers import number
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.errors import BagError, ParameterError
 from semanom_ros.recordings.importing import Masks, import_images, import_pictures, import_video
 from semanom_ros.recordings.picture_files import DEFAULT_VALUES, MaskValues
 from semanom_ros.recordings.public_sets import CONVENTIONS
+
+_RATE = number('more than 0', lambda rate: rate > 0)
+_ANGLE = number('1 to below 180', lambda angle: 1 <= angle < 180)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     images = kinds.add_parser('images', help='every picture in a folder, in the order of their names')
     images.add_argument('source', type=Path, metavar='DIR', help='folder of pictures')
     pace = images.add_mutually_exclusive_group()
-    pace.add_argument('--rate', type=_positive, metavar='HZ', help='pictures a second (default 10)')
+    pace.add_argument('--rate', type=_RATE, metavar='HZ', help='pictures a second (default 10)')
     pace.add_argument('--stills', action='store_true',
                       help='the pictures have nothing to do with each other: nothing is tracked or joined over time '
                            '(those of a --dataset have nothing, unless --rate is given)')
@@ -41,13 +45,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
                             help=f'pixels of a mask that {what} (default {" ".join(map(str, values))})')
     video = kinds.add_parser('video', help='a video at the times of its container')
     video.add_argument('source', type=Path, metavar='FILE', help='video file')
-    video.add_argument('--rate', type=_positive, metavar='HZ',
+    video.add_argument('--rate', type=_RATE, metavar='HZ',
                        help='frames a second, for a raw stream, which has no times; else in place of its times')
     video.add_argument('--every', type=int, default=1, metavar='N', help='take every n-th frame')
     for kind in (images, video):
         kind.add_argument('--output', type=Path, required=True, metavar='BAG',
                           help='folder of the recording to be made')
-        kind.add_argument('--fov', type=_angle, default=90.0, metavar='DEG',
+        kind.add_argument('--fov', type=_ANGLE, default=90.0, metavar='DEG',
                           help='horizontal field of view, for the CameraInfo (default 90)')
         kind.add_argument('--storage', choices=('mcap', 'sqlite3'), default='mcap',
                           help='storage plugin of rosbag2 (default mcap)')
@@ -86,17 +90,3 @@ def run(arguments: argparse.Namespace) -> None:
                                       stills=arguments.stills, **how)
     print(f'{arguments.output}: {count} frames, {masked} with a mask'
           + (f', {count - masked} nominal without one' if nominal and masked < count else ''))
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f'found {text}, expected more than 0')
-    return value
-
-
-def _angle(text: str) -> float:
-    value = float(text)
-    if not 1 <= value < 180:
-        raise argparse.ArgumentTypeError(f'found {text}, expected 1 to below 180')
-    return value

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from semanom_ros.commands.numbers import whole
 from semanom_ros.errors import BagError
 from semanom_ros.simulation import CATALOGUE, simulate
 from semanom_ros.simulation.camera_faults import CameraFault
@@ -22,28 +23,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--anomalies', action='store_true', help='let anomalies happen; else a nominal drive')
     parser.add_argument(
         '--seed',
-        type=_count,
+        type=whole(0),
         default=0,
         metavar='N',
         help='town, route and traffic; the same seed gives the same bytes (default 0)',
     )
     parser.add_argument(
         '--town',
-        type=_count,
+        type=whole(0),
         metavar='N',
         help='drive through the town of this seed, at another time: other traffic, weather and events (default: the '
         'one of --seed)',
     )
     parser.add_argument(
         '--frames',
-        type=_count,
+        type=whole(0),
         default=600,
         metavar='N',
         help=f'pictures, {RATE:g} for a second of the drive (default 600)',
     )
     parser.add_argument(
         '--every',
-        type=_count,
+        type=whole(0),
         default=1,
         metavar='N',
         help='draw every N-th frame of the drive only: more street in fewer pictures, for a database (default 1)',
@@ -108,10 +109,3 @@ def run(arguments: argparse.Namespace) -> None:
     bar = tqdm(frames, total=arguments.frames, unit='frame', desc='simulate', file=sys.stderr, disable=None)
     write_bag(bar, arguments.bag, arguments.storage, arguments.raw)
     print(f'{arguments.bag}: {arguments.frames} frames, {arguments.frames * every / RATE:g} s')
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f'found {text}, expected 0 or more')
-    return value
