@@ -41,6 +41,7 @@ _PICTURES = 12
 _LIVE = Row('grid', filtered=True)  # what the live detector is
 _NOMINAL_EVERY = round(RATE)  # one picture a second: a database wants variety, not every frame
 
+
 def run(arguments: argparse.Namespace) -> int:
     """Simulates, records, detects live, evaluates, and says where the report is."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the detector is stopped on the way out

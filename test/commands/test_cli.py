@@ -117,7 +117,7 @@ def database(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize('arguments', [
     ['--help'], ['--version'], ['db', '--help'], ['db', 'merge', '--help'], ['db', 'info', 'DIR'],
-    ['db', 'verify', 'DIR'], ['models', 'list'], ['models', '--help']])
+    ['db', 'verify', 'DIR'], ['models', 'list'], ['models', '--help'], ['record', '--help'], ['demo', '--help']])
 def test_light_commands_import_nothing_heavy(database, arguments):
     """PyTorch takes seconds. Modules are counted and no seconds: those depend on the machine."""
     code = ('import sys\nfrom semanom_ros import cli\n'
@@ -129,6 +129,16 @@ def test_light_commands_import_nothing_heavy(database, arguments):
     assert not done.stderr
     assert len(done.stdout.splitlines()) > 1, 'it was run'
     assert done.stdout.splitlines()[-1].strip() == 'heavy:'
+
+
+@pytest.mark.parametrize(('option', 'value'), [
+    ('--size', 'x'), ('--size', '0'), ('--size', '1.5'), ('--share', 'nan'), ('--share', '2'), ('--distance', 'inf')])
+def test_numbers_that_do_not_fit(option, value, capsys, trial):
+    with trial('Command line', 'numbers that do not fit'):
+        with pytest.raises(SystemExit):
+            cli.main(['db', 'compact', 'x', option, value])
+        said, = capsys.readouterr().err.splitlines()
+        assert f'argument {option}: found {value}, expected ' in said
 
 
 def test_output_that_nobody_reads_or_that_has_no_room(database, trial):
