@@ -19,6 +19,7 @@ from contextlib import suppress
 
 from semanom_ros import __version__
 from semanom_ros.errors import SemanomError, printable
+from semanom_ros.home import name_the_user
 
 COMMANDS = {
     'import': 'turn a folder of pictures or a video into a rosbag2',
@@ -51,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     named = next((word for word in argv if not word.startswith('-')), '')
+    name_the_user()
+    for name in ('stdout', 'stderr'):
+        if getattr(sys, name) is None:  # whoever started it has closed it (`>&-`)
+            setattr(sys, name, open(os.devnull, 'w'))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')  # names of files may be anything
@@ -129,6 +134,9 @@ def _said(error: BaseException) -> str:
         return f'{error}; make room on the disk, or see that the recording may be written'
     if isinstance(error, RecursionError):
         return 'found input that is nested too deep, expected none that is; correct it'
+    if isinstance(error, ImportError) and (error.name or '').partition('.')[0] != 'semanom_ros':
+        reason = str(error).strip().splitlines() or ['not found']
+        return f'{error.name or "a library"}: cannot be imported ({reason[0]}); semanom doctor says what to install'
     # PyTorch's errors are told by their names: a command that did not import it has none.
     kind, text = type(error).__name__, str(error)
     if kind == 'OutOfMemoryError':

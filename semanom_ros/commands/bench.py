@@ -6,19 +6,17 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from semanom_ros.benchmarks import anomalib_methods as methods
-from semanom_ros.benchmarks import live_detector as live
-from semanom_ros.benchmarks import memory, search
-from semanom_ros.benchmarks.plan import Plan, machine
+from semanom_ros.commands.numbers import whole
 from semanom_ros.commands.options import add_parameter_options, settings_of
 from semanom_ros.commands.progress_bars import Bars
-from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.errors import ParameterError
-from semanom_ros.evaluation.metric_table import shown_in_bench
+
+if TYPE_CHECKING:
+    from semanom_ros.benchmarks.plan import Plan
 
 BENCHMARKS = {
     'end_to_end': 'an image published until its score is received, over the forward pass',
@@ -40,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--output', type=Path, required=True, metavar='DIR', help='folder for bench.json')
     parser.add_argument('--only', nargs='+', choices=BENCHMARKS, default=list(BENCHMARKS), metavar='BENCHMARK',
                         help='; '.join(f'{name}: {text}' for name, text in BENCHMARKS.items()))
-    parser.add_argument('--sizes', nargs='+', type=_size, metavar='N',
+    parser.add_argument('--sizes', nargs='+', type=whole(1), metavar='N',
                         help='vectors of the databases that are searched (default 1e5 1e6)')
     parser.add_argument('--repeats', type=int, metavar='N', help='how often each thing is timed (default 30)')
     parser.add_argument('--quick', action='store_true', help='small sizes and few repeats: does it work, not how fast')
@@ -51,6 +49,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measures, prints, and writes bench.json."""
+    from semanom_ros.benchmarks.plan import Plan  # PyTorch, which takes seconds to import
+    from semanom_ros.evaluation.metric_table import shown_in_bench
+
     quick = arguments.quick
     repeats = arguments.repeats if arguments.repeats is not None else 3 if quick else 30
     if repeats < 1:
@@ -73,6 +74,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _measure(plan: Plan, wanted: list[str]) -> dict[str, Any]:
+    from semanom_ros.benchmarks import anomalib_methods as methods
+    from semanom_ros.benchmarks import live_detector as live
+    from semanom_ros.benchmarks import memory, search
+    from semanom_ros.benchmarks.plan import machine
+    from semanom_ros.core.embedding.embedder import Embedder
+
     embedder = Embedder.load(plan.settings.method)
     embedder.encoder.warm_up()
     encoder = embedder.encoder
@@ -120,11 +127,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return '  '.join(f'{size}: {_shown(ratio)}' for size, ratio in value.items())
     return 'not measured' if value is None else f'{value:g}'
-
-
-def _size(text: str) -> int:
-    """`1e5` or `100000`."""
-    number = float(text)
-    if not (number >= 1 and number == int(number)):
-        raise argparse.ArgumentTypeError(f'found {text}, expected a whole number such as 1e5')
-    return int(number)

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from semanom_ros.commands.options import add_parameter_options, settings_of, settings_with
 from semanom_ros.commands.progress_bars import Bars
-from semanom_ros.evaluation.public_benchmark import EVALUATION, benchmark, check_folder, record_nominal, table
-from semanom_ros.evaluation.runner import REPORT
 from semanom_ros.recordings.public_sets import SETS, recognise
 
 
@@ -30,10 +28,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measures, prints the table and says where the report is."""
+    from semanom_ros.evaluation import public_benchmark  # PyTorch, which takes seconds to import
+    from semanom_ros.evaluation.runner import REPORT
+
     found = recognise(arguments.folder, arguments.dataset)
     settings = settings_with([arguments.database], arguments) if arguments.database else settings_of(arguments)
-    check_folder(arguments.output)
-    database = arguments.database or record_nominal(arguments.nominal, arguments.output, settings, Bars())
-    lines = benchmark(found, database, arguments.output, settings, Bars())
-    print(table(found, lines))
-    print(arguments.output / EVALUATION / REPORT)
+    public_benchmark.check_folder(arguments.output)
+    database = arguments.database or public_benchmark.record_nominal(
+        arguments.nominal, arguments.output, settings, Bars())
+    lines = public_benchmark.benchmark(found, database, arguments.output, settings, Bars())
+    print(public_benchmark.table(found, lines))
+    print(arguments.output / public_benchmark.EVALUATION / REPORT)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from semanom_ros.commands.numbers import number, whole_number
+from semanom_ros.commands.numbers import number, whole
 from semanom_ros.commands.options import add_parameter_options
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.core.database.manifest import AUTO, NPROBE, Manifest
@@ -20,8 +19,8 @@ from semanom_ros.core.database.published import read_manifest, verify
 from semanom_ros.core.scoring.calibration import Calibration
 from semanom_ros.errors import SemanomError, printable
 
-_DISTANCE = number('a number that is not negative', lambda value: 0 <= value < math.inf)
-_SHARE = number('more than 0 and at most 1', lambda value: 0 < value <= 1)
+_SHARE = number('more than 0 and at most 1', lambda share: 0 < share <= 1)
+_DISTANCE = number('0 or more', lambda distance: distance >= 0)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -63,8 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     compact.add_argument('--distance', metavar='D', type=_DISTANCE, default=0.0,
                          help='drop vectors within this cosine distance of one that is kept')
     size = compact.add_mutually_exclusive_group()
-    size.add_argument('--size', metavar='N', type=whole_number(1),
-                      help='then keep at most N vectors, as a greedy coreset')
+    size.add_argument('--size', metavar='N', type=whole(1), help='then keep at most N vectors, as a greedy coreset')
     size.add_argument('--share', metavar='S', type=_SHARE, help='then keep this share of the vectors, likewise')
     recalibrates(compact)
 
@@ -77,7 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     index.add_argument('--factory', metavar='STRING',
                        default=AUTO, help='FAISS factory string of an inverted file; auto (default): one that suits '
                        'the number of vectors, where an index pays; exact: none')
-    index.add_argument('--nprobe', metavar='N', type=whole_number(1), default=NPROBE,
+    index.add_argument('--nprobe', metavar='N', type=whole(1), default=NPROBE,
                        help=f'inverted lists that a search visits (default {NPROBE})')
     recalibrates(index)
 

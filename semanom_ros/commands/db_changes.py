@@ -61,7 +61,7 @@ def _compact(arguments: argparse.Namespace) -> None:
     if arguments.share is not None:
         size = max(1, round(arguments.share * before.vectors))
     if not arguments.distance and size is None:
-        raise ParameterError('semanom db compact: found nothing to go by, expected --distance, --size or --share')
+        raise ParameterError('compact: found nothing to go by, expected --distance, --size or --share')
     _done(arguments.database, before, operations.compact(
         arguments.database, distance=arguments.distance, size=size,
         recipe=recipe_with(arguments.database, arguments), progress=Bars()))

@@ -6,7 +6,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from semanom_ros.commands.numbers import whole_number
+from semanom_ros.commands.numbers import whole
 from semanom_ros.commands.options import add_parameter_options, settings_with
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.evaluation.baselines import BaselineContext, all_baselines
@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--truth-instances', nargs='+', default=(), metavar='CLASS[:ACTOR]',
                         help='the truth topic holds CARLA\'s instance segmentation, and these are anomalous: semantic '
                              'classes, or single actors, in numbers (14:231)')
-    parser.add_argument('--min-anomaly-pixels', type=whole_number(1), default=1, metavar='N',
+    parser.add_argument('--min-anomaly-pixels', type=whole(1), default=1, metavar='N',
                         help='anomalous pixels from which on a frame counts as anomalous; with fewer, but some, it '
                              'counts as neither anomalous nor nominal (default 1)')
     add_parameter_options(parser)

@@ -6,15 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from semanom_ros.commands.numbers import number, whole_number
+from semanom_ros.commands.numbers import number, whole
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.errors import BagError, ParameterError
 from semanom_ros.recordings.importing import Masks, import_images, import_pictures, import_video
 from semanom_ros.recordings.picture_files import DEFAULT_VALUES, MaskValues
 from semanom_ros.recordings.public_sets import CONVENTIONS
 
-_ANGLE = number('1 to below 180', lambda value: 1 <= value < 180)
-_RATE = number('0.001 to 10000', lambda value: 0.001 <= value <= 10000)  # ROS has stamps of 32 bits and nanoseconds
+_RATE = number('0.001 to 10000', lambda rate: 0.001 <= rate <= 10000)  # ROS has stamps of 32 bits and nanoseconds
+_ANGLE = number('1 to below 180', lambda angle: 1 <= angle < 180)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     video.add_argument('source', type=Path, metavar='FILE', help='video file')
     video.add_argument('--rate', type=_RATE, metavar='HZ',
                        help='frames a second, for a raw stream, which has no times; else in place of its times')
-    video.add_argument('--every', type=whole_number(1), default=1, metavar='N', help='take every n-th frame')
+    video.add_argument('--every', type=whole(1), default=1, metavar='N', help='take every n-th frame')
     for kind in (images, video):
         kind.add_argument('--output', type=Path, required=True, metavar='BAG',
                           help='folder of the recording to be made')

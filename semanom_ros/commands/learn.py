@@ -9,15 +9,10 @@ from pathlib import Path
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from semanom_ros.commands.numbers import whole_number
+from semanom_ros.commands.numbers import whole
 from semanom_ros.commands.options import add_parameter_options, settings_with
 from semanom_ros.commands.progress_bars import Bars
-from semanom_ros.core.curation import operations
-from semanom_ros.core.curation.publishing import Learned, Recipe
-from semanom_ros.core.database.nominal_database import NominalDatabase
-from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
-from semanom_ros.core.plausibility.learning import learn_plausibility
 from semanom_ros.errors import BagError
 from semanom_ros.recordings.bags import BagReader
 
@@ -29,15 +24,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--database', type=Path, required=True, metavar='DIR', help='nominal database')
     parser.add_argument('--image-topic', nargs='+', default=[''], dest='image_topics', metavar='T',
                         help='needed where a recording has several')
-    parser.add_argument('--composites', type=whole_number(1), default=1200, metavar='N',
+    parser.add_argument('--composites', type=whole(1), default=1200, metavar='N',
                         help='pictures with transplants to learn from (default 1200)')
-    parser.add_argument('--seed', type=whole_number(0), default=0, metavar='N',
+    parser.add_argument('--seed', type=whole(0), default=0, metavar='N',
                         help='of the choice of transplants (default 0)')
     add_parameter_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Learns, calibrates with what was learned, and publishes the next version of the database."""
+    from semanom_ros.core.curation import operations  # PyTorch, which takes seconds to import
+    from semanom_ros.core.curation.publishing import Learned, Recipe
+    from semanom_ros.core.database.nominal_database import NominalDatabase
+    from semanom_ros.core.embedding.embedder import Embedder
+    from semanom_ros.core.plausibility.learning import learn_plausibility
+
     method = settings_with([arguments.database], arguments).method.changed(
         {'segmenter_every_n': 1})  # no transplant follows another
     embedder = Embedder.load(method)

@@ -1,32 +1,39 @@
-"""Numbers as arguments of commands: one that will not do is one line that says what will."""
+"""Numbers on the command line: one line says what was found and what was expected."""
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 
 
-def whole_number(least: int) -> Callable[[str], int]:
-    """A `type` of argparse: whole numbers from `least` on."""
+def whole(least: int) -> Callable[[str], int]:
+    """What reads a whole number from `least` on, such as 5 or 1e5."""
+
     def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f'found {text}, expected a whole number from {least} on')
-        return value
+        value = _finite(text)
+        if value is None or value != int(value) or value < least:
+            raise argparse.ArgumentTypeError(f'found {text}, expected a whole number, {least} or more')
+        return int(text) if text.strip().lstrip('+-').isdecimal() else int(value)
+
     return read
 
 
 def number(expected: str, fits: Callable[[float], bool]) -> Callable[[str], float]:
-    """A `type` of argparse: numbers that fit; `expected` says which these are."""
+    """What reads a finite number that fits; `expected` says so in words."""
+
     def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float('nan')
-        if not fits(value):
+        value = _finite(text)
+        if value is None or not fits(value):
             raise argparse.ArgumentTypeError(f'found {text}, expected {expected}')
         return value
+
     return read
+
+
+def _finite(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

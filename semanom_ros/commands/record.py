@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from semanom_ros.commands.options import add_parameter_options, settings_of
 from semanom_ros.commands.progress_bars import Bars
-from semanom_ros.core.curation.recorder import folder_size
 from semanom_ros.core.scoring.calibration import Calibration
 from semanom_ros.parameter_files import RECORDER
-from semanom_ros.recordings.nominal_recording import BagRecording, database_path, record_bags
 from semanom_ros.settings import AlarmSettings
+
+if TYPE_CHECKING:
+    from semanom_ros.recordings.nominal_recording import BagRecording
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +35,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Records and says what came of it."""
+    from semanom_ros.recordings.nominal_recording import database_path, record_bags  # PyTorch: seconds to import
+
     options = {name: getattr(arguments, name) for name in ('database', 'image_topics', 'append', 'every_n', 'rate')}
     given = {name: value for name, value in options.items() if value is not None}
     settings = settings_of(arguments).changed(given)
@@ -46,6 +50,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def summarize(recording: BagRecording, database: Path, alarm: AlarmSettings) -> str:
     """What was recorded, for people, and what its calibration is worth for what will be asked of it."""
+    from semanom_ros.core.curation.recorder import folder_size
+
     summary, manifest = recording.summary, recording.manifest
     rate = summary.frames / recording.seconds if recording.seconds else 0.0
     lines = [f'{database}: {summary.frames} frames in {recording.seconds:.1f} s ({rate:.1f} frames/s), '

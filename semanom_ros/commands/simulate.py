@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from semanom_ros.commands.numbers import whole_number
+from semanom_ros.commands.numbers import whole
 from semanom_ros.errors import BagError
 from semanom_ros.simulation import CATALOGUE, simulate
 from semanom_ros.simulation.camera_faults import CameraFault
@@ -23,28 +23,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--anomalies', action='store_true', help='let anomalies happen; else a nominal drive')
     parser.add_argument(
         '--seed',
-        type=whole_number(0),
+        type=whole(0),
         default=0,
         metavar='N',
         help='town, route and traffic; the same seed gives the same bytes (default 0)',
     )
     parser.add_argument(
         '--town',
-        type=whole_number(0),
+        type=whole(0),
         metavar='N',
         help='drive through the town of this seed, at another time: other traffic, weather and events (default: the '
         'one of --seed)',
     )
     parser.add_argument(
         '--frames',
-        type=whole_number(0),
+        type=whole(1),
         default=600,
         metavar='N',
         help=f'pictures, {RATE:g} for a second of the drive (default 600)',
     )
     parser.add_argument(
         '--every',
-        type=whole_number(0),
+        type=whole(1),
         default=1,
         metavar='N',
         help='draw every N-th frame of the drive only: more street in fewer pictures, for a database (default 1)',

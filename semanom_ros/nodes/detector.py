@@ -32,6 +32,7 @@ from semanom_ros.core.pipeline import CameraState, Judge, evidence_for
 from semanom_ros.core.results import FrameResult, Reason, Verdict
 from semanom_ros.errors import CameraError, ImageError, ParameterError, SemanomError
 from semanom_ros.geometry.camera_model import CameraModel
+from semanom_ros.home import expanded
 from semanom_ros.msg import DatabaseInfo
 from semanom_ros.parameters import Affects, Value
 from semanom_ros.ros import diagnostics, messages
@@ -298,7 +299,7 @@ class Detector(GuardedNode, LifecycleNode):
 
     @property
     def _database_path(self) -> Path:
-        return Path(self._settings.cameras.database).expanduser()
+        return expanded(self._settings.cameras.database)
 
     def _stop(self) -> bool:
         """Ends subscriptions and threads, and forgets what was seen; returns whether all threads have ended."""

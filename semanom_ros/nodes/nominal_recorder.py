@@ -34,6 +34,7 @@ from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.scoring.calibration import Calibration
 from semanom_ros.errors import BagError, ImageError, SemanomError
+from semanom_ros.home import expanded
 from semanom_ros.recordings.nominal_recording import database_path, record_bags
 from semanom_ros.ros import diagnostics
 from semanom_ros.ros.camera_input import CameraInput, Received, names_of
@@ -75,7 +76,7 @@ class NominalRecorderNode(GuardedNode):
         declared = NodeParameters(self, MethodSettings, CameraSettings, RecorderSettings, locked=lambda: True)
         self._settings = declared.settings()
         asked = self._settings.recorder
-        self._bags = [Path(bag).expanduser() for bag in asked.bags if bag]
+        self._bags = [expanded(bag) for bag in asked.bags if bag]
         self._state = 'starting'
         self._progress = _Progress(self.get_logger())
         self._summary = RecordingSummary()

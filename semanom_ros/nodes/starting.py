@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 
+from semanom_ros.home import name_the_user
+
 
 def detector() -> int:
     """Starts `semanom_detector`; its exit status."""
@@ -31,6 +33,7 @@ def _start(module: str, interrupted: int) -> int:
         sys.stderr.flush()
         os._exit(interrupted)
 
+    name_the_user()
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     main = importlib.import_module(module).main
     for number, handler in before.items():

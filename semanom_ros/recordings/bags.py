@@ -26,6 +26,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 
 from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.errors import BagError, ImageError
+from semanom_ros.home import expanded
 from semanom_ros.recordings import ground_truth
 from semanom_ros.recordings.compression import ZSTD, unpack
 from semanom_ros.recordings.definitions import Definitions, typestore
@@ -86,7 +87,7 @@ class BagReader:
         Raises:
             BagError: nothing there, or nothing that can be read.
         """
-        path = Path(path).expanduser()
+        path = expanded(path)
         if path.name == 'metadata.yaml':
             path = path.parent
         if not path.exists():
@@ -409,7 +410,7 @@ class BagWriter:
         Raises:
             BagError: the folder exists or cannot be made, its path will not do, or the storage is unknown.
         """
-        self.path = Path(path).expanduser().absolute()
+        self.path = expanded(path).absolute()
         self.typestore = typestore()
         if storage not in STORAGES:
             raise BagError(f'{path}: found storage {storage!r}, expected one of {", ".join(STORAGES)}')

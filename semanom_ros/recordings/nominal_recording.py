@@ -16,6 +16,7 @@ from semanom_ros.core.database.manifest import Manifest
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.progress import Progress
 from semanom_ros.errors import BagError, ParameterError
+from semanom_ros.home import expanded
 from semanom_ros.recordings.bags import BagReader
 from semanom_ros.recordings.instance_masks import BagSegments, wanted_segments
 from semanom_ros.settings import CameraSettings, Settings
@@ -136,4 +137,4 @@ def database_path(settings: CameraSettings) -> Path:
     """
     if not settings.database:
         raise ParameterError("parameter database: found '', expected a folder; name where the database is to be")
-    return Path(settings.database).expanduser()
+    return expanded(settings.database)

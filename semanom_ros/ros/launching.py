@@ -16,6 +16,7 @@ from rclpy.exceptions import InvalidNamespaceException
 from rclpy.validate_namespace import validate_namespace
 
 from semanom_ros.errors import ParameterError
+from semanom_ros.home import expanded
 from semanom_ros.parameter_files import read_yaml
 from semanom_ros.parameter_yaml import NodeSection, sections_of
 from semanom_ros.ros.remapping import words
@@ -122,7 +123,7 @@ class LaunchedNode:
         except InvalidNamespaceException as error:
             raise ParameterError(f'namespace: found {argument["namespace"]}, expected words of letters, digits and '
                                  'underscores with / between; correct it') from error
-        file = Path(argument['config']).expanduser()
+        file = expanded(argument['config'])
         settings = Settings.of(read_yaml(file, node, full_name(argument['namespace'])))
         names = words(argument['camera_names']) or list(settings.cameras.camera_names)
         overrides: dict[str, Any] = {'camera_names': names}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import getpass
 import os
+import pwd
 import signal
 import sqlite3
 import subprocess
@@ -20,6 +22,7 @@ from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.database.storage import FrameRecord, NominalAddition
 from semanom_ros.core.embedding.description import EmbeddingDescription
 from semanom_ros.errors import DatabaseError
+from semanom_ros.home import expanded
 from semanom_ros.settings import SearchSettings
 
 
@@ -61,6 +64,7 @@ def raising(error: BaseException):
     (MemoryError(), 'the memory is full (MemoryError); '),
     (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 'the memory is full'),
     (OutOfMemoryError('CUDA out of memory'), 'the memory of the GPU is full; take device=cpu'),
+    (ImportError('libGL.so.1: cannot open shared object file', name='cv2'), 'cv2: cannot be imported (libGL.so.1: '),
     (RecursionError('maximum recursion depth exceeded'), 'nested too deep'),
     (DatabaseError('/x: two\nlines \udcff'), '/x: two lines \\udcff'),
 ])
@@ -113,7 +117,7 @@ def database(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize('arguments', [
     ['--help'], ['--version'], ['db', '--help'], ['db', 'merge', '--help'], ['db', 'info', 'DIR'],
-    ['db', 'verify', 'DIR'], ['models', 'list'], ['models', '--help']])
+    ['db', 'verify', 'DIR'], ['models', 'list'], ['models', '--help'], ['record', '--help'], ['demo', '--help']])
 def test_light_commands_import_nothing_heavy(database, arguments):
     """PyTorch takes seconds. Modules are counted and no seconds: those depend on the machine."""
     code = ('import sys\nfrom semanom_ros import cli\n'
@@ -125,6 +129,16 @@ def test_light_commands_import_nothing_heavy(database, arguments):
     assert not done.stderr
     assert len(done.stdout.splitlines()) > 1, 'it was run'
     assert done.stdout.splitlines()[-1].strip() == 'heavy:'
+
+
+@pytest.mark.parametrize(('option', 'value'), [
+    ('--size', 'x'), ('--size', '0'), ('--size', '1.5'), ('--share', 'nan'), ('--share', '2'), ('--distance', 'inf')])
+def test_numbers_that_do_not_fit(option, value, capsys, trial):
+    with trial('Command line', 'numbers that do not fit'):
+        with pytest.raises(SystemExit):
+            cli.main(['db', 'compact', 'x', option, value])
+        said, = capsys.readouterr().err.splitlines()
+        assert f'argument {option}: found {value}, expected ' in said
 
 
 def test_output_that_nobody_reads_or_that_has_no_room(database, trial):
@@ -140,6 +154,32 @@ def test_output_that_nobody_reads_or_that_has_no_room(database, trial):
                               stderr=subprocess.PIPE, text=True)
         os.close(writing)
         assert (gone.returncode, gone.stderr) == (0, '')
+
+
+@pytest.mark.parametrize('closed', ['>&-', '2>&-', '>&- 2>&-'])
+def test_closed_streams(database, closed, trial):
+    with trial('Command line', 'closed output'):
+        done = subprocess.run(['sh', '-c', f'"$0" -m semanom_ros.cli db info "$1" {closed}', sys.executable, database],
+                              capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, '')
+        assert bool(done.stdout) == ('2' in closed and '>&- ' not in closed)
+
+
+def test_users_that_the_machine_does_not_know(command, monkeypatch, trial):
+    """`docker run --user 12345`, and a home folder that is nobody's."""
+    def unknown(*_: object) -> None:
+        raise KeyError('getpwuid(): uid not found: 12345')
+
+    for name in ('HOME', 'LOGNAME', 'USER', 'LNAME', 'USERNAME', 'SEMANOM_MODELS'):
+        monkeypatch.delenv(name, raising=False)
+    for name in ('getpwuid', 'getpwnam'):
+        monkeypatch.setattr(pwd, name, unknown)
+    with trial('Command line', 'a user without a name or a home', times=3):
+        assert command(lambda: print(getpass.getuser()))[0] == 0, 'PyTorch asks for it'
+        for path, user in (('~bob/x', '~bob'), ('~/x', '~')):
+            status, lines = command(lambda path=path: expanded(path))
+            assert (status, len(lines)) == (2, 1)
+            assert f'{path}: found no home folder for {user}, expected one; give the whole path' in lines[0]
 
 
 def test_names_of_files_may_be_anything(tmp_path, trial):

@@ -24,11 +24,12 @@ from hypothesis import strategies as st
 from semanom_ros.core.curation import operations
 from semanom_ros.core.curation.publishing import IndexSettings, Recipe
 from semanom_ros.core.curation.writer import DatabaseWriter
-from semanom_ros.core.database.manifest import Manifest
+from semanom_ros.core.database.manifest import LARGEST_VERSION, Manifest
 from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.database.storage import FRAME_TYPE, FrameRecord, NominalAddition, arrays_to_bytes
 from semanom_ros.core.embedding.description import EmbeddingDescription
+from semanom_ros.core.embedding.recorded_parameters import parameters_of
 from semanom_ros.core.scoring.calibration import Calibration
 from semanom_ros.errors import DatabaseError
 from semanom_ros.settings import SearchSettings
@@ -426,6 +427,53 @@ def test_an_index_that_names_a_file_elsewhere(small, tmp_path, trial):
         finally:
             (path / name).write_bytes(original)
             rewrite(path / 'manifest.json', manifest)
+
+
+@pytest.mark.parametrize(('place', 'value'), [(-1, 2**31), (-2, 2**31), (0, 2**40)])
+def test_an_index_that_says_it_holds_gigabytes(small, trial, place, value):
+    """Of its inverted lists: how many there are, and how many vectors the first holds."""
+    path, manifest = small
+    name = manifest['index']['file']
+    original = (path / name).read_bytes()
+    content = bytearray(faiss.serialize_index(inverted(4, manifest['index']['vectors'])).tobytes())
+    start = content.index(b'ilar') + 4  # lists, bytes of a code, a word, how many sizes, the sizes
+    start += 0 if place == 0 else 8 + 8 + 4 + 8 + 8 * (-1 - place)
+    content[start:start + 8] = value.to_bytes(8, 'little')
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with trial('Database', 'an index that says it holds gigabytes'):
+        try:
+            replaced(path, name, bytes(content))
+            refused(lambda: use(path), 'unreadable as a FAISS index')
+            assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+        finally:
+            (path / name).write_bytes(original)
+            rewrite(path / 'manifest.json', manifest)
+
+
+def test_the_last_version_that_there_can_be_stays_readable(database, trial):
+    manifest = json.loads((database / 'manifest.json').read_text())
+    rewrite(database / 'manifest.json', {**manifest, 'version': LARGEST_VERSION})
+    with trial('Database', 'the last version number that there can be'):
+        refused(lambda: operations.calibrate(database), f'found version {LARGEST_VERSION}')
+        assert operations.verify(database).version == LARGEST_VERSION
+
+
+def test_settings_of_an_encoder_that_call_a_layer_otherwise(database):
+    made = read_manifest(database).description
+    assert 'encoder_layer' not in parameters_of(dataclasses.replace(made, settings={
+        'features': 'tokens', 'layer': 'the last'}, parameters={}))
+
+
+def test_a_journal_without_an_end_of_line(database, description, drive, trial):
+    with DatabaseWriter.begin(database, description, append=True) as writer:
+        writer.add(next(drive('c', 1)))
+    with open(database / 'staging' / 'journal', 'r+b') as journal:
+        journal.truncate(1 << 30)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with trial('Database', 'a journal that was tampered with'):
+        with DatabaseWriter.begin(database, description, append=True) as writer:
+            assert writer.frames == 1
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 
 def test_an_unfinished_recording_that_was_tampered_with(tmp_path, description, drive, trial):

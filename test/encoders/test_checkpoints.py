@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from semanom_ros.core.embedding.encoders.encoder import TextAlignedEncoder
-from semanom_ros.core.embedding.registry import load_encoder
-from semanom_ros.errors import EncoderError
-from semanom_ros.settings import EncoderSettings
+from semanom_ros.core.embedding.registry import load_encoder, load_segmenter
+from semanom_ros.errors import EncoderError, SegmenterError
+from semanom_ros.settings import EncoderSettings, QuerySettings
 
 VIT = 'timm:test_vit'
 
@@ -63,6 +63,7 @@ WRAPPED = {
     'compiled.pt': lambda s: under('_orig_mod.', s),
     'ema.tar': lambda s: {'net': other(s), 'ema': {'shadow': s}, 'decay': 0.99},
     'moco.pth.tar': lambda s: {'state_dict': under('module.base_encoder.', s), 'arch': 'vit'},
+    'numpy.pth': lambda s: {'model': s, 'best_acc': np.float64(0.9), 'random': np.random.RandomState(0).get_state()},
     'multimodal.bin': lambda s: under('visual.trunk.', headless(s)) | {'logit_scale': torch.tensor(2.0)},
 }
 
@@ -128,6 +129,58 @@ def test_what_holds_no_model(tmp_path, content, trial):
     torch.save(content, tmp_path / 'none.pth')
     with trial('Weights', 'a file that holds no model'):
         refusal(VIT, tmp_path / 'none.pth')
+
+
+@pytest.mark.parametrize(('change', 'said'), [
+    (lambda tensor: tensor * np.nan, 'found NaN or infinity in cls_token'),
+    (lambda tensor: (tensor * 10).to(torch.int8), 'found cls_token of type int8')])
+def test_weights_that_are_no_numbers_to_compute_with(trained, tmp_path, change, said, trial):
+    torch.save({'teacher': {f'backbone.{name}': change(tensor) for name, tensor in trained.items()}},
+               tmp_path / 'bad.pth')
+    with trial('Weights', 'quantized, or of a training that diverged'):
+        assert said in refusal(VIT, tmp_path / 'bad.pth')
+
+
+def test_a_page_of_the_web_and_a_network_with_its_code(tmp_path, trial):
+    (tmp_path / 'page.pth').write_text('<!DOCTYPE html><html>Sign in</html>')
+    torch.jit.script(torch.nn.Conv2d(3, 8, 16)).save(str(tmp_path / 'script.pt'))
+    with trial('Weights', 'a file that is none', times=2):
+        assert 'a page of the web' in refusal(VIT, tmp_path / 'page.pth')
+        assert f'set encoder to torchscript:{tmp_path}/script.pt' in refusal(VIT, tmp_path / 'script.pt')
+
+
+def test_the_layout_of_transformers_is_named(tmp_path, trial):
+    torch.save({'embeddings.patch_embeddings.projection.weight': torch.ones(8, 3, 14, 14)}, tmp_path / 'hf.bin')
+    with trial('Weights', 'of another model'):
+        assert 'the layout of Hugging Face transformers' in refusal(VIT, tmp_path / 'hf.bin')
+
+
+def test_dictionaries_that_hold_each_other_many_times(tmp_path, trial):
+    """A file of some kilobytes: each of 60 names stands for the same dictionary, four levels deep."""
+    content: dict[str, Any] = {}
+    for _ in range(5):
+        content = {f'{number}': content for number in range(60)}
+    torch.save(content, tmp_path / 'many.pth')
+    with trial('Weights', 'a file that holds no model'):
+        refusal(VIT, tmp_path / 'many.pth')
+
+
+def test_a_segmenter_of_one_s_own_training(tmp_path, trial):
+    """As the reference training of torchvision leaves it; and one that lacks a part."""
+    from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
+
+    network = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
+    state = {name: tensor.half() if tensor.is_floating_point() else tensor
+             for name, tensor in network.state_dict().items()}
+    wrapped = {'model': under('module.', state), 'args': argparse.Namespace(lr=0.1)}
+    torch.save(wrapped, tmp_path / 'own.pth')
+    torch.save({'model': {name: state[name] for name in list(state)[:9]}}, tmp_path / 'part.pth')
+    with trial('Weights', 'of a segmenter, wrapped or with a part missing', times=2):
+        load_segmenter(QuerySettings(segmenter='torchvision', segmenter_weights=str(tmp_path / 'own.pth')),
+                       torch.device('cpu'))
+        with pytest.raises(SegmenterError, match=r'part.pth does not hold the weights of maskrcnn.*missing [0-9]+ of'):
+            load_segmenter(QuerySettings(segmenter='torchvision', segmenter_weights=str(tmp_path / 'part.pth')),
+                           torch.device('cpu'))
 
 
 class Config:

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / 'semanom_ros'
 
 FLOORS = (
     ('bounds', 'errors', 'small_files'),
+    ('home',),
     ('parameters',),
     ('settings',),
     ('parameter_yaml',),

@@ -33,6 +33,8 @@ from semanom_ros.errors import DatabaseError
 logger = logging.getLogger(__name__)
 
 LARGEST_DESCRIPTION = 1 << 20
+LARGEST_LINE = 1 << 20
+"""Bytes of a line of the journal: beyond any path and topic."""
 
 
 class DatabaseWriter:
@@ -112,7 +114,7 @@ class DatabaseWriter:
     def _resume(self) -> None:
         """Counts in every whole frame of the journal, and cuts off what follows."""
         whole = 0
-        for line in self._journal:
+        while line := self._journal.readline(LARGEST_LINE):
             try:
                 with Fields(parse_json(line if line.endswith(b'\n') else b'')) as item:
                     record, vectors, thumbnail, crc32 = _confirmed(item)

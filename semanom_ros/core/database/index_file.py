@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def _import_faiss():  # type: ignore[no-untyped-def]
 
 
 faiss = _import_faiss()
+_READING = threading.Lock()
 
 
 def coordinates(search: SearchSettings) -> int:
@@ -57,7 +59,11 @@ def read_index(root: Path, entry: IndexEntry, dimension: int) -> Any:
     """
     path, remedy = root / entry.file, f'build it anew with semanom db index {root}'
     try:
-        with open_inside(root, entry.file) as file:
+        with open_inside(root, entry.file) as file, _READING:
+            # What a few thousand bytes say they hold can be many gigabytes. The limits are the whole process's.
+            size = os.fstat(file.fileno()).st_size
+            faiss.set_deserialization_vector_byte_limit(size)
+            faiss.set_deserialization_loop_limit(size)
             # From a reader that is no file of FAISS's own, and with this flag, it refuses lists in files (which an
             # index names with their whole path) before it opens them.
             index = faiss.read_index(faiss.PyCallbackIOReader(file.read), faiss.IO_FLAG_ONDISK_SAME_DIR)

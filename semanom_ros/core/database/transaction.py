@@ -45,7 +45,16 @@ from semanom_ros.core.database.folder_files import (
     remove_files,
     remove_folder,
 )
-from semanom_ros.core.database.manifest import HELD_OUT, MANIFEST, RECORDED, REVIEWED, Manifest, PartEntry, Source
+from semanom_ros.core.database.manifest import (
+    HELD_OUT,
+    LARGEST_VERSION,
+    MANIFEST,
+    RECORDED,
+    REVIEWED,
+    Manifest,
+    PartEntry,
+    Source,
+)
 from semanom_ros.core.database.published import JOURNAL, STAGING
 from semanom_ros.core.database.storage import (
     FILES,
@@ -145,6 +154,9 @@ class Transaction:
     def _recover(self) -> None:
         if self._there(MANIFEST):
             self.current = Manifest.read(self.root / MANIFEST)
+        if self.number > LARGEST_VERSION:
+            raise DatabaseError(f'{self.root}: found version {LARGEST_VERSION}, the last one that there can be, '
+                                'expected an earlier one; record anew, or merge it into a new database')
         for path, kind in ((self.folder, FOLDER), (self.root / STAGING, FOLDER), (self.folder / MANIFEST, FILE),
                            (self.folder / JOURNAL, FILE)):
             expect(path, kind)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from semanom_ros.core.fields import Fields
+from semanom_ros.errors import ParameterError
 from semanom_ros.settings import MethodSettings
 
 LARGEST_SIDE, LARGEST_DIMENSION = 1 << 16, 1 << 16
@@ -68,6 +69,11 @@ def _plain(value: Any) -> Any:
 
 def parse_description(fields: Fields) -> EmbeddingDescription:
     """A description from the fields of its JSON object; ValueError when it is none."""
+    parameters: Mapping[str, Any] = fields.optional('parameters', fields.mapping, {})
+    try:
+        MethodSettings.of(parameters)
+    except ParameterError as error:
+        fields.wrong('parameters', dict(parameters), f'parameters of the method ({error})')
     return EmbeddingDescription(
         encoder=fields.text('encoder'), weights=fields.text('weights'), weights_sha256=fields.text('weights_sha256'),
         preprocessing_sha256=fields.text('preprocessing_sha256'),
@@ -77,4 +83,4 @@ def parse_description(fields: Fields) -> EmbeddingDescription:
         settings=fields.mapping('settings'),
         wants_standardizing=fields.optional('wants_standardizing', fields.flag, True),
         wants_calibration_by_place=fields.optional('wants_calibration_by_place', fields.flag, True),
-        parameters=fields.optional('parameters', fields.mapping, {}))
+        parameters=parameters)

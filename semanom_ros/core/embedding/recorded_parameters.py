@@ -9,6 +9,7 @@ from typing import Any
 from semanom_ros.core.embedding.description import EmbeddingDescription
 from semanom_ros.core.embedding.registry import find_encoder_weights
 from semanom_ros.core.embedding.weight_store import LOCAL_FOLDER, RANDOM, sha256_of_file
+from semanom_ros.home import expanded
 from semanom_ros.parameters import Affects, Value
 from semanom_ros.settings import EncoderSettings, MethodSettings, QuerySettings
 
@@ -41,8 +42,8 @@ def parameters_of(description: EmbeddingDescription) -> dict[str, Any]:
     made = description.settings
     if 'features' in made:
         told['encoder_features'] = made['features']
-    if made.get('features') == 'tokens' and 'layer' in made:
-        told['encoder_layer'] = int(made['layer'])
+    if made.get('features') == 'tokens' and (layer := _layer(made)) is not None:
+        told['encoder_layer'] = layer
     return {**told, **{name: made[name] for name in ('segmenter', 'segment_embedding') if name in made}}
 
 
@@ -70,13 +71,19 @@ def contradiction(given: Mapping[str, Any], description: EmbeddingDescription) -
             return name, given[name], expected
     if 'encoder_layer' in given and known.get('encoder_layer') != given['encoder_layer']:
         layers = [given['encoder_layer'], known.get('encoder_layer')]
-        if given['encoder_layer'] >= 0 and 'layer' in made:
-            layers[1] = int(made['layer'])
+        if given['encoder_layer'] >= 0 and (layer := _layer(made)) is not None:
+            layers[1] = layer
         if None not in layers and layers[0] != layers[1] and (layers[0] < 0) == (layers[1] < 0):
             return 'encoder_layer', layers[0], layers[1]
     if 'encoder' in given or 'encoder_weights' in given:
         return _other_weights(given, known, description)
     return None
+
+
+def _layer(made: Mapping[str, Any]) -> int | None:
+    """The layer in an encoder's settings; None where there is none, or one of another package calls it otherwise."""
+    layer = str(made.get('layer'))
+    return int(layer) if layer.isascii() and layer.isdigit() else None
 
 
 def _other_weights(given: Mapping[str, Any], known: Mapping[str, Any], description: EmbeddingDescription
@@ -109,6 +116,6 @@ def _named(encoder: str) -> str:
 def _whole(text: str, files_only: bool = False) -> str:
     """The whole path of a file or folder that is there; whatever else as it is."""
     prefix = LOCAL_FOLDER if text.startswith(LOCAL_FOLDER) else ''
-    path = Path(text.removeprefix(prefix)).expanduser()
+    path = expanded(text.removeprefix(prefix))
     there = text and (path.is_file() if files_only and not prefix else path.exists())
     return f'{prefix}{path.resolve()}' if there else text

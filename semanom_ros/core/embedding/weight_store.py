@@ -26,6 +26,7 @@ from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_downl
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from semanom_ros.errors import EncoderError, SegmenterError, SemanomError
+from semanom_ros.home import expanded
 
 if TYPE_CHECKING:
     import torch
@@ -134,7 +135,7 @@ class WebFile:
         if 'torch' in sys.modules:  # it may have been told another folder; it is not imported to be asked
             return Path(sys.modules['torch'].hub.get_dir()) / 'checkpoints'
         cache = os.environ.get('XDG_CACHE_HOME', '~/.cache')
-        return Path(os.environ.get('TORCH_HOME', f'{cache}/torch')).expanduser() / 'hub' / 'checkpoints'
+        return expanded(os.environ.get('TORCH_HOME', f'{cache}/torch')) / 'hub' / 'checkpoints'
 
     def download(self, owner: Owner, folder: Path) -> tuple[Path, str] | None:
         """See RemoteFile."""
@@ -205,7 +206,7 @@ class Weights:
 
 def store() -> Path:
     """Folder of fetched models: `$SEMANOM_MODELS`, else `~/.cache/semanom_ros/models`."""
-    return Path(os.environ.get(STORE_VARIABLE) or Path.home() / '.cache' / 'semanom_ros' / 'models').expanduser()
+    return expanded(os.environ.get(STORE_VARIABLE) or '~/.cache/semanom_ros/models')
 
 
 def fetched(library: str) -> Iterator[tuple[str, str]]:
@@ -228,10 +229,10 @@ def find(owner: Owner, published: Published, weights: str) -> Weights:
     if weights.startswith(RANDOM):
         return Weights(owner, weights, seed=_seed(owner, weights))
     if weights.startswith(LOCAL_FOLDER):
-        folder = Path(weights.removeprefix(LOCAL_FOLDER)).expanduser()
+        folder = expanded(weights.removeprefix(LOCAL_FOLDER))
         return Weights(owner, folder.name, _weights_file(owner, folder, published.file_names), folder=folder)
     if '/' in weights or weights.lower().endswith(SUFFIXES):
-        return Weights(owner, Path(weights).name, _file(owner, Path(weights).expanduser()))
+        return Weights(owner, Path(weights).name, _file(owner, expanded(weights)))
     if weights and weights not in published.tags:
         raise owner.error(
             f'weights {weights!r} are neither a file, {LOCAL_FOLDER}FOLDER, {RANDOM}SEED nor a tag; expected one of '
@@ -360,7 +361,7 @@ def fetch(owner: Owner, wanted: Sequence[Sequence[RemoteFile]], folder: Path,
         EncoderError, SegmenterError: not reachable, no such file, or the checksum is wrong.
     """
     logging.getLogger('huggingface_hub').propagate = False  # it has a handler of its own
-    folder = folder.expanduser().resolve()
+    folder = expanded(folder).resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='.fetch-', dir=folder.parent) as scratch:
         files, sources = [], []

@@ -30,6 +30,7 @@ from semanom_ros.core.results import Anomaly, FrameResult, Reason, ScoreMap, Ver
 from semanom_ros.errors import SemanomError, printable, without_secrets
 from semanom_ros.evaluation.baselines import Baseline, BaselineContext
 from semanom_ros.evaluation.detectors import Method, Ranked, Row, ranked
+from semanom_ros.home import expanded
 from semanom_ros.recordings.images import compress_pixels
 
 log = logging.getLogger(__name__)
@@ -390,7 +391,7 @@ class _Vlm:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'semanom_ros' / 'vlm'
+    return expanded(os.environ.get('XDG_CACHE_HOME') or '~/.cache') / 'semanom_ros' / 'vlm'
 
 
 BASELINE: Baseline = _Vlm()

@@ -9,13 +9,12 @@ import pathlib
 import pickle
 import re
 import sys
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import open_clip
-import timm
 import torch
 from safetensors.torch import load_file
 
@@ -29,11 +28,16 @@ _WITHIN = re.compile(r'_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_mo
 _CHUNK = re.compile(r'\bblocks\.\d+\.(?=\d+\.)')  # DINOv2's training keeps blocks in chunks
 _AVERAGED = re.compile(r'teacher|ema', re.IGNORECASE)  # what was trained to be used, where both are there
 _DEPTH = 4  # of the dictionaries in a file
+_LONGEST = 500  # characters of a weight's name
 _NAMED = 3  # examples in a message
+_TRANSFORMERS = ('embeddings.patch_embeddings.', 'attention.attention.query.', 'embeddings.patch_embedding.')
 _LIKELY = 12  # models that are compared with a file of another one
+_REBUILD: list[Any] = [np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]]  # scalar, _reconstruct
 _PLAIN: list[Any] = [
     argparse.Namespace, pathlib.PosixPath, collections.defaultdict, dict, np.dtype, np.ndarray,
-    *{type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8', 'u1', '?')}]
+    *{type(np.dtype(kind)) for kind in ('f2', 'f4', 'f8', 'i4', 'i8', 'u4', 'u1', '?')},
+    # A figure that NumPy computed, such as the best accuracy, under the names of NumPy 1 and of NumPy 2.
+    *((rebuild, f'numpy.{core}.multiarray.{rebuild.__name__}') for core in ('core', '_core') for rebuild in _REBUILD)]
 """Types that training programs keep beside the weights, and that hold values and do nothing."""
 
 
@@ -59,18 +63,27 @@ def read(path: Path) -> Any:
     """
     if git_lfs_pointer(path):
         raise EncoderError('it is the pointer of a file that Git LFS keeps elsewhere; get that with git lfs pull')
+    with open(path, 'rb') as file:
+        begin = file.read(200).lstrip()
+    if begin.startswith(b'<'):
+        raise EncoderError('it is a page of the web, perhaps one that asks to sign in; fetch the file anew')
     try:
         if path.suffix.lower() == '.safetensors':
             return load_file(path)
         torch.serialization.add_safe_globals(_PLAIN)
-        return torch.load(path, map_location='cpu', weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of TorchScript: said below
+            return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r'GLOBAL ([\w.]+)', str(error))
         what = f'the class {found.group(1)} of its training program' if found else 'more than weights'
         raise EncoderError(f'it needs {what}, and code from a file is not run; save the weights alone where you trust '
-                           "it: torch.save(torch.load(FILE, weights_only=False)['state_dict'], 'weights.pt')"
-                           ) from error
+                           "it: torch.save(torch.load(FILE, weights_only=False)['state_dict'], 'weights.pt'), of a "
+                           'whole network its .state_dict()') from error
     except Exception as error:  # whatever a broken file makes the libraries raise
+        if 'TorchScript' in str(error):
+            raise EncoderError('it is TorchScript, a network with its code; where you trust it, set encoder to '
+                               f'torchscript:{path}, and no encoder_weights') from error
         raise EncoderError(f'{reason(error)}; give another file') from error
 
 
@@ -86,7 +99,7 @@ def unwrap(content: Any, wanted: Collection[str]) -> Unwrapped:
         wanted: names of the model's weights.
     """
     names, best, rank = set(wanted), Unwrapped({}, {}, ''), (-1, 0, 0)
-    for path, tensors in _dictionaries(content):
+    for path, tensors in _dictionaries(content, set()):
         renamed = {_CHUNK.sub('blocks.', _WITHIN.sub('', name)): tensor for name, tensor in tensors.items()}
         votes: collections.Counter[str] = collections.Counter({'': 0})
         for name in renamed:
@@ -102,18 +115,19 @@ def unwrap(content: Any, wanted: Collection[str]) -> Unwrapped:
     return best
 
 
-def _dictionaries(content: Any, path: tuple[str, ...] = ()
+def _dictionaries(content: Any, seen: set[int], path: tuple[str, ...] = ()
                   ) -> Iterator[tuple[tuple[str, ...], dict[str, torch.Tensor]]]:
-    """The dictionaries in a file that hold tensors, each with the way to it."""
-    if not isinstance(content, Mapping) or len(path) > _DEPTH:
+    """The dictionaries in a file that hold tensors, each with the way to it, and once: it may lie in many others."""
+    if not isinstance(content, Mapping) or len(path) > _DEPTH or id(content) in seen:
         return
+    seen.add(id(content))
     tensors = {name: value for name, value in content.items()
-               if isinstance(name, str) and isinstance(value, torch.Tensor)}
+               if isinstance(name, str) and len(name) <= _LONGEST and isinstance(value, torch.Tensor)}
     if tensors:
         yield path, tensors
     for name, value in content.items():
         if isinstance(value, Mapping):
-            yield from _dictionaries(value, (*path, str(name)))
+            yield from _dictionaries(value, seen, (*path, str(name)[:_LONGEST]))
 
 
 def load(network: torch.nn.Module, unwrapped: Unwrapped, optional: Callable[[str], object]) -> None:
@@ -140,10 +154,30 @@ def load(network: torch.nn.Module, unwrapped: Unwrapped, optional: Callable[[str
             said.append(f'{len(other)} of another shape such as {name}, found {tuple(state[name].shape)}, expected '
                         f'{tuple(own[name].shape)}')
         model = fitting(unwrapped.found)
-        raise EncoderError('; '.join(said) + '; ' + (f'it fits {model}: set encoder to that' if model else
-                                                     'give the file of this model'))
+        if any(mark in name for name in unwrapped.found for mark in _TRANSFORMERS):
+            remedy = 'it is in the layout of Hugging Face transformers: give the file that timm or open_clip has of it'
+        else:
+            remedy = f'it fits {model}: set encoder to that' if model else 'give the file of this model'
+        raise EncoderError('; '.join((*said, remedy)))
     fits = {name: state[name] for name in own if name in state and state[name].shape == own[name].shape}
+    check_values(fits)
     network.load_state_dict(fits, strict=False)
+
+
+def check_values(state: State) -> None:
+    """Refuses weights that are no numbers a network computes with.
+
+    Raises:
+        EncoderError: one line, without the file's name.
+    """
+    for name, tensor in state.items():
+        counts = name.endswith(('num_batches_tracked', 'relative_position_index', 'position_ids'))
+        if not (tensor.is_floating_point() or counts):
+            raise EncoderError(f'found {name} of type {str(tensor.dtype).removeprefix("torch.")}, expected floating '
+                               'point; give weights that are not quantized')
+        if not (counts or torch.isfinite(tensor).all()):
+            raise EncoderError(f'found NaN or infinity in {name}, expected finite numbers; give the file of a training '
+                               'that did not diverge')
 
 
 def _some(names: Collection[str]) -> str:
@@ -161,6 +195,8 @@ def fitting(state: State) -> str:
 
 
 def _timm_fitting(state: State, prefix: str, patches: torch.Tensor) -> str:
+    import timm
+
     width, _, side, _ = patches.shape
     shapes = {name[len(prefix):]: tensor.shape for name, tensor in state.items() if name.startswith(prefix)}
     sizes = {192: 'tiny', 384: 'small', 768: 'base', 1024: 'large', 1280: 'huge', 1536: 'giant'}
@@ -184,6 +220,8 @@ def _timm_fitting(state: State, prefix: str, patches: torch.Tensor) -> str:
 
 
 def _clip_fitting(state: State, patches: torch.Tensor) -> str:
+    import open_clip
+
     width, _, side, _ = patches.shape
     blocks = {int(match.group(1)) for name in state
               if not name.startswith('transformer.') and (match := re.search(r'resblocks\.(\d+)\.', name))}

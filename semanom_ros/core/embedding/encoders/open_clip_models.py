@@ -278,6 +278,7 @@ def _load(name: str, model: Any, file: Path, blueprint: _Blueprint) -> bool:
         try:
             with _quiet():
                 open_clip.load_checkpoint(model, str(file), strict=True, weights_only=True)
+                checkpoint.check_values(model.visual.state_dict())
                 return True
         except Exception as error:  # whatever a broken or foreign file, or one of own training, makes the library raise
             logging.getLogger(__name__).debug('%s: not as open_clip writes it (%s)', file, reason(error))

@@ -167,11 +167,14 @@ def _build(name: str, architecture: str, tag: str, weights: Weights) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(weights.seed)
             return timm.create_model(model, pretrained=False)
+    network: Any
     try:
-        return timm.create_model(model, pretrained=True, pretrained_cfg_overlay={'file': str(weights.file)})
+        network = timm.create_model(model, pretrained=True, pretrained_cfg_overlay={'file': str(weights.file)})
+        checkpoint.check_values(network.state_dict())
+        return network
     except Exception as error:  # whatever a broken or foreign file, or one of own training, makes the library raise
         logging.getLogger(__name__).debug('%s: not as timm writes it (%s)', weights.file, reason(error))
-    network: Any = timm.create_model(model, pretrained=False)
+    network = timm.create_model(model, pretrained=False)
     classifier = network.pretrained_cfg.get('classifier') or ()
     heads = tuple(f'{head}.' for head in ((classifier,) if isinstance(classifier, str) else classifier))
     try:

@@ -9,6 +9,7 @@ from semanom_ros.core.embedding.card import Card
 from semanom_ros.core.embedding.registry import EncoderFamily, model_of
 from semanom_ros.core.embedding.weight_store import reason, sha256_of_file
 from semanom_ros.errors import EncoderError
+from semanom_ros.home import expanded
 from semanom_ros.settings import EncoderSettings
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class TorchScriptFamily:
 
     def find(self, name: str, weights: str) -> Path:
         """See EncoderFamily.find."""
-        path = Path(model_of(name)).expanduser()
+        path = expanded(model_of(name))
         if weights:
             raise EncoderError(f'encoder {name}: encoder_weights {weights!r}, but the file holds its own; leave them '
                                'empty')

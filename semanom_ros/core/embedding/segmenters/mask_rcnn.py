@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,9 @@ from semanom_ros.core.embedding import weight_store
 from semanom_ros.core.embedding.card import Card
 from semanom_ros.core.embedding.registry import SegmenterFamily
 from semanom_ros.core.embedding.segmenters.segmenter import Segmenter, inference
-from semanom_ros.core.embedding.weight_store import Owner, Published, WebFile, Weights, reason
+from semanom_ros.core.embedding.weight_store import Owner, Published, WebFile, Weights
 from semanom_ros.core.frames import Frame, Segments
-from semanom_ros.errors import SegmenterError
+from semanom_ros.errors import EncoderError, SegmenterError
 from semanom_ros.settings import QuerySettings
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class MaskRCNN(Segmenter):
                 min_size=image_size, max_size=2 * image_size)
         if weights.file is not None:
             weight_store.verify_folder(OWNER, weights.file.parent)
-            network.load_state_dict(_state(weights.file))
+            _load(network, weights.file)
         self._network = network.to(device).eval()
 
     @inference
@@ -138,17 +137,20 @@ def _published() -> Published:
     return Published('torchvision', 'maskrcnn_resnet50_fpn_v2', [TAG], TAG, (file.name,), lambda tag: [file])
 
 
-def _state(path: Path) -> dict[str, torch.Tensor]:
-    import torch
+def _load(network: torch.nn.Module, path: Path) -> None:
+    """Loads weights as torchvision publishes them, or as training programs leave them.
 
-    remedy = f'fetch them once where there is internet: `semanom models fetch {OWNER.name}`'
+    Raises:
+        SegmenterError: they are not those of this network.
+    """
+    from semanom_ros.core.embedding.encoders import checkpoint
+
     try:
-        state = torch.load(path, map_location='cpu', weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise OWNER.error(f'{path} is unreadable ({reason(error)}); {remedy}') from error
-    if not isinstance(state, dict) or 'roi_heads.mask_predictor.mask_fcn_logits.weight' not in state:
-        raise OWNER.error(f'{path} holds other weights, expected those of maskrcnn_resnet50_fpn_v2; {remedy}')
-    return state
+        unwrapped = checkpoint.unwrap(checkpoint.read(path), network.state_dict())
+        checkpoint.load(network, unwrapped, lambda name: False)
+    except EncoderError as error:
+        raise OWNER.error(f'{path} does not hold the weights of maskrcnn_resnet50_fpn_v2: {error}; or fetch them once '
+                          f'where there is internet: `semanom models fetch {OWNER.name}`') from error
 
 
 FAMILY: SegmenterFamily = MaskRCNNFamily()

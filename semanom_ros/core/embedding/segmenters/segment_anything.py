@@ -24,6 +24,7 @@ from semanom_ros.core.embedding.segmenters.segmenter import Segmenter, inference
 from semanom_ros.core.embedding.weight_store import LOCAL_FOLDER, Owner, reason
 from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.errors import ParameterError, SegmenterError
+from semanom_ros.home import expanded
 from semanom_ros.settings import QuerySettings
 from semanom_ros.small_files import read_small
 
@@ -220,7 +221,7 @@ class SegmentAnythingFamily:
             weight_store.verify_folder(Owner('segmenter', name), folder)
         if name != 'owlv2+sam2':
             return AnySegmenter(name, limit, folders[0], device)
-        prompts = Path(settings.segmenter_prompts).expanduser() if settings.segmenter_prompts else PROMPTS
+        prompts = expanded(settings.segmenter_prompts) if settings.segmenter_prompts else PROMPTS
         return PromptedSegmenter(limit, folders[0], folders[1], device, prompts)
 
     def fetch(self, name: str, weights: str, store: Path) -> str:
@@ -256,7 +257,7 @@ def find(name: str, weights: str) -> list[Path]:
     """
     owner, folders = Owner('segmenter', name), []
     for part in _parts(name, weights):
-        path = Path(part.removeprefix(LOCAL_FOLDER)).expanduser()
+        path = expanded(part.removeprefix(LOCAL_FOLDER))
         if not path.is_dir() and part.startswith((LOCAL_FOLDER, '~', '.', '/')):
             raise owner.error(f'folder {path} does not exist; correct {owner.parameter}, or fetch weights once where '
                               f'there is internet: `semanom models fetch {name}`')
