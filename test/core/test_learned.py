@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -37,18 +39,48 @@ def path(world, model, settings):
     return path
 
 
+def in_trees(pattern, replacement):
+    """Changes the first place of that kind in the text of the trees."""
+    def change(arrays):
+        before = bytes(arrays['trees']).decode()
+        text = re.sub(pattern, replacement, before, count=1)
+        assert text != before
+        arrays.update(trees=np.frombuffer(text.encode(), np.uint8))
+    return change
+
+
 @pytest.mark.parametrize('change', [
+    in_trees(r'left_child=-?\d+', 'left_child=0'),  # round and round
+    in_trees(r'right_child=-?\d+', 'right_child=999999'),
+    in_trees(r'right_child=-?\d+', 'right_child=-999999'),
+    in_trees(r'split_feature=\d+', 'split_feature=123456'),
+    in_trees(r'leaf_value=[^ \n]+', 'leaf_value=nan'),
+    in_trees(r'num_leaves=\d+', 'num_leaves=3000'),
+    in_trees(r'num_leaves=\d+', 'num_leaves=1000000000'),
+    in_trees(r'num_cat=0', 'num_cat=1'),
+    in_trees(r'is_linear=0', 'is_linear=1'),
+    in_trees(r'decision_type=\d+', 'decision_type=1'),
+    in_trees(r'threshold=[^ \n]+', 'threshold=nan'),
+    in_trees(r'max_feature_idx=\d+', 'max_feature_idx=3'),
+    lambda arrays: arrays['network0.first.bias'].fill(np.nan),
+    lambda arrays: arrays.update(axes=np.full_like(arrays['axes'], np.inf)),
+    lambda arrays: arrays.update(mean=arrays['mean'][:-1]),
+    lambda arrays: arrays.update(axes=arrays['axes'][:, :-1]),
+    lambda arrays: arrays.update(scale=arrays['scale'].astype(np.int64)),
+    lambda arrays: arrays.update(fold_frames=np.arange(3), fold_numbers=np.full(3, 7, np.uint8)),
     lambda arrays: arrays.pop('trees'),
     lambda arrays: arrays.update(trees=np.frombuffer(b'no trees', np.uint8)),
     lambda arrays: arrays.pop('network0.first.weight'),
     lambda arrays: arrays.update({'network0.first.bias': np.zeros(3, np.float32)}),
 ])
-def test_what_is_no_model_is_one_line(path, model, change):
-    arrays = dict(model.arrays())
+def test_what_is_no_model_is_one_line(path, model, trial, change):
+    """It would not be noticed otherwise before a frame is unusual, and LightGBM reads where nodes point to."""
+    arrays = {name: np.array(value) for name, value in model.arrays().items()}
     change(arrays)
     file = path / read_manifest(path).learned.file
     file.write_bytes(arrays_to_bytes(arrays))
-    with pytest.raises(DatabaseError, match=f'{file}: holds no model .*; run semanom learn again') as caught:
+    with trial('Database', 'a model of what belongs where that is none'), \
+            pytest.raises(DatabaseError, match=f'{file}: holds no model .*; run semanom learn again') as caught:
         PlausibilityModel.of(NominalDatabase.open(path, verify=False))
     assert '\n' not in str(caught.value)
 

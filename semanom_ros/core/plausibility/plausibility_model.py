@@ -24,6 +24,7 @@ import torch
 from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.database.storage import FrameRecord
 from semanom_ros.core.plausibility.context_network import ContextNetwork, Lesson
+from semanom_ros.core.plausibility.stored_trees import check_trees
 from semanom_ros.core.plausibility.transplanting import IMPLAUSIBLE, NOMINAL, VALID
 from semanom_ros.errors import DatabaseError
 
@@ -31,6 +32,7 @@ Floats = npt.NDArray[np.float32]
 
 COMPONENTS = 48  # principal components of the embeddings that are looked at
 CONTEXT_COMPONENTS = 8  # of these, in the surroundings
+FEATURES = 6  # of a patch, besides its embedding and its surroundings
 GRID_ROWS = 33  # surroundings are measured in patches of a grid of so many rows
 SURROUNDINGS = ((5, 0, 3), (-5, 0, 3), (9, 0, 5), (-9, 0, 5), (0, 6, 5), (0, -6, 5), (0, 0, 3))  # down, right, window
 COVERED = 0.5, 0.05  # share of a patch that a transplant covers: at least, to be one; at most, to be none
@@ -174,16 +176,36 @@ class Ensemble:
         return stored
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, npt.NDArray]) -> Ensemble:
-        """The other way."""
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray], components: int) -> Ensemble:
+        """The other way, for so many components of the embeddings.
+
+        Raises:
+            KeyError, RuntimeError, ValueError: arrays that make none, or would only fail where a frame is unusual.
+        """
         networks: list[ContextNetwork] = []
         while weights := _below(f'network{len(networks)}.', arrays):
             networks.append(ContextNetwork.from_arrays(weights))
-        return cls(Trees(bytes(arrays['trees']).decode()), tuple(networks))
+            if networks[-1].components != components:
+                raise ValueError(f'network{len(networks) - 1}: found one of {networks[-1].components} components, '
+                                 f'expected {components}')
+        trees = Trees(bytes(arrays['trees']).decode())
+        check_trees(trees.text, FEATURES + components + len(SURROUNDINGS) * min(components, CONTEXT_COMPONENTS))
+        return cls(trees, tuple(networks))
 
 
 def _below(prefix: str, arrays: Mapping[str, npt.NDArray]) -> dict[str, npt.NDArray]:
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _shaped(arrays: Mapping[str, npt.NDArray], name: str, *shape: int | None, kind: str = 'f') -> npt.NDArray:
+    """An array of that shape (None: of any length) and kind of numbers."""
+    array = arrays[name]
+    fits = array.ndim == len(shape) and all(
+        wanted in (None, length) for wanted, length in zip(shape, array.shape, strict=True))
+    if not fits or array.dtype.kind != kind:
+        expected = ', '.join('n' if wanted is None else str(wanted) for wanted in shape)
+        raise ValueError(f'{name}: found {array.dtype} of shape {array.shape}, expected ({expected})')
+    return array
 
 
 @dataclass(frozen=True)
@@ -322,6 +344,9 @@ class PlausibilityModel:
         """
         try:
             model = cls.from_arrays(database.learned)
+            if model is not None and len(model.projection.mean) != database.manifest.description.dimension:
+                raise ValueError(f'mean: found {len(model.projection.mean)} dimensions, expected '
+                                 f'{database.manifest.description.dimension}')
             if model is not None:
                 _ = model.ensemble.trees.booster
             return model
@@ -333,18 +358,34 @@ class PlausibilityModel:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray]) -> PlausibilityModel | None:
-        """The other way; None for {}."""
+        """The other way; None for {}.
+
+        Raises:
+            KeyError, RuntimeError, ValueError: arrays that make none.
+        """
         if not arrays:
             return None
-        projection = Projection(*(arrays[name] for name in Projection.__dataclass_fields__))
+        for name, values in arrays.items():
+            if values.dtype.kind == 'f' and not np.isfinite(values).all():
+                raise ValueError(f'{name}: found NaN or infinity, expected numbers')
+        axes = _shaped(arrays, 'axes', None, None)
+        dimension, components = axes.shape
+        projection = Projection(_shaped(arrays, 'mean', dimension), _shaped(arrays, 'scale', dimension), axes)
         folds = None
         if 'fold_frames' in arrays:
             ensembles: list[Ensemble] = []
             while stored := _below(f'fold{len(ensembles)}.', arrays):
-                ensembles.append(Ensemble.from_arrays(stored))
-            folds = Folds(arrays['fold_frames'], arrays['fold_numbers'], tuple(ensembles))
-        seen = PatchOwners(arrays['keys'], arrays['owners']) if 'owners' in arrays else None
-        return cls(projection, Ensemble.from_arrays(arrays), folds, seen)
+                ensembles.append(Ensemble.from_arrays(stored, components))
+            frames = _shaped(arrays, 'fold_frames', None, kind='i')
+            numbers = _shaped(arrays, 'fold_numbers', len(frames), kind='u')
+            if numbers.max(initial=0) >= max(1, len(ensembles)) or (np.diff(frames) < 0).any():
+                raise ValueError('fold_numbers: found frames out of order or of folds that there are not')
+            folds = Folds(frames, numbers, tuple(ensembles))
+        seen = None
+        if 'owners' in arrays:
+            keys = _shaped(arrays, 'keys', None, kind='i')
+            seen = PatchOwners(keys, _shaped(arrays, 'owners', len(keys), None, None, kind='u'))
+        return cls(projection, Ensemble.from_arrays(arrays, components), folds, seen)
 
 
 def lesson(labels: npt.NDArray[np.uint8], relative: Floats, projected: Floats) -> Lesson:
