@@ -89,8 +89,8 @@ lint: setup
 	$(BIN)/mypy
 
 reliability: setup
-	$(PYTEST) --long --timeout 3600 --reliability out/reliability.jsonl
-	$(BIN)/python -m tools.reliability out/reliability.jsonl
+	$(PYTEST) --long --timeout 3600 --reliability out/reliability.jsonl; tests=$$?; \
+	  $(BIN)/python -m tools.reliability out/reliability.jsonl && exit $$tests  # what was not survived is told too
 
 # pip-audit lives in an environment of its own: what it needs is not what is audited.
 audit: setup
