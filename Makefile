@@ -89,7 +89,7 @@ lint: setup
 	$(BIN)/mypy
 
 reliability: setup
-	$(PYTEST) --long --timeout 3600 --reliability out/reliability.jsonl; tests=$$?; \
+	$(PYTEST) --long --timeout 3600 --reliability out/reliability.jsonl test; tests=$$?; \
 	  $(BIN)/python -m tools.reliability out/reliability.jsonl && exit $$tests  # what was not survived is told too
 
 # pip-audit lives in an environment of its own: what it needs is not what is audited.

@@ -114,7 +114,8 @@ def ros_domain_id(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A ROS_DOMAIN_ID that no other test on this machine uses at the same time, set in the environment."""
     from semanom_ros.ros.background import claimed_domain
 
-    with claimed_domain() as domain_id:
+    # Not of those for replays: a detector that a test has left hanging in this process would answer in their place.
+    with claimed_domain(range(1, 50)) as domain_id:
         monkeypatch.setenv('ROS_DOMAIN_ID', str(domain_id))
         monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
         yield domain_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import rclpy
@@ -16,7 +16,8 @@ from rclpy.node import Node
 from semanom_ros.errors import SemanomError
 from semanom_ros.ros.middleware import large_image_settings
 
-_DOMAINS = range(101, 0, -1)  # ids that are free of the system's own ports everywhere
+DOMAINS = range(101, 49, -1)
+"""Ids for replays; all below 102 are free of the system's own ports everywhere."""
 
 
 def domain_environment(domain: int) -> dict[str, str]:
@@ -26,17 +27,20 @@ def domain_environment(domain: int) -> dict[str, str]:
 
 
 @contextmanager
-def claimed_domain() -> Iterator[int]:
+def claimed_domain(domains: Sequence[int] = DOMAINS) -> Iterator[int]:
     """A ROS domain id that nobody else on this machine claims, whoever its user is.
 
     A name of a socket without a file (abstract, Linux) says so: it is gone with the process, needs no permission, and
     no link leads elsewhere. Processes that inherit it (`close_fds=False`) hold the claim as well, so that a node which
     outlives us is not met by whoever comes next.
 
+    Args:
+        domains: ids to choose from.
+
     Raises:
         SemanomError: all are in use.
     """
-    for domain in _DOMAINS:
+    for domain in domains:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as claim:
             try:
                 claim.bind(f'\0semanom_ros.domain.{domain}')
@@ -45,7 +49,7 @@ def claimed_domain() -> Iterator[int]:
             claim.set_inheritable(True)
             yield domain
             return
-    raise SemanomError(f'ROS domain ids: found all of {min(_DOMAINS)} to {max(_DOMAINS)} in use, expected a free one; '
+    raise SemanomError(f'ROS domain ids: found all of {min(domains)} to {max(domains)} in use, expected a free one; '
                        'wait until another replay has ended')
 
 
