@@ -273,7 +273,7 @@ def test_pointers_of_git_lfs_are_named(tmp_path: Path, trial: Any, name: str) ->
 
 
 @pytest.mark.parametrize(('name', 'content', 'said'), [
-    ('drive.mcap.gz', gzip.compress(b'x'), 'found a gzip archive, expected a recording; unpack it first'),
+    ('drive.mcap.gz', gzip.compress(b'x', mtime=0), 'found a gzip archive, expected a recording; unpack it first'),
     ('drive.zip', b'PK\x03\x04....', 'found a zip archive'), ('drive.db3', b'', 'found an empty file'),
     ('drive.mcap', b'x' * 99, 'found neither MCAP nor SQLite nor a ROS 1 bag in it (78 78'),
     ('notes.txt', b'x' * 99, 'found no recording')])
