@@ -7,6 +7,8 @@ import os
 import stat
 from pathlib import Path
 
+from semanom_ros.errors import ParameterError
+
 LARGEST = 4_000_000
 """Bytes."""
 
@@ -24,3 +26,25 @@ def read_small(path: Path) -> bytes:
     if len(content) > LARGEST:
         raise OSError(errno.EFBIG, f'found more than {LARGEST} bytes, expected less')
     return content
+
+
+def read_phrases(path: Path, parameter: str, what: str) -> list[str]:
+    """Phrases of a text file, one a line; `#` starts a comment.
+
+    Args:
+        path: of the file.
+        parameter: that names it.
+        what: a phrase is called there.
+
+    Raises:
+        ParameterError: unreadable, or without a phrase.
+    """
+    try:
+        lines = read_small(path).decode().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParameterError(f'parameter {parameter}: {path} is unreadable ({error}); give a text file with one {what} '
+                             'a line') from error
+    phrases = [phrase for line in lines if (phrase := line.split('#')[0].strip())]
+    if not phrases:
+        raise ParameterError(f'parameter {parameter}: {path} holds no {what}; give one a line')
+    return phrases

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from semanom_ros.core.embedding.encoders.encoder import Encoder, TextAlignedEncoder
 from semanom_ros.errors import ParameterError
-from semanom_ros.small_files import read_small
+from semanom_ros.small_files import read_phrases
 
 
 class Labeller:
@@ -30,7 +30,7 @@ class Labeller:
         if not isinstance(encoder, TextAlignedEncoder):
             raise ParameterError(f'parameter label_vocabulary: encoder {encoder.name} knows no texts; choose '
                                  'a CLIP encoder or leave label_vocabulary empty')
-        return cls(encoder, read_labels(vocabulary))
+        return cls(encoder, read_phrases(vocabulary, 'label_vocabulary', 'label'))
 
     @torch.inference_mode()
     def __call__(self, embeddings: torch.Tensor) -> tuple[str, float]:
@@ -39,20 +39,3 @@ class Labeller:
         similarity = self._texts @ mean
         best = int(similarity.argmax())
         return self._labels[best], float(similarity[best])
-
-
-def read_labels(vocabulary: Path) -> list[str]:
-    """Labels of a text file, one a line; `#` starts a comment.
-
-    Raises:
-        ParameterError: unreadable, or without a label.
-    """
-    try:
-        lines = read_small(vocabulary).decode().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ParameterError(f'parameter label_vocabulary: {vocabulary} is unreadable ({error}); give a text file '
-                             'with one label a line') from error
-    labels = [label for line in lines if (label := line.split('#')[0].strip())]
-    if not labels:
-        raise ParameterError(f'parameter label_vocabulary: {vocabulary} holds no label; give one a line')
-    return labels

@@ -10,6 +10,7 @@ from semanom_ros.core.frames import Frame
 from semanom_ros.core.results import FrameResult
 from semanom_ros.errors import BagError, CameraError
 from semanom_ros.geometry.camera_model import CameraModel
+from semanom_ros.parameter_files import DETECTOR
 from semanom_ros.recordings.bags import CAMERA_INFO, BagReader, BagWriter, camera_info_topic
 from semanom_ros.recordings.stamps import Stamps
 from semanom_ros.ros.messages import write_message
@@ -18,7 +19,7 @@ from semanom_ros.ros.rviz import FILE, rviz_config, template
 from semanom_ros.settings import DetectorSettings
 
 CAMERA = 'camera'
-NODE = '/semanom_detector'
+NODE = f'/{DETECTOR}'
 PREFIX = f'{NODE}/{CAMERA}/'
 RECORDED: tuple[Output, ...] = tuple(output for output in OUTPUTS if output.recorded)
 """The outputs that a result bag holds, as live ones are."""

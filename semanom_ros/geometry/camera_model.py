@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -167,7 +167,7 @@ class CameraModel:
         return rays
 
 
-@cache
+@lru_cache(maxsize=256)  # a driver may send another one every time
 def _say_once(text: str) -> None:
     """A CameraInfo comes with every image."""
     logger.warning(text)

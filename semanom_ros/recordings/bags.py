@@ -71,7 +71,6 @@ class BagReader:
         topics: type of every topic that can be read, by name.
         counts: number of messages of every topic.
         foreign: type and serialization of every other topic, such as `foxglove.Log in protobuf`, by name.
-        span: bag time of the first and the last message, nanoseconds; (0, 0) when there is none.
         damage: a line about what cannot be read, '' when all can (as far as opening shows).
         bad_messages: messages skipped because they are not what their topic says, by topic.
         repeated_stamps: images that were told apart from one of the same stamp, by topic.
@@ -99,8 +98,6 @@ class BagReader:
         self._parts, damage = _open(self.path, self.files)
         self.damage = '; '.join([*([missing] if missing else []), *damage])
         self._missing = missing
-        spans = [part.span for part in self._parts if part.span != (0, 0)] or [(0, 0)]
-        self.span = min(start for start, _ in spans), max(end for _, end in spans)
         self.topics: dict[str, str] = {}
         self.counts: dict[str, int] = {}
         self.foreign: dict[str, str] = {}

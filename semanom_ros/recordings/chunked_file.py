@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -22,7 +23,7 @@ class Stretch(NamedTuple):
     packed: bool
 
 
-class ChunkedFile:
+class ChunkedFile(ABC):
     """What MCAP and ROS 1 bags have in common: messages in chunks, each of some stretch of time.
 
     Messages come in the order of bag time. What is in the file is learned from its index where that is sound, and by a
@@ -31,7 +32,6 @@ class ChunkedFile:
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
-        self.span = 0, 0
         self.damage = ''
         self.topics: list[Topic] = []
         self._file: BinaryIO = open(path, 'rb')  # noqa: SIM115 - open until close()
@@ -74,13 +74,13 @@ class ChunkedFile:
         if self.damage or lost:
             raise Damage(self.damage or self.lost_chunks(lost))
 
+    @abstractmethod
     def learn(self) -> None:
-        """Fills `span`, `damage`, `_stretches` and `_streams`."""
-        raise NotImplementedError
+        """Fills `damage`, `_stretches` and `_streams`."""
 
+    @abstractmethod
     def rows(self, stretch: Stretch, wanted: dict[int, tuple[str, str]]) -> Iterator[Row]:
         """The messages of a stretch; `wanted`: topic and type of streams."""
-        raise NotImplementedError
 
     def read(self, offset: int, length: int) -> bytes:
         if length > self._size - offset:
@@ -92,25 +92,3 @@ class ChunkedFile:
 
     def lost_chunks(self, lost: list[str]) -> str:
         return f'{self.name}: {len(lost)} of {len(self._stretches)} chunks cannot be read (the first one {lost[0]})'
-
-
-class Counts:
-    """Counts messages by stream, and their times."""
-
-    def __init__(self) -> None:
-        self.counts: dict[int, int] = {}
-        self.first, self.last = 1 << 64, 0
-
-    def __call__(self, stream: int, time_ns: int) -> None:
-        self.counts[stream] = self.counts.get(stream, 0) + 1
-        self.first, self.last = min(self.first, time_ns), max(self.last, time_ns)
-
-    @property
-    def total(self) -> int:
-        return sum(self.counts.values())
-
-    @property
-    def span(self) -> tuple[int, int]:
-        return (self.first, self.last) if self.counts else (0, 0)
-
-

@@ -71,5 +71,3 @@ def unpack_chunk(compression: str, data: bytes, size: int) -> bytes:
     if len(unpacked) != size:
         raise Damage(f'a chunk unpacks to {"more" if len(unpacked) > size else "fewer"} than its {size} bytes')
     return unpacked
-
-

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
 
@@ -15,7 +16,7 @@ from mcap.data_stream import ReadDataStream
 from mcap.opcode import Opcode
 from mcap.records import Channel, Chunk, ChunkIndex, Schema, Statistics
 
-from semanom_ros.recordings.chunked_file import ChunkedFile, Counts, Stretch
+from semanom_ros.recordings.chunked_file import ChunkedFile, Stretch
 from semanom_ros.recordings.compression import unpack_chunk
 from semanom_ros.recordings.storage_file import READABLE, Damage, Row, Topic, breaks_off, line, type_name
 
@@ -73,8 +74,6 @@ class McapFile(ChunkedFile):
             schemas = {channel.schema_id for channel in self._channels.values()}
             if counts.keys() - self._channels.keys() or schemas - {0, *self._schemas}:
                 raise Damage('it leaves something out')
-            if statistics.message_count:
-                self.span = statistics.message_start_time, statistics.message_end_time
             return dict(counts)
         except Exception:  # whatever the parser meets in damaged bytes; the records themselves may be sound
             for learned in (self._schemas, self._channels, self._stretches):
@@ -83,7 +82,7 @@ class McapFile(ChunkedFile):
 
     def _by_records(self) -> dict[int, int]:
         """Numbers of messages, counted."""
-        count, lost, position = Counts(), [], len(MAGIC)
+        count, lost, position = Counter[int](), [], len(MAGIC)
         run: Stretch | None = None
         try:
             while True:
@@ -105,7 +104,7 @@ class McapFile(ChunkedFile):
                         lost.append(f'at byte {content}: {line(error)}')
                 elif opcode == Opcode.MESSAGE:
                     channel, _, time_ns = struct.unpack('<HIQ', self.read(content, 14))
-                    count(channel, time_ns)
+                    count[channel] += 1
                     if run is None or run.offset + run.length != position or run.length > _RUN:
                         run = Stretch(time_ns, position, 0, False)
                         self._stretches.append(run)
@@ -116,20 +115,18 @@ class McapFile(ChunkedFile):
                 position = content + length
         except Exception as error:
             reason = 'its end is missing' if position == self._size else line(error)
-        self.span = count.span
         if reason:
-            self.damage = breaks_off(self.name, count.total, reason)
+            self.damage = breaks_off(self.name, count.total(), reason)
         elif lost:
             self.damage = self.lost_chunks(lost)
         if self.damage:
             self.damage += '; `mcap recover` mends it'
-        return count.counts
+        return count
 
-    def _count(self, data: bytes, count: Counts) -> None:
+    def _count(self, data: bytes, count: Counter[int]) -> None:
         for opcode, offset, length in _records(data):
             if opcode == Opcode.MESSAGE:
-                channel, _, time_ns = struct.unpack_from('<HIQ', data, offset)
-                count(channel, time_ns)
+                count[struct.unpack_from('<HIQ', data, offset)[0]] += 1
             elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
                 self._note(opcode, ReadDataStream(BytesIO(data[offset:offset + length])))
 
@@ -172,5 +169,3 @@ def _records(data: bytes) -> Iterator[tuple[int, int, int]]:
             raise Damage('a record that is longer than what holds it')
         yield opcode, position, length
         position += length
-
-

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
 
 from rosbags.rosbag1.reader import Header, normalize
 
 from semanom_ros.errors import BagError
-from semanom_ros.recordings.chunked_file import ChunkedFile, Counts, Stretch
+from semanom_ros.recordings.chunked_file import ChunkedFile, Stretch
 from semanom_ros.recordings.compression import unpack_chunk
 from semanom_ros.recordings.storage_file import Damage, Row, Topic, breaks_off, line, type_name
 
@@ -28,7 +29,7 @@ class Ros1Bag(ChunkedFile):
             raise BagError(f'{self._file.name}: found a ROS 1 bag of version {version.removeprefix("#ROSBAG V")!r}, '
                            'expected 2.0; `rosbag fix` of ROS 1 converts it')
         self._packing: dict[int, tuple[str, int]] = {}
-        count, reason, position = Counts(), '', self._file.tell()
+        count, reason, position = Counter[int](), '', self._file.tell()
         indexed: dict[int, int] = {}  # bag time of the first message of chunks of which an index tells
         places: list[tuple[int, int]] = []
         closed = False
@@ -48,7 +49,7 @@ class Ros1Bag(ChunkedFile):
                     times = struct.unpack(f'<{length // 4}I', self.read(offset, length // 12 * 12))
                     for seconds, nanoseconds in zip(times[::3], times[1::3], strict=True):
                         time_ns = seconds * 1_000_000_000 + nanoseconds
-                        count(header.get_uint32('conn'), time_ns)
+                        count[header.get_uint32('conn')] += 1
                         indexed[places[-1][0]] = min(time_ns, indexed.get(places[-1][0], time_ns))
                 elif operation == self._CONNECTION:
                     self._note(header, self.read(offset - 4, length + 4))
@@ -61,34 +62,33 @@ class Ros1Bag(ChunkedFile):
             reason = line(error)
         lost = self._look_into(places, indexed, count)
         for number, stream in self._streams.items():
-            self._streams[number] = stream._replace(messages=count.counts.get(number, 0))
-        self.span = count.span
+            self._streams[number] = stream._replace(messages=count[number])
         if reason:
-            self.damage = breaks_off(self.name, count.total, reason) + '; `rosbag reindex` of ROS 1 mends it'
+            self.damage = breaks_off(self.name, count.total(), reason) + '; `rosbag reindex` of ROS 1 mends it'
         elif lost:
             self.damage = self.lost_chunks(lost)
 
-    def _look_into(self, places: list[tuple[int, int]], indexed: dict[int, int], count: Counts) -> list[str]:
+    def _look_into(self, places: list[tuple[int, int]], indexed: dict[int, int], count: Counter[int]) -> list[str]:
         """Makes stretches of chunks; learns from their content what no index tells. Returns what cannot be read."""
-        if count.counts.keys() - self._streams.keys():  # without the index's connections its counts are of no use
+        if count.keys() - self._streams.keys():  # without the index's connections its counts are of no use
             indexed.clear()
-            count.counts.clear()
+            count.clear()
         lost = []
         for offset, length in places:
             start = indexed.get(offset)
             if start is None:
-                begin = Counts()
+                times: list[int] = []
                 try:
                     for header, data in self._unpacked(offset, length):
                         operation = header.get_uint8('op')
                         if operation == self._CONNECTION:
                             self._note(header, data)
                         elif operation == self._MESSAGE:
-                            count(header.get_uint32('conn'), header.get_time('time'))
-                            begin(0, header.get_time('time'))
+                            count[header.get_uint32('conn')] += 1
+                            times.append(header.get_time('time'))
                 except Exception as error:
                     lost.append(f'at byte {offset}: {line(error)}')
-                start = begin.span[0]
+                start = min(times, default=0)
             self._stretches.append(Stretch(start, offset, length, True))
         return lost
 
@@ -126,5 +126,3 @@ class Ros1Bag(ChunkedFile):
         for header, data in self._unpacked(stretch.offset, stretch.length):
             if header.get_uint8('op') == self._MESSAGE and header.get_uint32('conn') in wanted:
                 yield *wanted[header.get_uint32('conn')], header.get_time('time'), data[4:]
-
-

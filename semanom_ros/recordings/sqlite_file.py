@@ -8,13 +8,13 @@ from __future__ import annotations
 import sqlite3
 import struct
 from array import array
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from semanom_ros.errors import BagError
-from semanom_ros.recordings.chunked_file import Counts
 from semanom_ros.recordings.compression import LARGEST
 from semanom_ros.recordings.storage_file import READABLE, Damage, Row, Topic, breaks_off, line, type_name
 
@@ -29,7 +29,6 @@ class SqliteFile:
     def __init__(self, path: Path) -> None:
         self.name, self._path = path.name, path
         self.damage = ''
-        self.span = 0, 0
         reason = _shortage(path)
         self._connection = self._connect(path)
         try:
@@ -81,13 +80,13 @@ class SqliteFile:
                 kind = type_name(type) if encoding in READABLE else type
                 how, text = definitions.get(kind, ('', ''))
                 self._streams[id] = Topic(name, kind, 0, text, how == 'ros2idl', str(encoding))
-        rows, strange = (array('q'), array('q'), array('q')), 0
+        rows, strange = (array('q'), array('q')), 0
         order = 'id' if self._cut else 'timestamp, id'
         try:
             for id, topic, time_ns in self._connection.execute(
                     f'SELECT id, topic_id, timestamp FROM messages ORDER BY {order}'):
                 if topic in self._streams and isinstance(time_ns, int) and isinstance(id, int):
-                    for column, value in zip(rows, (id, topic, time_ns), strict=True):
+                    for column, value in zip(rows, (id, topic), strict=True):
                         column.append(value)
                 elif self._cut:
                     raise sqlite3.DatabaseError('a row names no topic')
@@ -97,13 +96,10 @@ class SqliteFile:
             if not self._cut:
                 raise
         self._ids = rows[0][:self._trusted(rows[0])] if self._cut else rows[0]
-        count = Counts()
-        for topic, time_ns in zip(rows[1][:len(self._ids)], rows[2], strict=False):
-            count(topic, time_ns)
+        count = Counter(rows[1][:len(self._ids)])
         if strange:
             self.damage = f'{self.name}: {strange} rows are no messages of its topics'
-        self.span = count.span
-        self.topics = [topic._replace(messages=count.counts.get(id, 0)) for id, topic in self._streams.items()]
+        self.topics = [topic._replace(messages=count[id]) for id, topic in self._streams.items()]
 
     def _trusted(self, ids: Sequence[int]) -> int:
         """How many of the rows of a cut file are what was written.

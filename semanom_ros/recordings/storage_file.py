@@ -36,13 +36,11 @@ Row = tuple[str, str, int, bytes]
 class StorageFile(Protocol):
     """A file of a recording, of which `messages` yields what can be read and then raises.
 
-    `damage` says in a line what is known to be missing, '' if nothing is; `span` is the bag time of the first and the
-    last message, (0, 0) where there is none.
+    `damage` says in a line what is known to be missing, '' if nothing is.
     """
 
     name: str
     topics: list[Topic]
-    span: tuple[int, int]
     damage: str
 
     def messages(self, topics: Collection[str]) -> Iterator[Row]: ...

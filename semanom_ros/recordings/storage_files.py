@@ -114,7 +114,7 @@ class ZstdFile:
             self._file = open_storage_file(self._copy.path)
         except BagError as error:
             raise BagError(str(error).replace(str(self._copy.path), str(path))) from error
-        self.topics, self.span, self.damage = self._file.topics, self._file.span, self._file.damage
+        self.topics, self.damage = self._file.topics, self._file.damage
 
     def messages(self, topics: Collection[str]) -> Iterator[Row]:
         return self._file.messages(topics)

@@ -16,12 +16,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from semanom_ros.commands.options import given_parameters, settings_of
-from semanom_ros.core.embedding.segmenters.segment_anything import read_prompts
-from semanom_ros.core.labelling import read_labels
 from semanom_ros.errors import ParameterError
 from semanom_ros.parameter_files import read_yaml
 from semanom_ros.parameter_yaml import DEEPEST, sections_of, value_of
-from semanom_ros.small_files import LARGEST
+from semanom_ros.small_files import LARGEST, read_phrases
 
 NODE = 'semanom_detector'
 CORPUS = sorted((Path(__file__).resolve().parents[1] / 'corpus' / 'parameters').iterdir())
@@ -222,15 +220,14 @@ def test_special_files_are_named(trial: Any, tmp_path: Path) -> None:
             assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize(('name', 'read'), [('label_vocabulary', read_labels), ('segmenter_prompts', read_prompts)])
-def test_lists_of_words_are_read_with_the_same_care(
-        trial: Any, tmp_path: Path, name: str, read: Callable[[Path], list[str]]) -> None:
+@pytest.mark.parametrize('name', ['label_vocabulary', 'segmenter_prompts'])
+def test_lists_of_words_are_read_with_the_same_care(trial: Any, tmp_path: Path, name: str) -> None:
     large = tmp_path / 'large.txt'
     large.write_bytes(b'a\n' * LARGEST)
     with trial('Parameters', 'special files', times=2):
         for path in (Path('/dev/zero'), large):
             with pytest.raises(ParameterError, match=rf'parameter {name}: {path} is unreadable .*expected'):
-                read(path)
+                read_phrases(path, name, 'word')
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))

@@ -15,11 +15,11 @@ from semanom_ros.core.embedding.segmenters.segment_anything import (
     AnySegmenter,
     PromptedSegmenter,
     layered,
-    read_prompts,
 )
 from semanom_ros.core.frames import Frame
 from semanom_ros.errors import ParameterError, SegmenterError
 from semanom_ros.settings import QuerySettings
+from semanom_ros.small_files import read_phrases
 
 CPU, NO_PATCHES = torch.device('cpu'), torch.zeros(1, 1, 1)
 
@@ -54,7 +54,7 @@ def test_masks_of_what_prompts_find(segmenter_models: dict[str, Path]) -> None:
     segmenter = PromptedSegmenter(6, *folders, CPU, PROMPTS, least_score=0.0)
     segments = segmenter.segment(Frame(picture(), 0), NO_PATCHES)
     check(segments, 6)
-    assert set(segments.names) <= set(read_prompts(PROMPTS))
+    assert set(segments.names) <= set(read_phrases(PROMPTS, 'segmenter_prompts', 'prompt'))
     none = PromptedSegmenter(6, *folders, CPU, PROMPTS, least_score=1.1).segment(Frame(picture(), 0), NO_PATCHES)
     assert len(none.scores) == 0
     assert not none.labels.any()
@@ -74,7 +74,7 @@ def test_boxes_are_where_the_detector_sees_them(segmenter_models: dict[str, Path
 def test_the_parameters_choose_them(segmenter_models: dict[str, Path], tmp_path: Path) -> None:
     prompts = tmp_path / 'prompts.txt'
     prompts.write_text('# what to look for\na cow # on the road\n\na sofa\n')
-    assert read_prompts(prompts) == ['a cow', 'a sofa']
+    assert read_phrases(prompts, 'segmenter_prompts', 'prompt') == ['a cow', 'a sofa']
     segmenter = load_segmenter(QuerySettings(
         'instance', 'owlv2+sam2', segmenter_prompts=str(prompts), max_segments=7,
         segmenter_weights=f'{segmenter_models["owlv2"]}, {segmenter_models["sam2"]}'), CPU)
@@ -103,10 +103,10 @@ def test_weights_of_another_model_are_said_in_one_line(tmp_path: Path) -> None:
 
 def test_prompts_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match='unreadable'):
-        read_prompts(tmp_path / 'none.txt')
+        read_phrases(tmp_path / 'none.txt', 'segmenter_prompts', 'prompt')
     (tmp_path / 'empty.txt').write_text('# nothing\n')
     with pytest.raises(ParameterError, match='no prompt'):
-        read_prompts(tmp_path / 'empty.txt')
+        read_phrases(tmp_path / 'empty.txt', 'segmenter_prompts', 'prompt')
 
 
 def test_parts_lie_on_their_whole_and_the_surest_are_kept() -> None:

@@ -11,8 +11,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / 'semanom_ros'
 
 FLOORS = (
-    ('bounds', 'errors', 'small_files'),
-    ('home',),
+    ('bounds', 'errors'),
+    ('home', 'small_files'),
     ('parameters',),
     ('settings',),
     ('parameter_yaml',),

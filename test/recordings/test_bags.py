@@ -93,7 +93,8 @@ def test_what_is_written_is_read(tmp_path: Path, storage: str) -> None:
             '/camera1/image_raw': IMAGE, '/camera1/camera_info': CAMERA_INFO, '/chatter': 'std_msgs/msg/String'}
         assert set(reader.counts.values()) == {FRAMES}
         assert reader.damage == ''
-        assert reader.span == (SECOND, FRAMES * SECOND)
+        times = [time_ns for _, _, time_ns, _ in reader.raw()]
+        assert (times, times[0], times[-1]) == (sorted(times), SECOND, FRAMES * SECOND)
         frames = list(reader.images(['/camera0/image_raw', '/camera1/image_raw']))
         assert [(f.stamp_ns, f.topic) for f in frames] == [
             ((n + 1) * SECOND, f'/camera{c}/image_raw') for n in range(FRAMES) for c in (0, 1)]
@@ -277,8 +278,8 @@ def test_a_cut_recording_is_read_as_far_as_it_goes(tmp_path: Path, storage: str,
                 assert 'breaks off after' in reader.damage
                 numbers, said = read_until_damage(reader)
             assert numbers == list(range(len(numbers)))
-            assert reader.span[0] == SECOND
-            assert reader.span[1] - (numbers[-1] + 1) * SECOND in (0, SECOND)
+            counted = reader.counts['/camera/image_raw']
+            assert counted - len(numbers) in (0, 1)
             assert len(numbers) >= 700 * share - 240  # rosbags' MCAP chunks hold 1 MiB: 226 of these
             assert 'breaks off after' in said
 
@@ -463,7 +464,6 @@ def test_an_empty_recording_has_no_images(tmp_path: Path, storage: str) -> None:
         pass
     with BagReader(tmp_path / 'drive') as reader:
         assert reader.topics == {}
-        assert reader.span == (0, 0)
         assert list(reader.raw()) == []
         with pytest.raises(BagError, match='found no image topic, nor any other topic'):
             reader.images()

@@ -23,10 +23,10 @@ from semanom_ros.core.embedding.registry import SegmenterFamily
 from semanom_ros.core.embedding.segmenters.segmenter import Segmenter, inference
 from semanom_ros.core.embedding.weight_store import LOCAL_FOLDER, Owner, reason
 from semanom_ros.core.frames import Frame, Segments
-from semanom_ros.errors import ParameterError, SegmenterError
+from semanom_ros.errors import SegmenterError
 from semanom_ros.home import expanded
 from semanom_ros.settings import QuerySettings
-from semanom_ros.small_files import read_small
+from semanom_ros.small_files import read_phrases
 
 if TYPE_CHECKING:
     import torch
@@ -118,7 +118,7 @@ class PromptedSegmenter(Segmenter):
         transformers = _transformers()
         self.max_segments = max_segments
         self._device, self._least_score = device, least_score
-        self._prompts = read_prompts(prompts)
+        self._prompts = read_phrases(prompts, 'segmenter_prompts', 'prompt')
         self._owl = _load(self.name, transformers.Owlv2ForObjectDetection, boxes).to(device).eval()
         self._owl_processor = _load(self.name, transformers.Owlv2Processor, boxes)
         self._sam = _load(self.name, transformers.Sam2Model, masks).to(device).eval()
@@ -179,23 +179,6 @@ def layered(masks: list[npt.NDArray[np.bool_]], scores: npt.NDArray[np.float32],
     place[visible + 1] = np.arange(1, len(visible) + 1)
     return Segments(place[labels], np.clip(scores[visible], 0, 1).astype(np.float32),
                     tuple(names[number] for number in visible))
-
-
-def read_prompts(path: Path) -> list[str]:
-    """Prompts of a text file, one a line; `#` starts a comment.
-
-    Raises:
-        ParameterError: unreadable, or without a prompt.
-    """
-    try:
-        lines = read_small(path).decode().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ParameterError(f'parameter segmenter_prompts: {path} is unreadable ({error}); give a text file with one '
-                             'prompt a line') from error
-    prompts = [prompt for line in lines if (prompt := line.split('#')[0].strip())]
-    if not prompts:
-        raise ParameterError(f'parameter segmenter_prompts: {path} holds no prompt; give one a line')
-    return prompts
 
 
 def _transformers() -> Any:
