@@ -24,6 +24,7 @@ from semanom_ros.recordings.images import (
 from semanom_ros.recordings.in_step import InStep
 from semanom_ros.recordings.instance_masks import COLOUR_ENCODINGS, carla_instances
 
+_REMEDY = 'convert the masks, or name --truth-instances where the topic holds CARLA\'s instance segmentation'
 _COLOURS = (*COLOUR_ENCODINGS, '8UC3', '8UC4')  # in which grey may be stored
 
 
@@ -89,7 +90,7 @@ class TruthReader:
             mask = self._mask(message, stamp)
         except ImageError as error:
             raise BagError(f'{self._path}: ground truth at {stamp} ns on {self.topic} is no mask ({error}); '
-                           'convert the masks') from error
+                           f'{_REMEDY}') from error
         if mask.shape != size:
             raise BagError(f'{self._path}: ground truth at {stamp} ns found {mask.shape[1]}x{mask.shape[0]} pixels, '
                            f'expected the size of the image, {size[1]}x{size[0]}; record masks at the camera\'s '
@@ -109,8 +110,7 @@ class TruthReader:
         if odd.size:
             values = ', '.join(map(str, np.unique(odd)[:8].tolist()))
             raise BagError(f'{self._path}: ground truth at {stamp} ns found the values {values}, expected 0 (nominal), '
-                           '128 (ignore) and 255 (anomalous); convert the masks, or name --truth-instances where the '
-                           'topic holds CARLA\'s instance segmentation')
+                           f'128 (ignore) and 255 (anomalous); {_REMEDY}')
         return mask.astype(np.uint8)
 
 

@@ -203,8 +203,10 @@ def test_where_stamps_stand_still_only_alarms_are_believed(
     assert heard.said(4) == (Verdict.ANOMALOUS, Reason.NONE)
     assert len(heard.arrays[-1].anomalies) == 1
     one.send(one.street_with_box(4), one.second)
+    assert heard.said(5) == (Verdict.ANOMALOUS, Reason.NONE)
     assert one.status('camera', lambda s: is_error(s, 'have the stamp of the frame before'))
     one.send(one.street(5), one.second)
+    assert heard.said(6) == (Verdict.UNKNOWN, Reason.STANDING_STAMPS)
     assert one.status('camera', lambda s: is_error(s, 'frames unknown, standing stamps: '))
     one.send(one.street(6), 2 * one.second)
     assert heard.said(7) == (Verdict.NOMINAL, Reason.NONE)

@@ -145,12 +145,16 @@ def _load(network: torch.nn.Module, path: Path) -> None:
     """
     from semanom_ros.core.embedding.encoders import checkpoint
 
+    remedy = f'or fetch them once where there is internet: `semanom models fetch {OWNER.name}`'
     try:
-        unwrapped = checkpoint.unwrap(checkpoint.read(path), network.state_dict())
-        checkpoint.load(network, unwrapped, lambda name: False)
+        content = checkpoint.read(path)
     except EncoderError as error:
-        raise OWNER.error(f'{path} does not hold the weights of maskrcnn_resnet50_fpn_v2: {error}; or fetch them once '
-                          f'where there is internet: `semanom models fetch {OWNER.name}`') from error
+        raise OWNER.error(f'weights file {path} is unreadable: {error}; {remedy}') from error
+    try:
+        checkpoint.load(network, checkpoint.unwrap(content, network.state_dict()), lambda name: False)
+    except EncoderError as error:
+        raise OWNER.error(f'{path} holds other weights than those of maskrcnn_resnet50_fpn_v2: {error}; {remedy}'
+                          ) from error
 
 
 FAMILY: SegmenterFamily = MaskRCNNFamily()
