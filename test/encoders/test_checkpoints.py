@@ -178,7 +178,8 @@ def test_a_segmenter_of_one_s_own_training(tmp_path, trial):
     with trial('Weights', 'of a segmenter, wrapped or with a part missing', times=2):
         load_segmenter(QuerySettings(segmenter='torchvision', segmenter_weights=str(tmp_path / 'own.pth')),
                        torch.device('cpu'))
-        with pytest.raises(SegmenterError, match=r'part.pth holds other weights than those of maskrcnn.*missing [0-9]+ of'):
+        with pytest.raises(SegmenterError,
+                           match=r'part.pth holds other weights than those of maskrcnn.*missing [0-9]+ of'):
             load_segmenter(QuerySettings(segmenter='torchvision', segmenter_weights=str(tmp_path / 'part.pth')),
                            torch.device('cpu'))
 
