@@ -235,5 +235,5 @@ def _deviations(fields: Fields) -> Deviations:
 def _verdicts(fields: Fields) -> Verdicts:
     return Verdicts(
         _number(fields, 'false_alarm_rate'), _number(fields, 'false_alarms_per_minute'),
-        *(fields.count(name) for name in ('nominal_frames', 'transplanted_frames', 'alarms', 'differ')),
-        _number(fields, 'nearest'))
+        fields.count('nominal_frames'), fields.count('transplanted_frames'), fields.count('alarms'),
+        fields.count('differ'), _number(fields, 'nearest'))

@@ -17,9 +17,9 @@ NAMES = ('compile',)
 class Compile:
     """See Backend. An engine has no files: what the compiler makes is code, and is kept in PyTorch's own cache."""
 
-    precisions = ('bf16', 'fp32', 'fp16')
-    devices = ('cpu', 'cuda')
-    libraries = ('torch',)
+    precisions: tuple[str, ...] = ('bf16', 'fp32', 'fp16')
+    devices: tuple[str, ...] = ('cpu', 'cuda')
+    libraries: tuple[str, ...] = ('torch',)
     needs: tuple[str, ...] = ()
     largest_batch: int | None = None
     keeps_network = True

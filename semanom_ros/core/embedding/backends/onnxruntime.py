@@ -26,7 +26,8 @@ def to_onnx(network: nn.Module, input_size: tuple[int, int], device: torch.devic
     with traceable(), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of the tracer: sizes are fixed on purpose
         # This exporter needs no further library.
-        torch.onnx.export(network, (torch.zeros(1, 3, *input_size, device=device),), content, dynamo=False,
+        torch.onnx.export(network, (torch.zeros(1, 3, *input_size, device=device),), content,  # type: ignore[arg-type]
+                          dynamo=False,
                           input_names=[INPUT], output_names=[OUTPUT], opset_version=OPSET,
                           dynamic_axes={INPUT: {0: 'pictures'}, OUTPUT: {0: 'pictures'}})
     return content.getvalue()
@@ -35,10 +36,10 @@ def to_onnx(network: nn.Module, input_size: tuple[int, int], device: torch.devic
 class OnnxRuntime:
     """See Backend."""
 
-    precisions = ('fp32', 'int8')
-    devices = ('cpu',)
-    libraries = ('onnxruntime',)
-    needs = ('onnx',)
+    precisions: tuple[str, ...] = ('fp32', 'int8')
+    devices: tuple[str, ...] = ('cpu',)
+    libraries: tuple[str, ...] = ('onnxruntime',)
+    needs: tuple[str, ...] = ('onnx',)
     largest_batch: int | None = None
     keeps_network = False
 

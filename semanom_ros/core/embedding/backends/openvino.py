@@ -23,10 +23,10 @@ _HINTS = {'fp32': 'f32', 'bf16': 'bf16', 'int8': 'bf16'}
 class OpenVino:
     """See Backend."""
 
-    precisions = ('bf16', 'fp32', 'int8')
-    devices = ('cpu',)
-    libraries = ('openvino',)
-    needs = ('nncf:int8',)
+    precisions: tuple[str, ...] = ('bf16', 'fp32', 'int8')
+    devices: tuple[str, ...] = ('cpu',)
+    libraries: tuple[str, ...] = ('openvino',)
+    needs: tuple[str, ...] = ('nncf:int8',)
     largest_batch: int | None = None
     keeps_network = False
 

@@ -19,9 +19,9 @@ LARGEST_BATCH, USUAL_BATCH = 8, 1
 class TensorRt:
     """See Backend. An engine is for one kind of GPU, driver and version of the library."""
 
-    precisions = ('fp16', 'bf16', 'fp32')
-    devices = ('cuda',)
-    libraries = ('tensorrt',)
+    precisions: tuple[str, ...] = ('fp16', 'bf16', 'fp32')
+    devices: tuple[str, ...] = ('cuda',)
+    libraries: tuple[str, ...] = ('tensorrt',)
     needs: tuple[str, ...] = ()
     largest_batch: int | None = LARGEST_BATCH
     keeps_network = False
