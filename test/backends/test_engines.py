@@ -62,13 +62,6 @@ class Ours:
 
 FAMILY = Ours()
 """
-POINTS = """[semanom_ros.backends]
-ours = ours_backend:FAMILY
-compile = semanom_ros.core.embedding.backends.compile:FAMILY
-openvino = semanom_ros.core.embedding.backends.openvino:FAMILY
-onnxruntime = semanom_ros.core.embedding.backends.onnxruntime:FAMILY
-tensorrt = semanom_ros.core.embedding.backends.tensorrt:FAMILY
-"""
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -78,7 +71,7 @@ def backends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     information = root / 'ours_backend-1.5.dist-info'
     information.mkdir()
     (information / 'METADATA').write_text('Metadata-Version: 2.1\nName: ours_backend\nVersion: 1.5\n')
-    (information / 'entry_points.txt').write_text('\n'.join(POINTS.splitlines()[:2]))
+    (information / 'entry_points.txt').write_text('[semanom_ros.backends]\nours = ours_backend:FAMILY\n')
     (root / 'ours_backend.py').write_text(BACKEND)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(root)
@@ -166,7 +159,7 @@ def test_transplants_are_tried_beside_nominal_frames(place: Place, monkeypatch: 
 
     def compose(self: Any, base: Any, near: Any, anywhere: Any) -> Any:
         image = base.image.copy()
-        image[16:32, 16:32] = 255, 0, 255
+        image[:24] = 255 - image[:24]
         return Composite(image, np.zeros((48, 64), np.uint8))
     monkeypatch.setattr(certification.Transplanter, 'compose', compose)
     assert main(['export', '--database', str(root), '--backend', 'ours', '--frames', '20', *place.options]) == 0
@@ -249,7 +242,7 @@ def _link(file: Path, elsewhere: Path) -> None:
     file.symlink_to(elsewhere)
 
 
-@pytest.mark.parametrize('spoil, message', [
+@pytest.mark.parametrize(('spoil', 'message'), [
     (lambda file, _: file.write_bytes(b''), 'found 0 bytes, expected 1'),
     (lambda file, _: file.write_bytes(b'1'), 'changed after it was written'),
     (lambda file, _: file.write_bytes(b'0' * 9), 'found 9 bytes, expected at most 1'),
@@ -268,7 +261,7 @@ def test_files_that_are_not_those_that_were_certified(place: Place, tmp_path: Pa
     assert message.partition(',')[0] in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('changes, message', [
+@pytest.mark.parametrize(('changes', 'message'), [
     ({'device': 'another GPU'}, 'device: found another GPU, expected .*, which is here'),
     ({'libraries': {'ours_backend': '1.4'}}, 'ours_backend: found version 1.4, expected 1.5'),
     ({'probe': tuple([0.5] * 16)}, 'away from those that it was certified with'),
@@ -289,7 +282,7 @@ def test_a_certificate_of_another_database_or_changed(place: Place, tmp_path: Pa
             writer.write_image('/camera', picture(number), 'rgb8', number * SECOND, 'optical', False)
     record_bags([tmp_path / 'drive'], other, place.settings(), SILENT)
     asked = place.settings(backend='ours', precision='fp32').method
-    with pytest.raises(DatabaseError, match=r'found no engine ours-fp32, .*semanom export --database .* --backend ours'):
+    with pytest.raises(DatabaseError, match=r'found no engine ours-fp32, .*semanom export .* --backend ours'):
         load_embedder(asked, other)
     shutil.copytree(place.database / 'engines', other / 'engines')
     with pytest.raises(DatabaseError, match='calibration: found the one of version 1 of a database'):
@@ -357,7 +350,7 @@ class _Wrong:
         raise RuntimeError('no kernel for this')
 
 
-@pytest.mark.parametrize('network, message', [
+@pytest.mark.parametrize(('network', 'message'), [
     (_Wrong.nan, 'found NaN or infinity in its embeddings'),
     (_Wrong.shape, r'found features of shape \(1, 4, 3, 16\), expected \(1, 3, 4, 16\)'),
     (_Wrong.failure, 'does not run on cpu .no kernel for this'),
@@ -371,7 +364,7 @@ def test_networks_that_are_none(place: Place, network: Any, message: str) -> Non
 def test_a_library_that_is_missing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     original = Embedder.load(place.settings(backend='torch', precision='fp32').method).encoder
     assert isinstance(original, NetworkEncoder)
-    with pytest.raises(EncoderError, match='library tensorrt: not installed|device: found cpu, expected cuda'):
+    with pytest.raises(EncoderError, match=r'library tensorrt: not installed|device: found cpu, expected cuda'):
         build_engine(original, 'tensorrt', 'fp16', [])
 
     def missing(name: str) -> str:
@@ -386,11 +379,11 @@ def test_compile_wants_a_compiler(place: Place, monkeypatch: pytest.MonkeyPatch)
     original = Embedder.load(place.settings(backend='torch', precision='fp32').method).encoder
     assert isinstance(original, NetworkEncoder)
     monkeypatch.setenv('PATH', '')
-    with pytest.raises(EncoderError, match='no C.. compiler, expected one; apt install'):
+    with pytest.raises(EncoderError, match=r'no C.. compiler, expected one; apt install'):
         build_engine(original, 'compile', 'fp32', [])
 
 
-@pytest.mark.parametrize('name, precision, close', [
+@pytest.mark.parametrize(('name', 'precision', 'close'), [
     ('openvino', 'fp32', 1e-5), ('openvino', 'bf16', 1e-3), ('openvino', 'int8', 0.05), ('onnxruntime', 'fp32', 1e-5),
     ('onnxruntime', 'int8', 0.05)])
 def test_libraries_compute_what_pytorch_does(place: Place, name: str, precision: str, close: float) -> None:

@@ -30,7 +30,7 @@ from semanom_ros.core.database.storage import (
 )
 from semanom_ros.core.embedding.backends.backend import Request, versions
 from semanom_ros.core.embedding.backends.certificate import Basis, Certificate, EncoderFacts
-from semanom_ros.core.embedding.backends.engine import EngineEncoder, check_can_serve, load_engine
+from semanom_ros.core.embedding.backends.engine import EngineEncoder, check_can_serve, load_engine, network_dtype
 from semanom_ros.core.embedding.device import device_identity, resolve_device
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.embedding.encoders.network import NetworkEncoder
@@ -332,7 +332,7 @@ def open_engine(root: Path, certificate: Certificate, asked: EncoderSettings) ->
     files = read_files(root, certificate)
     network = None
     if backend.keeps_network:
-        original = load_encoder(asked.changed({'precision': certificate.precision, 'backend': TORCH}))
+        original = load_encoder(asked.changed({'precision': 'fp32', 'backend': TORCH}))
         if not isinstance(original, NetworkEncoder):
             raise EncoderError(f'encoder {original.name}: found {type(original).__name__}, expected a network of '
                                'PyTorch; set backend torch')
@@ -340,7 +340,7 @@ def open_engine(root: Path, certificate: Certificate, asked: EncoderSettings) ->
             raise DatabaseError(f'{root}: engine {certificate.name}: found other weights or settings of '
                                 f'{original.name} than it was certified with, expected those; name them, or '
                                 f'{_again(root, certificate.backend, certificate.precision)}')
-        network = original.module
+        network = original.module(network_dtype(certificate.precision))
     request = Request(certificate.encoder.name, certificate.precision, device, certificate.encoder.input_size)
     encoder = load_engine(certificate.encoder, certificate.backend, request, files, network)
     encoder.check(certificate)

@@ -108,11 +108,12 @@ def build_engine(original: NetworkEncoder, name: str, precision: str, pictures: 
     check_can_build(backend, precision)
     asked = Request(original.name, precision, original.device, original.input_size)
     try:
-        files = backend.build(original.module, asked, pictures)
+        files = backend.build(original.module(torch.float32), asked, pictures)
     except Exception as error:  # whatever the library raises
         raise EncoderError(f'engine {name}-{precision} of {original.name}: cannot be made '
                            f'({type(error).__name__}: {reason(error)}); choose another backend or precision') from error
-    return BuiltEngine(files, load_engine(EncoderFacts.of(original), name, asked, files, original.module))
+    kept = original.module(network_dtype(precision)) if backend.keeps_network else None
+    return BuiltEngine(files, load_engine(EncoderFacts.of(original), name, asked, files, kept))
 
 
 def load_engine(facts: EncoderFacts, name: str, asked: Request, files: Files, network: nn.Module | None
@@ -145,6 +146,11 @@ def check_can_serve(name: str, backend: Backend, precision: str, device: torch.d
     if device.type not in backend.devices:
         raise EncoderError(f'backend {name}: device: found {device.type}, expected {" or ".join(backend.devices)}; '
                            'set device, or choose another backend')
+
+
+def network_dtype(precision: str) -> torch.dtype:
+    """Of PyTorch's network, where a backend keeps it; what is left in floats beside int8 is in fp32."""
+    return DTYPES.get(precision, torch.float32)
 
 
 def remedy(backend: str) -> str:

@@ -26,8 +26,9 @@ def to_onnx(network: nn.Module, input_size: tuple[int, int], device: torch.devic
     with traceable(), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of the tracer: sizes are fixed on purpose
         # This exporter needs no further library.
-        torch.onnx.export(network, (torch.zeros(1, 3, *input_size, device=device),), content,  # type: ignore[arg-type]
-                          dynamo=False,
+        example = torch.zeros(1, 3, *input_size, device=device)
+        traced = torch.jit.trace(network, example, check_trace=False)  # the exporter's own knows no TorchScript inside
+        torch.onnx.export(traced, (example,), content, dynamo=False,  # type: ignore[arg-type]
                           input_names=[INPUT], output_names=[OUTPUT], opset_version=OPSET,
                           dynamic_axes={INPUT: {0: 'pictures'}, OUTPUT: {0: 'pictures'}})
     return content.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,10 +79,10 @@ class NetworkEncoder(Encoder):
                                f'expected (B, 3, {self.input_size[0]}, {self.input_size[1]})')
         return unit_length(self._features(images))
 
-    @property
-    def module(self) -> nn.Module:
+    def module(self, dtype: torch.dtype) -> nn.Module:
         """What backends make engines of: images as `encode` takes them -> features before they get length 1."""
-        return _Whole(self._network, self._mean, self._std, self.dtype)
+        network = self._network if dtype == self.dtype else copy.deepcopy(self._network).to(dtype)
+        return _Whole(network, self._mean, self._std, dtype)
 
     @torch.inference_mode()
     def _features(self, images: torch.Tensor) -> torch.Tensor:
