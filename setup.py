@@ -221,6 +221,7 @@ setup(
         # engines of encoders, see docs/backends.md; NNCF makes those in int8
         'openvino': OPENVINO,
         'onnxruntime': ONNXRUNTIME,
+        'tensorrt': ['tensorrt>=10'],
         # where it does not come with apt (python3-opencv), see requirements/python.txt
         'opencv': ['opencv-python-headless>=4.9'],
         'test': [
