@@ -227,7 +227,7 @@ class DetectorProcess:
         """An error that ends with the last lines of the detector's log."""
         with suppress(OSError):
             lines = self._log.read_text(errors='replace').strip().splitlines()[-_LOG_LINES:]
-            return SemanomError('\n  '.join([f'the detector {what}; the end of its log:', *lines]))
+            return SemanomError(f'the detector {what}; the end of its log: {" | ".join(lines)}')
         return SemanomError(f'the detector {what}')
 
     def stop(self) -> None:
