@@ -187,7 +187,7 @@ class Detector(GuardedNode, LifecycleNode):
             names = names_of(self._settings.cameras)
             if not self._settings.cameras.database:
                 raise ParameterError('parameter database: found nothing, expected the folder of a nominal database; '
-                                     'record one with `semanom record`')
+                                     'name one, or leave the parameter out')
             self._judge = Judge.load(self._settings.method, self._database_path)
             self._database_info = self.create_publisher(DatabaseInfo, '~/database_info', LATCHED)
             self._cameras = [_Camera(self, name, self._settings) for name in names]
