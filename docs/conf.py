@@ -13,7 +13,8 @@ release = re.search(r"__version__ = '(.+)'", (REPOSITORY / 'semanom_ros' / '__in
 
 extensions = ['myst_parser']
 root_doc = 'docs/index'
-include_patterns = ['README.md', 'CONTRIBUTING.md', 'SECURITY.md', 'CHANGELOG.rst', 'docs/**']
+include_patterns = ['README.md', 'CONTRIBUTING.md', 'SECURITY.md', 'QUALITY_DECLARATION.md', 'THIRD_PARTY_NOTICES.md',
+                    'CHANGELOG.rst', 'docs/**']
 source_suffix = {'.md': 'markdown', '.rst': 'restructuredtext'}
 myst_heading_anchors = 4  # links to #headings, as on a forge
 myst_enable_extensions = ['dollarmath']

@@ -14,8 +14,7 @@ from semanom_ros import cli
 from tools import reference
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = [REPOSITORY / 'README.md', REPOSITORY / 'CONTRIBUTING.md', REPOSITORY / 'SECURITY.md',
-         *sorted((REPOSITORY / 'docs').glob('*.md'))]
+PAGES = [*sorted(REPOSITORY.glob('*.md')), *sorted((REPOSITORY / 'docs').glob('*.md'))]
 
 
 def test_the_reference_is_up_to_date() -> None:
