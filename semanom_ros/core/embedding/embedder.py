@@ -168,20 +168,22 @@ class Embedder:
         """
         return self.preprocessor.prepare(frame.image)
 
-    def embed(self, frames: Sequence[Frame], memories: Sequence[MaskMemory] | None = None) -> list[FrameEmbedding]:
+    def embed(self, frames: Sequence[Frame], memories: Sequence[MaskMemory] | None = None,
+              prepared: Sequence[Prepared] | None = None) -> list[FrameEmbedding]:
         """Patch embeddings of a batch of frames, which may differ in size, and their segments.
 
         Args:
             frames: pictures.
             memories: what is remembered of the masks of each frame's camera, changed here; None: nothing, every frame
                 is the first.
+            prepared: the same pictures on their way, see `encode`.
 
         Raises:
             ImageError: a picture that is none.
             EncoderError: the device has no memory for a single one.
         """
         known = memories or [MaskMemory() for _ in frames]
-        return [self.segment(one, memory) for one, memory in zip(self.encode(frames), known, strict=True)]
+        return [self.segment(one, memory) for one, memory in zip(self.encode(frames, prepared), known, strict=True)]
 
     @torch.inference_mode()
     def encode(self, frames: Sequence[Frame], prepared: Sequence[Prepared] | None = None) -> list[FrameEmbedding]:
