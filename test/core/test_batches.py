@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
-from semanom_ros.core.embedding.preprocessing import Preprocessor
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.overlapping import Behind, ahead
 from semanom_ros.core.pipeline import CameraState, Judge
 from semanom_ros.core.results import FrameResult, Reason, Verdict
-from semanom_ros.errors import EncoderError, ImageError
+from semanom_ros.errors import EncoderError
 
 CAMERAS = ('front', 'left', 'rear')
 NOT_A_PICTURE = np.zeros((4, 4), np.uint8)
@@ -156,17 +154,6 @@ def test_without_memory_for_one_picture_all_are_unknown(
     assert results[0].explanation.startswith('encoder random-patches: found no memory on cpu for one picture (CUDA')
     with pytest.raises(EncoderError, match='choose a smaller input_size'):
         judge.embedder.embed(shown(world)[:1])
-
-
-@pytest.mark.parametrize('size', [(720, 1280), (353, 641), (352, 1000), (100, 100), (719, 30), (4000, 5)])
-def test_pictures_are_resized_as_pytorch_does(size: tuple[int, int]) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
-    whole = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-    expected = F.interpolate(whole, (352, 644), mode='bilinear', antialias=True, align_corners=False) / 255
-    found = Preprocessor((352, 644), torch.device('cpu'))([image])
-    torch.testing.assert_close(found, expected.clamp(0, 1), rtol=0, atol=1e-6)
-    with pytest.raises(ImageError):
-        Preprocessor((352, 644), torch.device('cpu'))([NOT_A_PICTURE])
 
 
 def test_items_are_computed_ahead_and_what_fails_there_is_raised_in_its_place() -> None:

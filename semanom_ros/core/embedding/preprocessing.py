@@ -6,17 +6,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from scipy import sparse
 
 from semanom_ros.errors import ImageError
 
-_TALLEST = 1 << 14  # picture, in pixels, that is worth a matrix of weights
 
 @dataclass(frozen=True)
 class PatchGrid:
@@ -110,7 +107,7 @@ class Preprocessor:
             raise ImageError(f'image: found shape {image.shape} of {image.dtype}, expected (height, width, 3) of uint8')
         image = np.ascontiguousarray(image)
         if self._stream is None:
-            return Prepared(_resized(_shrunk(image, self.input_size[0]), self.input_size))
+            return Prepared(_resized(torch.from_numpy(image), self.input_size))
         with torch.cuda.stream(self._stream):
             pixels = torch.from_numpy(image).pin_memory().to(self.device, non_blocking=True)
             prepared = _resized(pixels, self.input_size)
@@ -123,32 +120,3 @@ def _resized(pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if tensor.shape[2:] != size:
         tensor = F.interpolate(tensor, size, mode='bilinear', antialias=True, align_corners=False)
     return tensor.div_(255).clamp_(0, 1)
-
-
-def _shrunk(image: npt.NDArray[np.uint8], rows: int) -> torch.Tensor:
-    """The picture (H, W, 3) with its height as `_resized` would make it, where that is less; as it is elsewhere.
-
-    The same to rounding and in half the time on a CPU: the products of a sparse matrix with whole rows of pixels run
-    along the memory, and leave less to do across.
-    """
-    height, width, _ = image.shape
-    if not rows < height <= _TALLEST:
-        return torch.from_numpy(image)
-    flat = image.reshape(height, -1).astype(np.float32)
-    return torch.from_numpy((_shrinking(height, rows) @ flat).reshape(rows, width, 3))
-
-
-@lru_cache(maxsize=8)
-def _shrinking(height: int, rows: int) -> sparse.csr_array:
-    """(rows, height) float32: what each row of pixels counts in each of fewer rows, as PyTorch's bilinear
-    interpolation with antialiasing has it: a triangle round the centre, as wide as the scale either side."""
-    one, half = np.float32(1), np.float32(0.5)
-    scale = np.float32(height) / np.float32(rows)  # in single precision throughout: its rounding moves the centres
-    centres = scale * (np.arange(rows, dtype=np.float32)[:, None] + half)
-    first = np.maximum((centres - scale + half).astype(np.int64), 0)
-    columns = first + np.arange(int(2 * scale) + 2)
-    inside = columns < np.minimum((centres + scale + half).astype(np.int64), height)
-    weights = np.where(inside, np.maximum(0, one - np.abs((columns - centres + half) * (one / scale))), 0)
-    weights /= weights.sum(axis=1, keepdims=True)
-    index = np.nonzero(weights)
-    return sparse.csr_array((weights[index], (index[0], columns[index])), shape=(rows, height))
