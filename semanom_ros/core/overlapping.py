@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import ParamSpec, TypeVar
+
+from semanom_ros.errors import SemanomError
 
 _END = object()
 
@@ -55,3 +57,21 @@ class Behind:
         self._pool.shutdown()
         if error is None or isinstance(error, GeneratorExit):
             self._wait()
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items; a shorter one at the end, or before a SemanomError of the items."""
+    batch: list[T] = []
+    failure: SemanomError | None = None
+    try:
+        for item in items:
+            batch.append(item)
+            if len(batch) == size:
+                yield batch
+                batch = []
+    except SemanomError as error:
+        failure = error
+    if batch:
+        yield batch
+    if failure is not None:
+        raise failure

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from semanom_ros.core.drift.drift_monitor import DriftState
 from semanom_ros.core.frames import Frame
-from semanom_ros.core.overlapping import Behind, ahead
+from semanom_ros.core.overlapping import Behind, ahead, batches
 from semanom_ros.core.results import Reason, Verdict
 from semanom_ros.errors import BagError, CameraError
-from semanom_ros.evaluation.detectors import Method, Ranked, Row
+from semanom_ros.evaluation.detectors import Detectors, Method, Ranked, Row
 from semanom_ros.evaluation.measurement import Measurement, rounded
 from semanom_ros.evaluation.metrics import ANOMALOUS
 from semanom_ros.evaluation.result_bag import CAMERA, ResultBag
@@ -159,6 +159,8 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
     target = folder / 'bags' / name
     shutil.rmtree(target, ignore_errors=True)
     damage, frames, sequence, size = '', 0, -1, (0, 0, 0)
+    detectors = [method for method in methods if isinstance(method, Detectors)]
+    batch = max((one.embedder.largest_batch for one in detectors), default=1)
 
     def note(frame: Frame, verdicts: Sequence[Ranked], truth: npt.NDArray[np.uint8] | None, sequence: int,
              stretch: int, surroundings: Surroundings | None) -> None:
@@ -173,17 +175,17 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
         with BagSegments(reader, [topic], topics.segments) as segments, \
                 ResultBag(target, _frame_id(reader, topic), _camera(reader, topic), drawn, path, topic) as results, \
                 tqdm(total=reader.counts[topic], desc=f'replay {name}', unit='frame', disable=None) as bar, \
-                closing(ahead(reader.images(topic, segments=segments, bit_depth=topics.bit_depth), 2)) as pictures, \
-                Behind() as behind:
+                closing(ahead(reader.images(topic, segments=segments, bit_depth=topics.bit_depth), 2 * batch)
+                        ) as pictures, Behind() as behind:
+            taken = _in_batches(pictures, batch, detectors)
             while True:
                 try:
-                    frame = next(pictures, None)
+                    frame = next(taken, None)
                 except BagError as error:  # the recording breaks off; what was there counts
                     log.warning('%s', error)
                     damage, frame = str(error), None
                 if frame is None:
                     break
-                frame = replace(frame, camera=CAMERA)
                 before = sequence, size
                 (sequence, stretch), size = count(frame.stamp_ns), frame.image.shape
                 if reader.stills or before != (sequence, size):  # as the detector does
@@ -202,6 +204,15 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
         recording = Recording(name, path, topic, truths.topic if truths.topic in reader.topics else '', frames,
                               reader.bad_images, damage, reader.stills)
     _store(stored, recording, [measurements[row] for row in rows])
+
+
+def _in_batches(pictures: Iterable[Frame], batch: int, detectors: Sequence[Detectors]) -> Iterator[Frame]:
+    """The frames, one after the other; the detectors are told of so many of them together, before."""
+    for frames in batches(pictures, batch):
+        own = [replace(frame, camera=CAMERA) for frame in frames]
+        for one in detectors:
+            one.look_ahead(own)
+        yield from own
 
 
 def _frame_id(reader: BagReader, topic: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from semanom_ros.core.overlapping import Behind, ahead
 from semanom_ros.core.pipeline import CameraState, Judge
 from semanom_ros.core.results import FrameResult, Reason, Verdict
 from semanom_ros.errors import EncoderError
+from semanom_ros.evaluation.detectors import Detectors
 
 CAMERAS = ('front', 'left', 'rear')
 NOT_A_PICTURE = np.zeros((4, 4), np.uint8)
@@ -154,6 +156,21 @@ def test_without_memory_for_one_picture_all_are_unknown(
     assert results[0].explanation.startswith('encoder random-patches: found no memory on cpu for one picture (CUDA')
     with pytest.raises(EncoderError, match='choose a smaller input_size'):
         judge.embedder.embed(shown(world)[:1])
+
+
+def test_an_evaluation_embeds_the_next_frames_together(
+        judge: Judge, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    detectors = Detectors(judge.settings, [judge.database.path], (), (False, True), judge.embedder)
+    frames = [replace(frame, stamp_ns=number * 10**9) for number, frame in enumerate(shown(world), 1)]
+    alone = [verdict.score for frame in frames for verdict in detectors.process(frame)]
+    detectors.reset()
+    sizes = counted(judge, monkeypatch)
+    detectors.look_ahead(frames)
+    together = [verdict.score for frame in frames for verdict in detectors.process(frame)]
+    assert sizes == [3]
+    assert together == pytest.approx(alone, rel=1e-4)
+    detectors.process(frames[0])
+    assert sizes == [3, 1], 'one that was not foreseen'
 
 
 def test_items_are_computed_ahead_and_what_fails_there_is_raised_in_its_place() -> None:

@@ -8,22 +8,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.database.storage import FrameRecord, NominalAddition, thumbnail
 from semanom_ros.core.embedding.embedder import Embedder, FrameEmbedding, MaskMemory
 from semanom_ros.core.frames import Frame
-from semanom_ros.core.overlapping import Behind, ahead
-from semanom_ros.errors import SemanomError
+from semanom_ros.core.overlapping import Behind, ahead, batches
 
 SHORTEST_STRETCH_NS = 5_000_000_000  # neighbouring frames look alike: a stretch must be longer than they do
 MOST_STRETCHES = 10  # of one drive
 MOST_NAMED = 5  # frames that could not be recorded
 
 log = logging.getLogger(__name__)
-
-T = TypeVar('T')
 
 
 class Thinning:
@@ -209,7 +205,7 @@ class NominalRecorder:
         batch_size = self._embedder.largest_batch
         pictures = ((frame, self._embedder.prepare(frame)) for frame in frames)
         with Behind() as behind, closing(ahead(pictures, 2 * batch_size)) as prepared:
-            for batch in _batches(prepared, batch_size):
+            for batch in batches(prepared, batch_size):
                 recorded = [frame for frame, _ in batch]
                 embeddings = self._embedder.embed(
                     recorded, [self._memory(frame) for frame in recorded], [picture for _, picture in batch])
@@ -242,21 +238,3 @@ class NominalRecorder:
 def folder_size(path: Path) -> int:
     """Bytes of the files in a folder."""
     return sum(file.stat().st_size for file in path.rglob('*') if file.is_file())
-
-
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items; a shorter one at the end, or before a SemanomError of the items."""
-    batch: list[T] = []
-    failure: SemanomError | None = None
-    try:
-        for item in items:
-            batch.append(item)
-            if len(batch) == size:
-                yield batch
-                batch = []
-    except SemanomError as error:
-        failure = error
-    if batch:
-        yield batch
-    if failure is not None:
-        raise failure
