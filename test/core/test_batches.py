@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from semanom_ros.core.embedding.embedder import LARGEST_BATCH
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.overlapping import Behind, ahead
 from semanom_ros.core.pipeline import CameraState, Judge
@@ -146,6 +147,17 @@ def test_batches_are_halved(judge: Judge, world: Any, monkeypatch: pytest.Monkey
     sizes = counted(judge, monkeypatch, most=2)
     assert len(judge.embedder.embed([Frame(world.street(1), 0)] * 7)) == 7
     assert sizes == [7, 3, 1, 1, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(('own', 'sizes'), [(None, [5]), (2, [2, 2, 1]), (20, [5])])
+def test_batches_are_no_larger_than_the_encoder_takes(
+        world: Any, monkeypatch: pytest.MonkeyPatch, own: int | None, sizes: list[int]) -> None:
+    monkeypatch.setitem(LARGEST_BATCH, 'cpu', 8)
+    world.encoder.largest_batch = own
+    given, real = [], world.encoder.encode
+    monkeypatch.setattr(world.encoder, 'encode', lambda images: given.append(len(images)) or real(images))
+    assert len(world.embedder(world.settings()).embed([Frame(world.street(1), 0)] * 5)) == 5
+    assert given == sizes
 
 
 def test_without_memory_for_one_picture_all_are_unknown(

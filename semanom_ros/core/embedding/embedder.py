@@ -104,7 +104,8 @@ class Embedder:
         self.encoder = encoder
         self.segmenter = segmenter
         self.preprocessor = Preprocessor(encoder.input_size, encoder.device)
-        self.largest_batch = encoder.largest_batch or LARGEST_BATCH[encoder.device.type]
+        usual = LARGEST_BATCH[encoder.device.type]
+        self.largest_batch = min(usual, encoder.largest_batch or usual)
         self._every_n = every_n
         self._parameters = dict(parameters or {})
         self._pictures: PictureEncoder | None = None
