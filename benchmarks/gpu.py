@@ -126,7 +126,8 @@ def _measure(given: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         if embedder.encoder.device.type == 'cuda':
             within(f'{embedder.encoder.name} backends',
                    lambda p=plan, e=embedder, f=found: backends(p, e, f, (('compile', 'bf16'), ('tensorrt', 'fp16'))))  # type: ignore[misc]
-    result |= first.values if first else {}
+    if first is not None:
+        first.onto(result)
     result['encoders'] = {title: found.content() for title, found in result['encoders'].items()}
     result['seconds'] = round(time.monotonic() - begun, 1)
     return result

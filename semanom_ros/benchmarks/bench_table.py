@@ -18,16 +18,19 @@ DASH = '–'
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """Tables of a bench.json: figures by encoder, those measured once, backends, seconds."""
+    """Tables of a bench.json: figures by encoder, those measured once, backends; of what was measured."""
     encoders: Mapping[str, Any] = result['encoders']
     names = [encoder['details']['encoder']['name'] for encoder in encoders.values()]
     lines = [_line('figure', 'goal', *encoders), _line(*['---'] * (2 + len(encoders)))]
     for figure in PER_ENCODER:
-        lines.append(_line(figure.words, _goals(figure, names),
-                           *(_cell(figure, encoder, encoder['intervals']) for encoder in encoders.values())))
+        cells = [_cell(figure, encoder, encoder['intervals']) for encoder in encoders.values()]
+        if set(cells) != {DASH}:
+            lines.append(_line(figure.words, _goals(figure, names), *cells))
     first: Mapping[str, Any] = next(iter(encoders.values()), {'intervals': {}})
-    lines += ['', _line('with the first encoder', 'goal', 'figure'), _line('---', '---', '---')]
-    lines += [_line(figure.words, _goals(figure, []), _cell(figure, result, first['intervals'])) for figure in OVERALL]
+    once = [_line(figure.words, _goals(figure, []), _cell(figure, result, first['intervals']))
+            for figure in OVERALL if figure.of(result) is not None]
+    if once:
+        lines += ['', _line('with the first encoder', 'goal', 'figure'), _line('---', '---', '---'), *once]
     known = {name: value for name, value in result['backends'].items() if value}
     if known:
         lines += ['', _line('backend', 'times as fast', '95 %', 'largest score error', 'verdicts equal'),

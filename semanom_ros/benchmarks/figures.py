@@ -96,6 +96,11 @@ class Found:
         self.put(key, ratio(above, below))
         self.intervals[key] = interval(above, below)
 
+    def onto(self, result: dict[str, Any]) -> None:
+        """Puts the figures to the top of a bench.json; of several sizes those that were not measured stay null."""
+        for name, value in self.values.items():
+            result[name] = {**(result.get(name) or {}), **value} if isinstance(value, dict) else value
+
     def content(self) -> dict[str, Any]:
         """For bench.json."""
         return {**self.values, 'intervals': self.intervals, 'details': self.details}

@@ -40,9 +40,8 @@ def measure(plans: Sequence[Plan], wanted: Sequence[str], once: Sequence[str]) -
         found = Found()
         found.details['encoder'] = about(embedder.encoder)
         _measure(plan, embedder, [name for name in wanted if not number or name not in once], found)
-        if not number:  # of several sizes those that were not measured stay null
-            result |= {name: {**(result.get(name) or {}), **value} if isinstance(value, dict) else value
-                       for name, value in found.values.items()}
+        if not number:
+            found.onto(result)
             result['machine'] = machine(embedder.encoder.device)
         result['encoders'][label(embedder.encoder)] = found.content()
         yield result
