@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.database.storage import FrameRecord, NominalAddition, thumbnail
 from semanom_ros.core.drift.drift_monitor import Drift, DriftMonitor
 from semanom_ros.core.drift.drift_reference import DriftReference, sample_of
-from semanom_ros.core.embedding.embedder import Embedder, FrameEmbedding
+from semanom_ros.core.embedding.embedder import Embedder, FrameEmbedding, queries_of
+from semanom_ros.core.embedding.preprocessing import Prepared
 from semanom_ros.core.embedding.segmenters.refreshed import MaskMemory
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.labelling import Labeller
@@ -29,9 +30,13 @@ from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel
 from semanom_ros.core.results import ALARM, Anomaly, FrameResult, Reason, ScoreMap, Verdict
 from semanom_ros.core.scoring.calibration import Calibration, calibrate, parameters_of, stored_parameters
 from semanom_ros.core.scoring.scorer import FrameScores, Scorer
+from semanom_ros.errors import ImageError, SemanomError
 from semanom_ros.settings import FilterSettings, MethodSettings
 
 log = logging.getLogger(__name__)
+
+LOG_PERIOD_S = 10.0
+"""That a camera's frames fail is logged once in that time."""
 
 EVIDENCE_SIZE = 160  # longer side of the picture kept with what was accepted, pixels
 
@@ -45,12 +50,25 @@ class CameraState:
         filter: tracks and their evidence.
         drift: whether driving is still like the nominal drives.
         stamp_ns: of the last frame that was judged; None: there was none.
+        complained: when the log was last told of a frame that failed, monotonic seconds.
     """
 
     masks: MaskMemory = field(default_factory=MaskMemory)
     filter: TemporalFilter = field(default_factory=TemporalFilter)
     drift: DriftMonitor = field(default_factory=DriftMonitor)
     stamp_ns: int | None = None
+    complained: float = -math.inf
+
+    def failed(self, frame: Frame, error: Exception) -> FrameResult:
+        """What is said of a frame that failed in the pipeline; the log is told now and then."""
+        if isinstance(error, ImageError):
+            return FrameResult.unknown(frame.stamp_ns, frame.camera, Reason.INVALID_IMAGE, str(error))
+        known, now = isinstance(error, SemanomError), time.monotonic()
+        if now - self.complained > LOG_PERIOD_S:
+            self.complained = now
+            log.error('%s: frame failed: %s', frame.camera, error, exc_info=None if known else error)
+        return FrameResult.unknown(frame.stamp_ns, frame.camera, Reason.FAILED,
+                                   str(error) if known else f'frame failed: {error!r}', frame.size)
 
 
 class Judge:
@@ -153,18 +171,65 @@ class Judge:
         return self._level
 
     def process(self, frame: Frame, state: CameraState) -> FrameResult:
-        """What is anomalous in a frame.
+        """What is anomalous in a frame, see `process_batch`."""
+        return self.process_batch([frame], [state])[0]
+
+    def process_batch(self, frames: Sequence[Frame], states: Sequence[CameraState],
+                      prepared: Sequence[Prepared] | None = None) -> list[FrameResult]:
+        """What is anomalous in frames of several cameras: one pass of the encoder, one search, then each on its own.
+
+        What fails with a frame costs that frame alone: it is unknown, and the log says why.
 
         Args:
-            frame: a picture.
-            state: of its camera, whose frames come in their order; changed here.
-
-        Raises:
-            ImageError: the picture is none.
+            frames: pictures, which may differ in size, at most one of each camera.
+            states: of their cameras, whose frames come in their order; changed here.
+            prepared: the same pictures on their way to the encoder; None: that begins now.
         """
         start = time.perf_counter()
-        embedding = self.embedder.embed([frame], [state.masks])[0]
-        return not_finite(embedding) if embedding.fault else self.filter(self.score(embedding), state, start)
+        try:
+            encoded = self.embedder.encode(frames, prepared)
+        except Exception as error:
+            if len(frames) == 1:
+                return [states[0].failed(frames[0], error)]
+            pictures = [None] * len(frames) if prepared is None else [[one] for one in prepared]
+            return [self.process_batch([frame], [state], picture)[0]
+                    for frame, state, picture in zip(frames, states, pictures, strict=True)]
+        known: dict[int, FrameResult] = {}  # by place in the batch
+        segmented: dict[int, FrameEmbedding] = {}
+        # on a GPU what is not finite is known when it has searched; to ask before would be to wait for it twice
+        at_once = self.embedder.encoder.device.type != 'cuda'
+        for place, (embedding, state) in enumerate(zip(encoded, states, strict=True)):
+            try:
+                one = self.embedder.segment(embedding, state.masks)
+                if at_once and one.fault:
+                    known[place] = not_finite(one)
+                else:
+                    segmented[place] = one
+            except Exception as error:
+                known[place] = state.failed(embedding.frame, error)
+        for place, scores in self._scored(segmented).items():
+            try:
+                if isinstance(scores, Exception):
+                    raise scores
+                fault = scores.embedding.fault
+                known[place] = not_finite(scores.embedding) if fault else self.filter(scores, states[place], start)
+            except Exception as error:
+                known[place] = states[place].failed(frames[place], error)
+        return [known[place] for place in range(len(frames))]
+
+    def _scored(self, embeddings: Mapping[int, FrameEmbedding]) -> dict[int, FrameScores | Exception]:
+        """Scores of embeddings in one search; where that fails, of each alone, or why there are none."""
+        if not embeddings:
+            return {}
+        batch = list(embeddings.values())
+        try:
+            scores = self._scorer.score_batch(batch, [queries_of(one) for one in batch], self._level)
+            return dict(zip(embeddings, scores, strict=True))
+        except Exception as error:
+            if len(batch) == 1:
+                return dict.fromkeys(embeddings, error)
+            return {place: one for key, embedding in embeddings.items()
+                    for place, one in self._scored({key: embedding}).items()}
 
     def score(self, embedding: FrameEmbedding) -> FrameScores:
         """Raw and calibrated scores of an embedded frame, before the filter.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.embedding.embedder import FrameEmbedding
@@ -64,9 +66,29 @@ class Scorer:
 
     def score(self, embedding: FrameEmbedding, queries: Queries, level: float) -> FrameScores:
         """Scores one frame; `level` is the frame score before calibration that counts as an alarm."""
+        return self.score_batch([embedding], [queries], level)[0]
+
+    def score_batch(self, embeddings: Sequence[FrameEmbedding], queries: Sequence[Queries], level: float
+                    ) -> list[FrameScores]:
+        """Scores frames, compared with the database in one search.
+
+        Args:
+            embeddings: of the frames.
+            queries: of each.
+            level: the frame score before calibration that counts as an alarm.
+        """
         start = time.perf_counter()
-        distances, nearest = self._compare(self._database, queries.vectors, queries.places)
-        searched = time.perf_counter()
+        vectors = torch.cat([one.vectors for one in queries])
+        places = np.concatenate([one.places for one in queries])
+        distances, nearest = self._compare(self._database, vectors, places)
+        search = (time.perf_counter() - start) * 1e3 / len(queries)
+        ends = np.cumsum([len(one.vectors) for one in queries])[:-1]
+        return [self._scored(*one, level, search) for one in zip(
+            embeddings, queries, np.split(distances, ends), np.split(nearest, ends), strict=True)]
+
+    def _scored(self, embedding: FrameEmbedding, queries: Queries, distances: npt.NDArray[np.float32],
+                nearest: npt.NDArray[np.int64], level: float, search: float) -> FrameScores:
+        start = time.perf_counter()
         relative = self._calibration.relative(distances, queries.positions)
         judge = self._calibration.judge
         if judge is not None:
@@ -75,5 +97,4 @@ class Scorer:
         return FrameScores(
             embedding, queries, distances, nearest, relative / np.float32(level), frame / level,
             frame_statistic(distances, self._fraction), self._calibration.p_value(frame), level,
-            {**embedding.timings_ms, 'search': (searched - start) * 1e3,
-             'score': (time.perf_counter() - searched) * 1e3})
+            {**embedding.timings_ms, 'search': search, 'score': (time.perf_counter() - start) * 1e3})

@@ -25,6 +25,7 @@ class Encoder(ABC):
             them.
         wants_calibration_by_place: whether its nominal distances differ from place to place in the image, so that
             they want to be divided by what is usual there; False where training has made them alike.
+        largest_batch: most images that it takes at once; None: any number.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Encoder(ABC):
     dtype: torch.dtype
     wants_standardizing: bool = True
     wants_calibration_by_place: bool = True
+    largest_batch: int | None = None
 
     @abstractmethod
     def encode(self, images: torch.Tensor) -> torch.Tensor:
