@@ -19,6 +19,8 @@ from semanom_ros.benchmarks.timing import in_turn, ratio, summary
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.pipeline import CameraState, Judge
+from semanom_ros.core.results import FrameResult, Reason
+from semanom_ros.errors import SemanomError
 from semanom_ros.recordings.images import ImageMessage, encode_pixels, image_from_message
 
 _PERIOD_NS = 100_000_000
@@ -54,7 +56,8 @@ def six_cameras(plan: Plan, embedder: Embedder, found: Found) -> None:
     def together() -> None:
         stamp = next(number) * _PERIOD_NS
         frames = [Frame(picture, stamp, f'camera_{index}') for index, picture in enumerate(islice(pictures, CAMERAS))]
-        judge.process_batch(frames, states)
+        for result in judge.process_batch(frames, states):
+            _check(result)
 
     times = in_turn({'bare': forward_pass(embedder, CAMERAS), 'six': together}, plan.few, 'six cameras')
     found.put_ratio('six_cameras_in_process_over_forward', times['bare'], times['six'])
@@ -75,9 +78,21 @@ class OneByOne:
         image = image_from_message(next(self._messages))
         self.spent['decode'].append((time.perf_counter() - begin) * 1e3)
         result = self._judge.process(Frame(image, next(self._number) * _PERIOD_NS), self._state)
+        _check(result)
         for stage, milliseconds in result.timings_ms.items():
             if stage != 'total':
                 self.spent[stage].append(milliseconds)
+
+
+def _check(result: FrameResult) -> None:
+    """What fails is quick.
+
+    Raises:
+        SemanomError: the frame could not be judged.
+    """
+    if result.reason in (Reason.FAILED, Reason.NOT_FINITE, Reason.NOT_CALIBRATED):
+        raise SemanomError(f'benchmark: found a frame that is unknown, {result.reason.words} ({result.explanation}), '
+                           'expected a verdict; see the log')
 
 
 def _pictures() -> Iterator[npt.NDArray[np.uint8]]:
