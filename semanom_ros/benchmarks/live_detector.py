@@ -35,9 +35,10 @@ from semanom_ros.ros.qos import OUTPUT
 
 _CONFIGURE_S, _ACTIVATE_S = 300.0, 60.0
 _LOST_S = 5.0  # after which an image without a score counts as lost
-_FASTEST_S = 1 / 60  # the shortest period of a camera
+_OVERLOAD = 1.5  # times as many images as can be scored one by one saturate the detector
 _DRAIN_S, _DRAIN_PERIODS = 2.0, 8  # the least, or so many periods: how long a burst's last scores are waited for
 _ATTEMPTS = 5  # images sent for each that is to be scored
+_SINGLE = 4  # images sent one by one to find out how long one takes
 _BURST_FRAMES = 8  # different pictures that a burst repeats
 _SETTLING = 2  # scores of each camera at the beginning of a burst that do not count
 _ROUNDS = 3  # of bursts, between passes of the bare encoder
@@ -144,8 +145,8 @@ class LiveDetector:
     def saturated(self, plan: Plan, embedder: Embedder, found: Found) -> None:
         """Images scored in a second when more come than can be, over what the bare encoder takes in a second.
 
-        With one camera, or with all of them, each of which sends a third more than its share. Bursts and passes of the
-        bare encoder in turn, so that neither waits for the other.
+        With one camera, or with all of them, each of which sends half as much again as its share. Bursts and passes of
+        the bare encoder in turn, so that neither waits for the other.
         """
         several = len(self._cameras) > 1
         what = 'six_cameras' if several else 'throughput'
@@ -158,8 +159,7 @@ class LiveDetector:
 
         rates, scores, encoder_ms, sent = list[float](), list[_Score](), bare(), 0
         for _ in range(_ROUNDS):
-            images_ms = statistics.median(encoder_ms)
-            period = max(_FASTEST_S, images_ms / 1e3 * len(self._cameras) / 1.33)
+            period = self._alone() * len(self._cameras) / _OVERLOAD
             published, burst = self._burst(max(4 + _SETTLING, round(plan.burst_s / _ROUNDS / period)), period, what)
             sent, settled = sent + published, sorted(burst, key=lambda score: score.received)
             settled = settled[_SETTLING * len(self._cameras):]
@@ -181,9 +181,16 @@ class LiveDetector:
         stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
         begin = time.perf_counter()
         self._publishers[0].publish(message)
-        scored = self._wait_for(stamp, _LOST_S)
+        scored = self._wait_for(stamp, _LOST_S, self._cameras[:1])
         self._process.check_alive()
         return (time.perf_counter() - begin) * 1e3 if scored else None
+
+    def _alone(self) -> float:
+        """Seconds from publishing an image that comes alone to receiving its score."""
+        alone = [time for time in map(self._score_one, map(self._message, drive(_SINGLE))) if time is not None]
+        if not alone:
+            raise self._process.failure('scored no image')
+        return statistics.median(alone) / 1e3
 
     def _burst(self, count: int, period: float, what: str) -> tuple[int, list[_Score]]:
         """Publishes an image of every camera so often, at a period in seconds.
@@ -201,27 +208,24 @@ class LiveDetector:
                 sent[name, self._stamp_ns] = time.perf_counter()
                 publisher.publish(message)
         # the last ones are scored, whatever was dropped, unless they are lost
-        self._wait_for(self._stamp_ns, max(_DRAIN_S, _DRAIN_PERIODS * period))
+        self._wait_for(self._stamp_ns, max(_DRAIN_S, _DRAIN_PERIODS * period), self._cameras)
         with self._changed:
             scores = [_Score(key[0], when, self._scored_at[key]) for key, when in sent.items()
                       if key in self._scored_at]
         return len(sent), scores
 
-    def _wait_for(self, stamp: int, timeout_s: float) -> bool:
-        """Whether every camera's image of a stamp is scored in time."""
+    def _wait_for(self, stamp: int, timeout_s: float, cameras: Sequence[str]) -> bool:
+        """Whether the image of a stamp of each of these cameras is scored in time."""
         with self._changed:
             return self._changed.wait_for(
-                lambda: all((name, stamp) in self._scored_at for name in self._cameras), timeout_s)
+                lambda: all((name, stamp) in self._scored_at for name in cameras), timeout_s)
 
     def overload(self, plan: Plan, found: Found) -> None:
         """A camera that sends three times as fast as images are scored one by one: what becomes of them.
 
         The latency of the last third of the scores over that of the first third tells whether anything queues.
         """
-        alone = [time for time in map(self._score_one, map(self._message, drive(_BURST_FRAMES))) if time is not None]
-        if not alone:
-            raise self._process.failure('scored no image')
-        period = statistics.median(alone) / 1e3 / 3
+        period = self._alone() / 3
         before = self._drops_after(time.monotonic())
         sent, scores = self._burst(max(30, round(plan.burst_s / period)), period, 'overload')
         after = self._drops_after(time.monotonic())
