@@ -42,7 +42,8 @@ ENCODERS = (('open_clip:ViT-B-16', [448, 768]), ('timm:vit_small_patch14_dinov2.
 
 PRECISIONS = ('bf16', 'fp16', 'fp32')
 COMPARED = 2  # frames whose scores are computed on the CPU as well
-BUDGET_S = 420.0  # after which nothing new is begun
+ENGINES = (('compile', 'bf16'), ('tensorrt', 'fp16'))
+BUDGET_S = 360.0  # after which nothing new is begun
 
 
 def main() -> None:
@@ -91,19 +92,18 @@ def _measure(given: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     repeats = given.repeats or (3 if quick else 50)
     sizes = tuple(given.sizes or ([10_000] if quick else [100_000, 1_000_000]))
     result = nothing()
-    first: Found | None = None
 
-    def within(name: str, benchmark: Callable[[], None]) -> None:
+    def within(name: str, benchmark: Callable[..., None], *arguments: Any) -> None:
         spent = time.monotonic() - begun
         if spent > BUDGET_S:
             log.info('%s: not measured, %.0f s are over', name, spent)
             return
-        benchmark()
+        benchmark(*arguments)
         log.info('%s: measured, %.0f s after the start', name, time.monotonic() - begun)
 
     encoders = [('timm:test_vit', [160, 160])] if quick else ENCODERS
     precisions = ('fp32',) if quick else PRECISIONS
-    plans: list[tuple[Plan, Embedder, Found]] = []
+    whole: list[tuple[str, Plan, Embedder, Found]] = []  # of each encoder, in the first precision
     for number, (name, size) in enumerate(encoders):
         for precision in precisions:
             settings = Settings().changed({'encoder': name, 'encoder_weights': 'random:0', 'input_size': size,
@@ -111,30 +111,36 @@ def _measure(given: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             folder = scratch / f'{number}-{precision}'
             folder.mkdir()
             plan = Plan(settings, folder, sizes, repeats, frames=20, burst_s=0.0)
+            held = _allocated()
             embedder, found = Embedder.load(settings.method), Found()
             embedder.encoder.warm_up()
             found.details['encoder'] = about(embedder.encoder)
             title = f'{label(embedder.encoder)} {precision}'
             result['machine'] = machine(embedder.encoder.device)
-            within(title, lambda plan=plan, embedder=embedder, found=found: _one(plan, embedder, found))  # type: ignore[misc]
             result['encoders'][title] = found
-            plans.append((plan, embedder, found))
-            first = first or found
-    for number in range(0, len(plans), len(precisions)):  # of each encoder, in the first precision
-        plan, embedder, found = plans[number]
-        within(f'{embedder.encoder.name} search', lambda p=plan, e=embedder, f=found: search(p, e, f))  # type: ignore[misc]
+            within(title, _one, plan, embedder, found, held)
+            if precision == precisions[0]:
+                whole.append((title, plan, embedder, found))
+    for title, plan, embedder, found in reversed(whole):  # the smaller embeddings first
+        within(f'{title} search', search, plan, embedder, found)
         if embedder.encoder.device.type == 'cuda':
-            within(f'{embedder.encoder.name} backends',
-                   lambda p=plan, e=embedder, f=found: backends(p, e, f, (('compile', 'bf16'), ('tensorrt', 'fp16'))))  # type: ignore[misc]
-    if first is not None:
-        first.onto(result)
+            within(f'{title} backends', backends, plan, embedder, found, ENGINES)
+    first = whole[0][-1]
+    first.onto(result)
     result['encoders'] = {title: found.content() for title, found in result['encoders'].items()}
     result['seconds'] = round(time.monotonic() - begun, 1)
     return result
 
 
-def _one(plan: Plan, embedder: Embedder, found: Found) -> None:
-    """Everything but search, of one encoder in one precision."""
+def _allocated() -> int:
+    """Bytes of the GPU's memory that are in use here."""
+    import torch
+
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+
+
+def _one(plan: Plan, embedder: Embedder, found: Found, held: int) -> None:
+    """Everything but search, of one encoder in one precision; `held` bytes of the GPU were in use before."""
     import torch
 
     from semanom_ros.benchmarks.camera_batches import six_cameras, stages
@@ -150,7 +156,7 @@ def _one(plan: Plan, embedder: Embedder, found: Found) -> None:
     six_cameras(plan, embedder, found)
     details: dict[str, Any] = {'pipeline_hz': round(1e3 / found.details['stages']['pipeline']['median_ms'], 1)}
     if cuda:
-        details['peak_memory_mb'] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
+        details['peak_memory_mb'] = round((torch.cuda.max_memory_allocated() - held) / 1e6, 1)
         details['forward_on_the_gpu_ms'] = _by_events(forward_pass(embedder), plan.repeats)
         state, frames = CameraState(), _frames(plan, 3)
         judge.process(frames[0], state)

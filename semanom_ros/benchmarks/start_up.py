@@ -31,9 +31,10 @@ STEPS = ('import', 'weights', 'database', 'calibration', 'warm-up')
 
 
 def start(plan: Plan, embedder: Embedder, found: Found) -> None:
-    """All steps over the first two, with the largest of the databases; files are in the cache, calibration is stored.
+    """All steps over the first two, with the largest of the databases, whose calibration is stored.
 
-    The database is opened as a detector opens it, with its checksums compared.
+    Files are in the cache: the database was just written, and what is imported and loaded is in this process already.
+    It is opened as a detector opens it, with its checksums compared.
     """
     size = max(plan.sizes)
     path = database_of(plan.scratch, embedder, size)
@@ -41,10 +42,9 @@ def start(plan: Plan, embedder: Embedder, found: Found) -> None:
         indexed(path)
     settings = plan.settings.changed({'standardize': False, 'variant': 'grid'})
     seconds: dict[str, list[float]] = defaultdict(list)
-    for turn in tqdm(range(plan.few + 1), desc='start', leave=False, disable=None):
-        steps = _in_process(settings, path)
-        for step in STEPS if turn else ():  # the first fills the cache
-            seconds[step].append(steps[step])
+    for _ in tqdm(range(plan.few), desc='start', leave=False, disable=None):
+        for step, spent in _in_process(settings, path).items():
+            seconds[step].append(spent)
     wholes = [sum(steps) for steps in zip(*seconds.values(), strict=True)]
     needed = [sum(steps) for steps in zip(seconds['import'], seconds['weights'], strict=True)]
     found.put_ratio('start_over_import_and_weights', wholes, needed)

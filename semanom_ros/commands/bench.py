@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
             folder = Path(scratch) / str(number)
             folder.mkdir()
             plans.append(Plan(settings, folder, sizes if not number else (min(sizes),), repeats,
-                              frames=20 if quick else 40, burst_s=4.0 if quick else 15.0))
+                              frames=20 if quick else 40, burst_s=3.0 if quick else 15.0))
         for result in measure(plans, arguments.only, ONCE):
             arguments.output.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(result, indent=1) + '\n')
