@@ -28,7 +28,7 @@ ENGINES = (('torch', 'bf16'), ('compile', 'fp32'), ('openvino', 'fp32'), ('openv
            ('onnxruntime', 'fp32'), ('onnxruntime', 'int8'), ('tensorrt', 'fp16'))
 """Backend and precision; each in bench.json as `openvino-int8`."""
 
-_FRAMES = 12  # whose scores are compared
+_FRAMES = 12  # that certificate and benchmark compare
 
 
 def backends(plan: Plan, embedder: Embedder, found: Found, engines: Sequence[tuple[str, str]]) -> None:
@@ -69,10 +69,11 @@ def _judge(plan: Plan, database: Path, backend: str, precision: str) -> Judge:
     if backend != 'torch':
         changes['backend'] = backend
         command = [sys.executable, '-m', 'semanom_ros.cli', 'export', '--database', str(database), '--backend', backend,
-                   '--precision', precision]
+                   '--precision', precision, '--frames', str(_FRAMES)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise SemanomError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'semanom export failed')
+            said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+            raise SemanomError(said[-1] if said else f'semanom export ended with status {done.returncode}')
     return Judge.load(plan.settings.method.changed(changes), database)
 
 
