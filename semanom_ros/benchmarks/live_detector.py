@@ -36,7 +36,7 @@ from semanom_ros.ros.qos import OUTPUT
 _CONFIGURE_S, _ACTIVATE_S = 300.0, 60.0
 _LOST_S = 5.0  # after which an image without a score counts as lost
 _OVERLOAD = 1.5  # times as many images as can be scored one by one saturate the detector
-_DRAIN_S, _DRAIN_PERIODS = 2.0, 8  # the least, or so many periods: how long a burst's last scores are waited for
+_DRAIN_S, _DRAIN_PERIODS = 2.0, 4  # the least, or so many periods: how long a burst's last scores are waited for
 _ATTEMPTS = 5  # images sent for each that is to be scored
 _SINGLE = 4  # images sent one by one to find out how long one takes
 _BURST_FRAMES = 8  # different pictures that a burst repeats

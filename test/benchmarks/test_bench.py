@@ -14,11 +14,15 @@ import pytest
 from semanom_ros.benchmarks.bench_chart import STAGES, stages_of, svg
 from semanom_ros.benchmarks.bench_table import markdown
 from semanom_ros.benchmarks.encoder_results import nothing
+from semanom_ros.benchmarks.engine_backends import backends
 from semanom_ros.benchmarks.figures import OVERALL, PER_ENCODER, VIT_S, Found
+from semanom_ros.benchmarks.plan import Plan
 from semanom_ros.benchmarks.synthetic_database import key
 from semanom_ros.benchmarks.timing import interval, ratio
 from semanom_ros.cli import main
 from semanom_ros.commands.bench import BENCHMARKS
+from semanom_ros.core.embedding.embedder import Embedder
+from semanom_ros.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -29,9 +33,9 @@ PROMISED = {'end_to_end_over_forward', 'throughput_over_forward', 'six_cameras_o
 
 
 @pytest.mark.timeout(900)  # it takes a minute, and ten times that where six processes want the same core
-def test_quick_run_measures_all_but_whole_methods(tmp_path: Path) -> None:
+def test_quick_run_measures_all_but_methods_and_backends(tmp_path: Path) -> None:
     """In a process of its own: Fast DDS reads its profile once."""
-    only = [name for name in BENCHMARKS if name != 'methods']  # those take minutes
+    only = [name for name in BENCHMARKS if name not in ('methods', 'backends')]  # those take minutes
     command = [sys.executable, '-m', 'semanom_ros.cli', 'bench', '--quick', '--output', str(tmp_path), '--scratch',
                str(tmp_path), '--only', *only, '--set', 'encoder=timm:test_vit', '--set', 'encoder_weights=random:0']
     environment = {name: value for name, value in os.environ.items() if name != 'FASTDDS_DEFAULT_PROFILES_FILE'}
@@ -59,11 +63,24 @@ def test_quick_run_measures_all_but_whole_methods(tmp_path: Path) -> None:
     assert len(details['six_cameras']['latency']) == 6
     assert {'decode', 'preprocess', 'encode', 'search', 'score', 'filter'} <= details['stages']['of_forward'].keys()
     assert all(0.5 < growth < 2 for growth in result['memory_growth'].values())
-    assert result['backends']['torch-bf16']['speedup'] > 0
     assert details['encoder']['grid_size'] == [10, 10]
     assert result['machine']['cores'] == os.cpu_count()
     assert sorted(path.name for path in tmp_path.iterdir()) == ['bench.json', 'bench.svg']
     assert ElementTree.parse(tmp_path / 'bench.svg').getroot().tag.endswith('svg')
+
+
+def test_a_precision_is_measured_beside_fp32_and_an_unknown_backend_is_null(tmp_path, caplog):
+    caplog.set_level('INFO')
+    settings = Settings().changed({'encoder': 'timm:test_vit', 'encoder_weights': 'random:0'})
+    plan = Plan(settings, tmp_path, sizes=(), repeats=3, frames=20, burst_s=0.0)
+    found = Found()
+    backends(plan, Embedder.load(settings.method), found, [('torch', 'bf16'), ('abacus', 'fp32')])
+    one = found.values['backends']['torch-bf16']
+    assert one['interval'][0] <= one['speedup'] <= one['interval'][1]
+    assert 0 < one['score_error'] < 1
+    assert found.values['backends']['abacus-fp32'] is None
+    assert 'backend abacus-fp32: not measured' in caplog.text
+    assert 0 < found.details['backends']['torch-bf16']['above_the_level'] < 12, 'verdicts on both sides of the level'
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
