@@ -69,14 +69,14 @@ def indexed(path: Path) -> bool:
 
 def queries_of(embedder: Embedder) -> torch.Tensor:
     """(patches, D) one frame's queries, near the vectors of the databases but none of them."""
-    return drive_of(embedder, 1)[0].flatten(0, 1)
+    return drive_of(embedder, 1, far=0.0)[0].flatten(0, 1)
 
 
-def drive_of(embedder: Embedder, frames: int) -> list[torch.Tensor]:
+def drive_of(embedder: Embedder, frames: int, far: float = _FAR) -> list[torch.Tensor]:
     """(rows, columns, D) patch embeddings of consecutive frames, on the encoder's device, for these databases.
 
-    From one frame to the next a few patches show something else, and the others change a little; a hundredth of them
-    is like nothing nominal.
+    From one frame to the next a few patches show something else, and the others change a little; the share `far`
+    of them is like nothing nominal.
     """
     encoder, generator = embedder.encoder, np.random.default_rng(1)
     (rows, columns), centres = encoder.grid_size, _centres(encoder.dimension)
@@ -85,7 +85,7 @@ def drive_of(embedder: Embedder, frames: int) -> list[torch.Tensor]:
     drive = []
     for _ in range(frames):
         vectors = centres[where] + noise * spread
-        vectors[:round(_FAR * len(vectors))] = noise[:round(_FAR * len(vectors))]
+        vectors[:round(far * len(vectors))] = noise[:round(far * len(vectors))]
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         drive.append(torch.from_numpy(vectors).reshape(rows, columns, -1).to(encoder.device))
         new = generator.random(len(where)) < _NEW
