@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from semanom_ros.core.curation.operations import accept
@@ -28,7 +29,8 @@ from semanom_ros.core.localization.tracking import Track
 from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel
 from semanom_ros.core.results import ALARM, Anomaly, FrameResult, Reason, ScoreMap, Verdict
 from semanom_ros.core.scoring.calibration import Calibration, calibrate, parameters_of, stored_parameters
-from semanom_ros.core.scoring.scorer import FrameScores, Scorer
+from semanom_ros.core.scoring.scorer import EXACT_ABOVE, FrameScores, Scorer
+from semanom_ros.core.scoring.search_memory import SearchMemory
 from semanom_ros.settings import FilterSettings, MethodSettings
 
 log = logging.getLogger(__name__)
@@ -44,12 +46,14 @@ class CameraState:
         masks: for segmenters that do not look at every frame.
         filter: tracks and their evidence.
         drift: whether driving is still like the nominal drives.
+        search: what its frames resembled.
         stamp_ns: of the last frame that was judged; None: there was none.
     """
 
     masks: MaskMemory = field(default_factory=MaskMemory)
     filter: TemporalFilter = field(default_factory=TemporalFilter)
     drift: DriftMonitor = field(default_factory=DriftMonitor)
+    search: SearchMemory = field(default_factory=SearchMemory)
     stamp_ns: int | None = None
 
 
@@ -82,7 +86,8 @@ class Judge:
         self.embedder, self.database, self.settings = embedder, database, settings
         self._labeller = labeller or (Labeller.load(embedder.encoder, Path(vocabulary)) if vocabulary else None)
         self._calibration = calibration or calibration_of(database, settings)
-        self._scorer = Scorer(database, self._calibration, settings.score)
+        self._scorer = Scorer(database, self._calibration, settings.score,
+                              min(EXACT_ABOVE, settings.alarm.pixel_threshold))
         alarm = self._calibration.level_for(settings.alarm)
         self._level, self._calibrated = alarm.level, self._calibration.calibrated
         self._surprise = Surprise(self._calibration.survival, alarm.level, 1.0 if alarm.rate is None else alarm.rate)
@@ -164,15 +169,21 @@ class Judge:
         """
         start = time.perf_counter()
         embedding = self.embedder.embed([frame], [state.masks])[0]
-        return not_finite(embedding) if embedding.fault else self.filter(self.score(embedding), state, start)
+        if embedding.fault:
+            return not_finite(embedding)
+        return self.filter(self.score(embedding, state.search), state, start)
 
-    def score(self, embedding: FrameEmbedding) -> FrameScores:
+    def score(self, embedding: FrameEmbedding, memory: SearchMemory | None = None) -> FrameScores:
         """Raw and calibrated scores of an embedded frame, before the filter.
+
+        Args:
+            embedding: of the frame.
+            memory: of what its camera's frames resembled, see `Scorer`; None: every query is searched for.
 
         Raises:
             EncoderError: the embedding holds NaN or infinity.
         """
-        return self._scorer.score(embedding, self.embedder.queries(embedding), self._level)
+        return self._scorer.score(embedding, self.embedder.queries(embedding), self._level, memory)
 
     def filter(self, scores: FrameScores, state: CameraState, since: float | None = None) -> FrameResult:
         """The verdict on scored frames, taken in the order of each camera's frames.
@@ -234,7 +245,7 @@ class Judge:
         verdict = Verdict.of(above and (bool(anomalies) or not filtered))
         drift = Drift() if frame.still else state.drift.update(
             self._calibration.drift, self.settings.drift.level, frame.stamp_ns,
-            lambda: sample_of(scores.distances, scores.queries.positions, self.database.positions_of(scores.nearest)))
+            lambda: self._drift_sample(scores, state.search))
         reason, explanation = Reason.NONE, ''
         if above and verdict is Verdict.NOMINAL:
             reason, explanation = _held_back(dropped, settings)
@@ -246,6 +257,11 @@ class Judge:
             frame.stamp_ns, frame.camera, size, scores.score, scores.raw_score, scores.p_value, ALARM,
             verdict, map_, reach, tuple(anomalies), tuple(region for region, _ in kept), scores.queries, timings,
             reason, explanation, tuple(region for region, _, _ in dropped), drift)
+
+    def _drift_sample(self, scores: FrameScores, memory: SearchMemory) -> npt.NDArray[np.float32]:
+        """Of a frame with every query searched for, as in the nominal frames that it is compared with."""
+        distances, nearest = self._scorer.searched(scores, memory)
+        return sample_of(distances, scores.queries.positions, self.database.positions_of(nearest))
 
     def _anomaly(self, scores: FrameScores, region: Region, track: Track | None) -> Anomaly:
         """What is said about one region: its strongest query, the evidence for it, and a label."""
