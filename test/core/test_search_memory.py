@@ -162,21 +162,24 @@ def test_what_is_plainly_nominal_is_not_searched_for(drives, monkeypatch):
     assert asked == [2 * PATCHES]
 
 
-def test_an_index_that_misses_makes_nothing_worse(drives):
-    """Between what its search finds and the truth."""
+def test_an_index_that_misses_is_not_mixed_with_what_is_remembered(drives):
+    """What is searched for is as without a memory, whatever is remembered; the rest is between the truth and half."""
     paths, centres = drives
     truth = Scorer(NominalDatabase.open(paths['exact'], PLAIN, verify=False), calibration(False, 0), ScoreSettings())
     scorer = Scorer(NominalDatabase.open(paths['few lists'], PLAIN, verify=False), calibration(False, 0),
                     ScoreSettings())
-    memory, generator, missed = SearchMemory(), torch.Generator().manual_seed(4), 0
+    memory, generator, missed, level = SearchMemory(), torch.Generator().manual_seed(4), 0, 0.25
     for _ in range(6):
-        frame = embedded(clustered(generator, PATCHES, 0.3, centres))
-        scores, alone, true = (one.score(*frame, 0.2, remembered) for one, remembered in (
+        vectors = clustered(generator, PATCHES, 0.15, centres)
+        vectors[:5] = F.normalize(torch.randn(5, DIMENSION, generator=generator), dim=1)
+        frame = embedded(vectors)
+        scores, alone, true = (one.score(*frame, level, remembered) for one, remembered in (
             (scorer, memory), (scorer, None), (truth, None)))
-        missed += int((alone.distances > true.distances + 1e-3).sum())
-        assert (scores.distances[scores.exact] <= alone.distances[scores.exact] + 1e-6).all()
+        missed += int((alone.distances[scores.exact] > true.distances[scores.exact] + 1e-3).sum())
+        np.testing.assert_allclose(scores.distances[scores.exact], alone.distances[scores.exact], atol=1e-6)
+        assert scores.score == pytest.approx(alone.score, abs=1e-5)
         assert (scores.distances >= true.distances - 1e-3).all()
-        assert true.raw_score - 1e-3 <= scores.raw_score <= alone.raw_score + 1e-6
+        assert (scores.scores[~scores.exact] <= EXACT_ABOVE).all()
     assert missed
 
 

@@ -16,7 +16,7 @@ from semanom_ros.core.embedding.embedder import FrameEmbedding
 from semanom_ros.core.embedding.queries import Queries
 from semanom_ros.core.scoring.calibration import Calibration, frame_statistic, highest
 from semanom_ros.core.scoring.comparison import Comparison
-from semanom_ros.core.scoring.search_memory import LARGEST, SearchMemory
+from semanom_ros.core.scoring.search_memory import SearchMemory
 from semanom_ros.settings import ScoreSettings
 
 EXACT_ABOVE = 0.5
@@ -70,9 +70,11 @@ class Scorer:
       picture, so that what is drawn, tracked and reported of a map there is the same.
 
     The score and the distance of any other query are upper bounds, of which that of the score is at most
-    `exact_above`; its nearest embedding is the nearest of some. `FrameScores.exact` tells them apart. Where an
-    approximate index misses what is nearest and it is remembered, that counts: no distance is larger than that of a
-    search, and none smaller than the true one.
+    `exact_above`; its nearest embedding is the nearest of some. `FrameScores.exact` tells them apart.
+
+    A search is the database's own, which its calibration was made with. Where that is by an approximate index, which
+    misses what is nearest now and then, the bounds are of the true distance and not of what it would find: a query
+    that something remembered is near to stays plainly nominal although the index would have missed that.
     """
 
     def __init__(self, database: NominalDatabase, calibration: Calibration, settings: ScoreSettings,
@@ -140,7 +142,7 @@ class Scorer:
         """With what is remembered; databases that are not larger than that are searched at once."""
         count, k = len(queries.vectors), min(self._compare.neighbours, len(self._database))
         bounds = None
-        if memory is not None and self._bounded and len(self._database) > LARGEST * count * k:
+        if memory is not None and self._bounded and len(self._database) > count * k:
             embedded = self._database.embed(queries.vectors.cpu(), queries.places)
             bounds = memory.bounds(self._database, embedded, k)
         distances, nearest = bounds or (np.full(count, np.nan, np.float32), np.full((count, k), -1, np.int64))
@@ -206,7 +208,7 @@ class _Comparing:
         unknown, relative = np.isnan(self.distances), self.relative
         above = unknown | (relative > threshold)
         owners = self.queries.owners
-        beside = cv2.dilate(above[owners].astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+        beside = cv2.dilate((above & self.exact)[owners].astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
         wanted = above.copy()
         wanted[owners[beside]] = True
         if not unknown.any():
@@ -218,7 +220,5 @@ class _Comparing:
 
     def take(self, rows: npt.NDArray[np.int64], distances: npt.NDArray[np.float32], nearest: npt.NDArray[np.int64]
              ) -> None:
-        """What was found for some of the queries, unless a nearer one is known: an index misses one now and then."""
-        better = ~(self.distances[rows] <= distances)
-        self.distances[rows[better]], self.nearest[rows[better]] = distances[better], nearest[better]
-        self.exact[rows] = True
+        """What was found for some of the queries."""
+        self.distances[rows], self.nearest[rows], self.exact[rows] = distances, nearest, True
