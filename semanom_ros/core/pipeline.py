@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from semanom_ros.core.curation.operations import accept
@@ -29,7 +30,8 @@ from semanom_ros.core.localization.tracking import Track
 from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel
 from semanom_ros.core.results import ALARM, Anomaly, FrameResult, Reason, ScoreMap, Verdict
 from semanom_ros.core.scoring.calibration import Calibration, calibrate, parameters_of, stored_parameters
-from semanom_ros.core.scoring.scorer import FrameScores, Scorer
+from semanom_ros.core.scoring.scorer import EXACT_ABOVE, FrameScores, Scorer
+from semanom_ros.core.scoring.search_memory import SearchMemory
 from semanom_ros.errors import ImageError, SemanomError
 from semanom_ros.settings import FilterSettings, MethodSettings
 
@@ -49,6 +51,7 @@ class CameraState:
         masks: for segmenters that do not look at every frame.
         filter: tracks and their evidence.
         drift: whether driving is still like the nominal drives.
+        search: what its frames resembled.
         stamp_ns: of the last frame that was judged; None: there was none.
         complained: when the log was last told of a frame that failed, monotonic seconds.
     """
@@ -56,6 +59,7 @@ class CameraState:
     masks: MaskMemory = field(default_factory=MaskMemory)
     filter: TemporalFilter = field(default_factory=TemporalFilter)
     drift: DriftMonitor = field(default_factory=DriftMonitor)
+    search: SearchMemory = field(default_factory=SearchMemory)
     stamp_ns: int | None = None
     complained: float = -math.inf
 
@@ -100,7 +104,8 @@ class Judge:
         self.embedder, self.database, self.settings = embedder, database, settings
         self._labeller = labeller or (Labeller.load(embedder.encoder, Path(vocabulary)) if vocabulary else None)
         self._calibration = calibration or calibration_of(database, settings)
-        self._scorer = Scorer(database, self._calibration, settings.score)
+        self._scorer = Scorer(database, self._calibration, settings.score,
+                              min(EXACT_ABOVE, settings.alarm.pixel_threshold))
         alarm = self._calibration.level_for(settings.alarm)
         self._level, self._calibrated = alarm.level, self._calibration.calibrated
         self._surprise = Surprise(self._calibration.survival, alarm.level, 1.0 if alarm.rate is None else alarm.rate)
@@ -207,7 +212,8 @@ class Judge:
                     segmented[place] = one
             except Exception as error:
                 known[place] = state.failed(embedding.frame, error)
-        for place, scores in self._scored(segmented).items():
+        memories = {place: states[place].search for place in segmented}
+        for place, scores in self._scored(segmented, memories).items():
             try:
                 if isinstance(scores, Exception):
                     raise scores
@@ -217,27 +223,33 @@ class Judge:
                 known[place] = states[place].failed(frames[place], error)
         return [known[place] for place in range(len(frames))]
 
-    def _scored(self, embeddings: Mapping[int, FrameEmbedding]) -> dict[int, FrameScores | Exception]:
+    def _scored(self, embeddings: Mapping[int, FrameEmbedding], memories: Mapping[int, SearchMemory]
+                ) -> dict[int, FrameScores | Exception]:
         """Scores of embeddings in one search; where that fails, of each alone, or why there are none."""
         if not embeddings:
             return {}
         batch = list(embeddings.values())
         try:
-            scores = self._scorer.score_batch(batch, [queries_of(one) for one in batch], self._level)
+            scores = self._scorer.score_batch(batch, [queries_of(one) for one in batch], self._level,
+                                              [memories[place] for place in embeddings])
             return dict(zip(embeddings, scores, strict=True))
         except Exception as error:
             if len(batch) == 1:
                 return dict.fromkeys(embeddings, error)
             return {place: one for key, embedding in embeddings.items()
-                    for place, one in self._scored({key: embedding}).items()}
+                    for place, one in self._scored({key: embedding}, memories).items()}
 
-    def score(self, embedding: FrameEmbedding) -> FrameScores:
+    def score(self, embedding: FrameEmbedding, memory: SearchMemory | None = None) -> FrameScores:
         """Raw and calibrated scores of an embedded frame, before the filter.
+
+        Args:
+            embedding: of the frame.
+            memory: of what its camera's frames resembled, see `Scorer`; None: every query is searched for.
 
         Raises:
             EncoderError: the embedding holds NaN or infinity.
         """
-        return self._scorer.score(embedding, self.embedder.queries(embedding), self._level)
+        return self._scorer.score(embedding, self.embedder.queries(embedding), self._level, memory)
 
     def filter(self, scores: FrameScores, state: CameraState, since: float | None = None) -> FrameResult:
         """The verdict on scored frames, taken in the order of each camera's frames.
@@ -299,7 +311,7 @@ class Judge:
         verdict = Verdict.of(above and (bool(anomalies) or not filtered))
         drift = Drift() if frame.still else state.drift.update(
             self._calibration.drift, self.settings.drift.level, frame.stamp_ns,
-            lambda: sample_of(scores.distances, scores.queries.positions, self.database.positions_of(scores.nearest)))
+            lambda: self._drift_sample(scores, state.search))
         reason, explanation = Reason.NONE, ''
         if above and verdict is Verdict.NOMINAL:
             reason, explanation = _held_back(dropped, settings)
@@ -311,6 +323,11 @@ class Judge:
             frame.stamp_ns, frame.camera, size, scores.score, scores.raw_score, scores.p_value, ALARM,
             verdict, map_, reach, tuple(anomalies), tuple(region for region, _ in kept), scores.queries, timings,
             reason, explanation, tuple(region for region, _, _ in dropped), drift)
+
+    def _drift_sample(self, scores: FrameScores, memory: SearchMemory) -> npt.NDArray[np.float32]:
+        """Of a frame with every query searched for, as in the nominal frames that it is compared with."""
+        distances, nearest = self._scorer.searched(scores, memory)
+        return sample_of(distances, scores.queries.positions, self.database.positions_of(nearest))
 
     def _anomaly(self, scores: FrameScores, region: Region, track: Track | None) -> Anomaly:
         """What is said about one region: its strongest query, the evidence for it, and a label."""
