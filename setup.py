@@ -23,6 +23,8 @@ NAME = 'semanom_ros'
 HERE = Path(__file__).resolve().parent  # colcon --symlink-install runs a link to this file in its build folder
 VERSION = re.search(r"^__version__ = '(.+)'$", (HERE / NAME / '__init__.py').read_text(), re.M).group(1)
 
+OPENVINO = ['openvino>=2024.4', 'nncf>=2.13']
+ONNXRUNTIME = ['onnxruntime>=1.18', 'onnx>=1.16']
 SEGMENTATION = ['transformers>=4.56,<6', 'pillow>=10']
 
 COMMANDS = {
@@ -167,7 +169,7 @@ def files(pattern):
 
 
 def families(kind):
-    """Entry points of the families of encoders or segmenters.
+    """Entry points of the families of encoders or segmenters, or of the backends.
 
     Every module that says `NAMES = (...)` has a FAMILY of those names. It is read, not imported: a build has none of
     the libraries that it needs.
@@ -216,6 +218,9 @@ setup(
     extras_require={
         # masks by OWLv2, SAM and SAM 2; SAM 2 came with 4.56
         'segmentation': SEGMENTATION,
+        # engines of encoders, see docs/backends.md; NNCF makes those in int8
+        'openvino': OPENVINO,
+        'onnxruntime': ONNXRUNTIME,
         # where it does not come with apt (python3-opencv), see requirements/python.txt
         'opencv': ['opencv-python-headless>=4.9'],
         'docs': ['sphinx>=8', 'myst-parser>=4', 'furo>=2024.8.6'],
@@ -237,6 +242,7 @@ setup(
         'console_scripts': [f'{command} = {target}' for command, target in COMMANDS.items()],
         f'{NAME}.encoders': families('encoders'),
         f'{NAME}.segmenters': families('segmenters'),
+        f'{NAME}.backends': families('backends'),
     },
     distclass=RosDistribution,
     cmdclass={'build_ext': BuildMessages},

@@ -29,6 +29,7 @@ COMMANDS = {
     'learn': 'learn from nominal recordings what belongs where',
     'evaluate': 'replay a bag through the detector and measure it',
     'benchmark': 'measure on a public set of road anomalies, beside published figures',
+    'export': 'make an engine of a database\'s encoder, and certify it',
     'db': 'look after nominal databases',
     'demo': 'simulate, record, detect live over DDS, evaluate',
     'bench': 'measure speed, as ratios',

@@ -38,8 +38,12 @@ class EncoderSettings(Section):
         EMBEDDING, minimum=0, maximum=16)
     device: str = row('auto', '`auto`, `cpu`, `cuda` or `cuda:N`', RUN)
     precision: str = row(
-        'auto', 'arithmetic of the encoder; auto: bf16 on a GPU that has it, else fp32', RUN,
-        choices=('auto', 'fp32', 'fp16', 'bf16'))
+        'auto', 'arithmetic of the encoder; auto: bf16 on a GPU that has it, else fp32; of engines, whichever is '
+        'quickest; `int8`: engines alone', RUN, choices=('auto', 'fp32', 'fp16', 'bf16', 'int8'))
+    backend: str = row(
+        'auto', 'what runs the encoder: `torch`, or an engine that `semanom export` made for the database and '
+        'certified: `compile`, `openvino`, `onnxruntime`, `tensorrt`, or one of another package; `auto`: the quickest '
+        'certified engine, where there is one, else `torch`', RUN)
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,7 @@ def _describe(path: Path, manifest: Manifest) -> list[str]:
         f'  encoder      {made.encoder}, weights {made.weights} (SHA-256 {made.weights_sha256[:12]})',
         f'  input        {made.input_size[0]} x {made.input_size[1]} pixels, '
         f'{made.grid_size[0]} x {made.grid_size[1]} patches' + (f'; {settings}' if settings else ''),
+        *(f'  engine       {line}' for line in _engines(path, manifest)),
         '  recorded from']
     for source in manifest.sources:
         begun, ended = (datetime.fromtimestamp(stamp / 1e9, timezone.utc).strftime('%Y-%m-%d %H:%M:%S')
@@ -136,11 +137,30 @@ def _describe(path: Path, manifest: Manifest) -> list[str]:
     return lines
 
 
+def _engines(path: Path, manifest: Manifest) -> list[str]:
+    """A line for each engine that lies beside a database."""
+    if not (path / 'engines').is_dir():
+        return []
+    from semanom_ros.core.database.engines import certificates, objection  # PyTorch, which the rest does without
+
+    return [one if isinstance(one, str) else objection(path, one, manifest) or one.describe()
+            for one in certificates(path).values()]
+
+
+def _verify_engines(path: Path) -> None:
+    if (path / 'engines').is_dir():
+        from semanom_ros.core.database.engines import certificates, read_certificate, read_files
+
+        for name in certificates(path):
+            read_files(path, read_certificate(path, name))
+
+
 def _verify(arguments: argparse.Namespace) -> int:
     status = 0
     for path in arguments.databases:
         try:
             manifest = verify(path, Bars())
+            _verify_engines(path)
         except SemanomError as error:
             print(f'semanom db: {printable(str(error))}', file=sys.stderr)
             status = 2

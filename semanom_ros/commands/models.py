@@ -53,6 +53,7 @@ def _list(arguments: argparse.Namespace) -> None:
         print('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     print(f'\nFamilies of encoders: {", ".join(registry.family_names()["encoder"])}. Every other model of one can be '
           'named as well, as FAMILY:MODEL.')
+    print(f'Backends: torch, {", ".join(registry.backend_names())}; `semanom export` makes engines of them.')
 
 
 def _fetch(arguments: argparse.Namespace) -> None:

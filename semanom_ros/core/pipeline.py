@@ -14,11 +14,13 @@ import numpy.typing as npt
 import torch
 
 from semanom_ros.core.curation.operations import accept
+from semanom_ros.core.database.engines import calibration_for, load_embedder
 from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.database.storage import FrameRecord, NominalAddition, thumbnail
 from semanom_ros.core.drift.drift_monitor import Drift, DriftMonitor
 from semanom_ros.core.drift.drift_reference import DriftReference, sample_of
 from semanom_ros.core.embedding.embedder import Embedder, FrameEmbedding, queries_of
+from semanom_ros.core.embedding.encoders.encoder import Encoder
 from semanom_ros.core.embedding.preprocessing import Prepared
 from semanom_ros.core.embedding.segmenters.refreshed import MaskMemory
 from semanom_ros.core.frames import Frame
@@ -103,7 +105,7 @@ class Judge:
         vocabulary = settings.queries.label_vocabulary
         self.embedder, self.database, self.settings = embedder, database, settings
         self._labeller = labeller or (Labeller.load(embedder.encoder, Path(vocabulary)) if vocabulary else None)
-        self._calibration = calibration or calibration_of(database, settings)
+        self._calibration = calibration or calibration_of(database, settings, embedder.encoder)
         self._scorer = Scorer(database, self._calibration, settings.score,
                               min(EXACT_ABOVE, settings.alarm.pixel_threshold))
         alarm = self._calibration.level_for(settings.alarm)
@@ -128,7 +130,7 @@ class Judge:
         Raises:
             SemanomError: one line; nothing stays loaded.
         """
-        embedder = embedder or Embedder.load(settings)
+        embedder = embedder or load_embedder(settings, database)
         opened = NominalDatabase.open(database, settings.search, device=embedder.encoder.device)
         judge = cls(embedder, opened, settings)
         judge._warn(())
@@ -359,9 +361,20 @@ class Judge:
                 log.warning('%s: %s', self.database.path, warning)
 
 
-def calibration_of(database: NominalDatabase, settings: MethodSettings) -> Calibration:
-    """The calibration that a database holds, or one made now where that is for other settings."""
-    model, arrays = PlausibilityModel.of(database), database.calibration
+def calibration_of(database: NominalDatabase, settings: MethodSettings, encoder: Encoder | None = None
+                   ) -> Calibration:
+    """The calibration that a database holds, or one made now where that is for other settings.
+
+    Args:
+        database: viewed by the settings.
+        settings: of the method.
+        encoder: that frames are embedded with; an engine may have a calibration of its own.
+
+    Raises:
+        DatabaseError: the encoder is an engine whose certificate does not hold for this database.
+    """
+    own = calibration_for(database.path, database.manifest, encoder)
+    model, arrays = PlausibilityModel.of(database), database.calibration if own is None else own
     if stored_parameters(arrays) != parameters_of(settings.search, settings.score):
         log.info('%s: calibrating for the present parameters', database.path)
         arrays = calibrate(database, settings.search, settings.score, model)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from semanom_ros.core.database.engines import load_embedder
 from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.embedding.embedder import Embedder, FrameEmbedding
@@ -138,7 +139,8 @@ class Detectors:
                 raise DatabaseError(f'{databases[0]}: found databases of the variants {", ".join(folders)}, expected '
                                     f'one of {variant}; record it with variant: {variant} and give both')
         chosen = [variant for variant in VARIANTS if variant in (variants or folders)]
-        self.embedder = embedder or Embedder.load(settings.changed({'variant': chosen[-1]}))
+        self.embedder = embedder or load_embedder(
+            settings.changed({'variant': chosen[-1]}), *(folders[variant] for variant in reversed(chosen)))
         self.databases: dict[str, NominalDatabase] = {}
         self._judges: list[tuple[str, list[Judge]]] = []
         rows = []

@@ -29,8 +29,8 @@ from std_srvs.srv import Trigger
 from semanom_ros.core.curation.publishing import Recipe
 from semanom_ros.core.curation.recorder import HeldOut, NominalRecorder, RecordingSummary, Thinning
 from semanom_ros.core.curation.writer import DatabaseWriter
+from semanom_ros.core.database.engines import load_embedder
 from semanom_ros.core.database.published import read_manifest
-from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.scoring.calibration import Calibration
 from semanom_ros.errors import BagError, ImageError, SemanomError
@@ -142,7 +142,7 @@ class NominalRecorderNode(GuardedNode):
         settings = self._settings
         database = database_path(settings.cameras)
         self._state = 'loading'
-        embedder = Embedder.load(settings.method)
+        embedder = load_embedder(settings.method, database)
         embedder.encoder.warm_up()
         with DatabaseWriter.begin(database, embedder.description, append=settings.recorder.append) as writer:
             recorder = NominalRecorder(embedder, writer, settings.recorder.thumbnail_size)

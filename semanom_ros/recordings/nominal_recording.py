@@ -12,6 +12,7 @@ from pathlib import Path
 from semanom_ros.core.curation.publishing import Recipe
 from semanom_ros.core.curation.recorder import HeldOut, NominalRecorder, RecordingSummary, Thinning
 from semanom_ros.core.curation.writer import DatabaseWriter
+from semanom_ros.core.database.engines import load_embedder
 from semanom_ros.core.database.manifest import Manifest
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.progress import Progress
@@ -71,7 +72,7 @@ def record_bags(bags: Sequence[Path], database: Path, settings: Settings, progre
             reader = stack.enter_context(BagReader(bag))
             topics = [reader.image_topic(topic) for topic in [topic for topic in asked.image_topics if topic] or ['']]
             sources.append((reader, topics, BagSegments(reader, topics, wanted_segments(settings.method.queries))))
-        embedder = embedder or Embedder.load(settings.method)
+        embedder = embedder or load_embedder(settings.method, database)
         begun = time.monotonic()
         writer = stack.enter_context(DatabaseWriter.begin(database, embedder.description, append=asked.append))
         recorder = NominalRecorder(embedder, writer, asked.thumbnail_size)

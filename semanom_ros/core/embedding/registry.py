@@ -1,7 +1,8 @@
-"""Families of encoders and of segmenters, found through Python entry points.
+"""Families of encoders and of segmenters, and backends, found through Python entry points.
 
-A package makes a family known by an entry point of the group `semanom_ros.encoders` or `semanom_ros.segmenters`. Its
-name is the family's, its object fulfils `EncoderFamily` or `SegmenterFamily`. In another package's `pyproject.toml`:
+A package makes a family known by an entry point of the group `semanom_ros.encoders` or `semanom_ros.segmenters`, a
+backend by one of `semanom_ros.backends`. Its name is the family's, its object fulfils `EncoderFamily`,
+`SegmenterFamily` or `backends.backend.Backend`. In another package's `pyproject.toml`:
 
     [project.entry-points."semanom_ros.encoders"]
     ours = "our_package.our_module:FAMILY"
@@ -29,6 +30,7 @@ from semanom_ros.settings import EncoderSettings, QuerySettings
 if TYPE_CHECKING:  # PyTorch, which a listing does without
     import torch
 
+    from semanom_ros.core.embedding.backends.backend import Backend
     from semanom_ros.core.embedding.encoders.encoder import Encoder
     from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
 
@@ -141,7 +143,7 @@ class SegmenterFamily(Protocol):
 
 @dataclass(frozen=True)
 class _Kind:
-    """One of the two kinds of families."""
+    """A kind of what is found so."""
 
     name: str
     protocol: Any  # mypy takes no protocol for a type of values
@@ -186,6 +188,26 @@ def load_segmenter(settings: QuerySettings, device: torch.device) -> Segmenter:
         ParameterError: a file that it needs is unusable.
     """
     return _segmenter_family(settings.segmenter).load(settings, device)
+
+
+def load_backend(name: str) -> Backend:
+    """The backend of that name, as in the parameter `backend`.
+
+    Raises:
+        EncoderError: unknown.
+    """
+    from semanom_ros.core.embedding.backends.backend import Backend
+
+    return _family(_Kind('backend', Backend, EncoderError), name)
+
+
+def backend_names() -> list[str]:
+    """Of the installed backends, sorted.
+
+    Raises:
+        EncoderError: semanom_ros itself is not installed.
+    """
+    return sorted(_entry_points(_Kind('backend', object, EncoderError)))
 
 
 def needs_masks(settings: QuerySettings) -> bool:

@@ -25,7 +25,7 @@ class Encoder(ABC):
             them.
         wants_calibration_by_place: whether its nominal distances differ from place to place in the image, so that
             they want to be divided by what is usual there; False where training has made them alike.
-        largest_batch: most images that it takes at once; None: any number.
+        largest_batch: pictures that it takes at once; None: any number.
     """
 
     name: str

@@ -76,12 +76,12 @@ class NetworkEncoder(Encoder):
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.input_size):
             raise EncoderError(f'encoder {self.name}: found images of shape {tuple(images.shape)}, '
                                f'expected (B, 3, {self.input_size[0]}, {self.input_size[1]})')
-        features = self._features(images)
-        length = features.norm(dim=-1, keepdim=True)
-        # Rectified features can all be zero somewhere: such patches resemble each other, and nothing else much.
-        # Where the length is NaN or infinite so is the embedding: no direction is made up for it.
-        unit = torch.where(length == 0, self.dimension ** -0.5, features / length)
-        return torch.where(length.isfinite(), unit, torch.nan)
+        return unit_length(self._features(images))
+
+    @property
+    def module(self) -> nn.Module:
+        """What backends make engines of: images as `encode` takes them -> features before they get length 1."""
+        return _Whole(self._network, self._mean, self._std, self.dtype)
 
     @torch.inference_mode()
     def _features(self, images: torch.Tensor) -> torch.Tensor:
@@ -91,6 +91,31 @@ class NetworkEncoder(Encoder):
             found = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
             raise EncoderError(f'encoder {self.name}: its output is {found}, expected a feature map of 4 dimensions')
         return features.float()
+
+
+def unit_length(features: torch.Tensor) -> torch.Tensor:
+    """Features (B, rows, columns, D) float32 as embeddings."""
+    length = features.norm(dim=-1, keepdim=True)
+    # Rectified features can all be zero somewhere: such patches resemble each other, and nothing else much.
+    # Where the length is NaN or infinite so is the embedding: no direction is made up for it.
+    unit = torch.where(length == 0, features.shape[-1] ** -0.5, features / length)
+    return torch.where(length.isfinite(), unit, torch.nan)
+
+
+class _Whole(nn.Module):
+    """A network behind its colours: images (B, 3, H, W) float32, 0..1 -> features (B, rows, columns, D) float32."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, network: nn.Module, mean: torch.Tensor, std: torch.Tensor, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network, self._dtype = network, dtype
+        self.register_buffer('mean', mean)
+        self.register_buffer('std', std)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(((images - self.mean) / self.std).to(self._dtype)).float()
 
 
 class ChannelsLast(nn.Module):

@@ -1,0 +1,1 @@
+"""What runs encoders: engines of other libraries, made of PyTorch's networks. One module for each."""
