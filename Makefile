@@ -32,7 +32,7 @@ ifneq ($(SOURCED),)
   # Its compiled messages work with the NumPy that it was built for.
   NUMPY := $(shell $(BASE_PYTHON) -c 'import numpy; print("numpy==%s.*" % numpy.__version__.split(".")[0])')
   # What the machine has stays: OpenCV from apt, and the vendor's PyTorch.
-  EXTRAS := $(shell $(BASE_PYTHON) -c 'import cv2' 2>/dev/null && echo test || echo test,opencv)
+  EXTRAS := $(shell $(BASE_PYTHON) -c 'import cv2' 2>/dev/null && echo test,docs || echo test,docs,opencv)
   CONSTRAINTS := $(shell $(BASE_PYTHON) -c 'import torch' 2>/dev/null || echo --constraint requirements/constraints.txt)
   export AMENT_PREFIX_PATH := $(VENV):$(AMENT_PREFIX_PATH)
   export LD_LIBRARY_PATH := $(VENV)/lib:$(LD_LIBRARY_PATH)
@@ -40,7 +40,7 @@ else
   VENV := $(CURDIR)/.venv
   VENV_OPTIONS :=
   ROS_REQUIREMENTS := requirements/ros-pypi.txt
-  EXTRAS := test,opencv
+  EXTRAS := test,docs,opencv
   CONSTRAINTS := --constraint requirements/constraints.txt
   export AMENT_PREFIX_PATH := $(VENV)
   unexport PYTHONPATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH RMW_IMPLEMENTATION ROS_DISTRO
@@ -59,7 +59,7 @@ FAMILIES := semanom_ros/core/embedding/encoders semanom_ros/core/embedding/segme
 PACKAGE_FILES := setup.py requirements/python.txt requirements/constraints.txt setup.cfg pyproject.toml package.xml \
   semanom_ros/__init__.py msg $(wildcard msg/*) $(FAMILIES)
 
-.PHONY: help setup demo test test-fast lint reliability audit bench clean distclean
+.PHONY: help setup demo test test-fast lint docs reliability audit bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
@@ -67,6 +67,7 @@ help:
 	@echo 'make test       set up, then lint and all tests'
 	@echo 'make test-fast  the tests that take little time, without lint'
 	@echo 'make lint       ruff and mypy'
+	@echo 'make docs       the documentation as pages; see out/docs/docs/index.html'
 	@echo 'make bench      measure speed; see out/bench/bench.json'
 	@echo 'make reliability  the tests of faults, at length; writes docs/reliability.md'
 	@echo 'make audit      known vulnerabilities of what is installed; asks a service in the internet'
@@ -87,6 +88,9 @@ test-fast: setup
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+docs: setup
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --conf-dir docs . out/docs
 
 reliability: setup
 	$(PYTEST) --long --timeout 3600 --reliability out/reliability.jsonl test; tests=$$?; \

@@ -36,7 +36,8 @@ SECONDS_TO_FINISH = '20'
 def generate_launch_description() -> LaunchDescription:
     return LaunchDescription([
         shared('database'),
-        image_topic('the detector\'s own, ~/input/NAME/image'),
+        shared('cameras'),
+        image_topic('the only one that is there, else the detector\'s own, ~/input/NAME/image'),
         shared('camera_info_topic'),
         shared('segments_topic'),
         shared('camera_names'),
@@ -56,7 +57,7 @@ def generate_launch_description() -> LaunchDescription:
 
 def launch_setup(context: LaunchContext) -> list:
     argument = context.launch_configurations
-    launched = LaunchedNode.of(context, DETECTOR)
+    launched, said = LaunchedNode.of(context, DETECTOR).with_the_only_camera(argument['image_transport'])
     detector = LifecycleNode(
         package='semanom_ros',
         executable='detector',
@@ -66,7 +67,7 @@ def launch_setup(context: LaunchContext) -> list:
         remappings=camera_remappings(
             launched.cameras,
             launched.image_topics,
-            words(argument['camera_info_topic']),
+            launched.info_topics,
             launched.transport,
             words(argument['segments_topic']),
         ),
@@ -74,7 +75,7 @@ def launch_setup(context: LaunchContext) -> list:
         sigterm_timeout=SECONDS_TO_FINISH,
         output='screen',
     )
-    actions = []
+    actions: list = [*said]
     if argument['rviz'] == 'true':  # the first: where RViz is missing, launch gives up and forgets what it has started
         actions.append(rviz_node(argument, launched))
     if argument['autostart'] == 'true':  # its handlers come before what they wait for

@@ -19,7 +19,8 @@ def generate_launch_description() -> LaunchDescription:
             'bags', default_value='',
             description='Recording, or several: [/data/monday,/data/tuesday]; empty: as in config, and where there '
                         'is none either, the live cameras until Ctrl-C.'),
-        image_topic('in recordings the only one, live the recorder\'s own, ~/input/NAME/image'),
+        shared('cameras'),
+        image_topic('the only one there is, live else the recorder\'s own, ~/input/NAME/image'),
         shared('segments_topic'),
         shared('camera_names'),
         shared('image_transport'),
@@ -37,8 +38,11 @@ def generate_launch_description() -> LaunchDescription:
 def launch_setup(context: LaunchContext) -> list:
     argument = context.launch_configurations
     launched = LaunchedNode.of(context, RECORDER)
-    overrides = launched.overrides
     bags = words(argument['bags']) or [bag for bag in launched.settings.recorder.bags if bag]
+    said: list = []
+    if not bags:
+        launched, said = launched.with_the_only_camera(argument['image_transport'])
+    overrides = launched.overrides
     if argument['append']:
         overrides['append'] = argument['append'] == 'true'
     if bags:
@@ -48,6 +52,7 @@ def launch_setup(context: LaunchContext) -> list:
         if words(argument['segments_topic']):
             overrides['segments_topics'] = words(argument['segments_topic'])
     return [
+        *said,
         Node(
             package='semanom_ros',
             executable='nominal_recorder',
@@ -57,7 +62,11 @@ def launch_setup(context: LaunchContext) -> list:
             remappings=[]
             if bags
             else camera_remappings(
-                launched.cameras, launched.image_topics, [], launched.transport, words(argument['segments_topic'])
+                launched.cameras,
+                launched.image_topics,
+                launched.info_topics,
+                launched.transport,
+                words(argument['segments_topic']),
             ),
             ros_arguments=['--log-level', argument['log_level']],
             sigterm_timeout=SECONDS_TO_FINISH,

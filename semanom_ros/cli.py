@@ -16,6 +16,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from types import ModuleType
 
 from semanom_ros import __version__
 from semanom_ros.errors import SemanomError, printable
@@ -84,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
 
 
-def _run(argv: list[str], named: str) -> int:
+def parser_for(named: str) -> tuple[argparse.ArgumentParser, ModuleType | None]:
+    """The command line, with the arguments of one command, and that command's module; None where it is none."""
     parser = _Parser(prog='semanom', description='Semantic anomaly detection for cameras on robots and vehicles.')
     parser.add_argument('--version', action='version', version=f'semanom {__version__}')
     subparsers = parser.add_subparsers(dest='command', metavar='COMMAND', required=True, parser_class=_Parser)
@@ -95,6 +97,11 @@ def _run(argv: list[str], named: str) -> int:
             suffix = '_' if keyword.iskeyword(name) else ''  # `import` is no name for a module
             module = importlib.import_module(f'semanom_ros.commands.{name}{suffix}')
             module.configure(subparser)
+    return parser, module
+
+
+def _run(argv: list[str], named: str) -> int:
+    parser, module = parser_for(named)
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stderr)
     logging.getLogger('faiss').setLevel(logging.WARNING)  # it tells which of its libraries it tries

@@ -16,6 +16,9 @@ _BEARER = re.compile(r'\b(Bearer|Basic)\s+[\w.~+/=-]{6,}', re.I)
 _FIELD = re.compile(r'((?:api[-_ ]?key|(?:access|auth)[-_ ]?token|secret[-_ ]?key|password)'
                     r'(?:=|[\'"]\s{0,4}[:=]\s{0,4}[\'"]?)|x-api-key:\s{0,4})[^\s\'",;&}*]+', re.I)
 
+LONGEST_LINE = 4000
+"""Characters of an error's message."""
+
 
 def without_secrets(text: str) -> str:
     """A text with users, passwords and keys in its addresses and headers struck out.
@@ -27,17 +30,31 @@ def without_secrets(text: str) -> str:
     return _FIELD.sub(r'\1***', _BEARER.sub(r'\1 ***', text))
 
 
+def printable(text: str) -> str:
+    """A text in one line, with what a terminal would obey or could not show (names of files may hold it) as `\\x1b`."""
+    return ''.join(one if one.isprintable() else ' ' if one in '\r\n' else one.encode(
+        'unicode_escape', 'surrogatepass').decode() for one in text)
+
+
+def _shortened(text: str, most: int) -> str:
+    """Without its middle where it is longer; what to do about an error stands at the end."""
+    end = most // 5
+    return text if len(text) <= most else f'{text[:most - end - 3]} … {text[-end:]}'
+
+
 class SemanomError(Exception):
     """Bad input or a missing prerequisite.
 
     The message is one line: the thing, the value found, the value expected, and
     what to do next. Command lines print it without a traceback and exit with
     status 2; the nodes log it and report it in `/diagnostics`. Secrets in addresses are
-    struck out of it.
+    struck out of it. What it quotes may be anything that a damaged or hostile file holds: it stays one line that a
+    terminal can show, of LONGEST_LINE characters at most.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(without_secrets(message))
+        # shortened to much more first, so that no part of a secret is left where it is cut
+        super().__init__(_shortened(printable(without_secrets(_shortened(message, 10 * LONGEST_LINE))), LONGEST_LINE))
 
 
 class EncoderError(SemanomError):
@@ -81,9 +98,3 @@ def git_lfs_pointer(path: Path) -> str:
     size = next((line.split()[1].decode() for line in content.splitlines() if line.startswith(b'size ')), '?')
     return (f'{path}: found a pointer of Git LFS, expected the file of {size} bytes that it stands for; run '
             '`git lfs pull`')
-
-
-def printable(text: str) -> str:
-    """A text in one line, with what a terminal would obey or could not show (names of files may hold it) as `\\x1b`."""
-    return ''.join(one if one.isprintable() else ' ' if one in '\r\n' else one.encode(
-        'unicode_escape', 'surrogatepass').decode() for one in text)

@@ -174,7 +174,7 @@ class MethodSettings(Section):
 class CameraSettings(Section):
     """Both nodes."""
 
-    database: str = row('', 'folder of the nominal database', RUN)
+    database: str = row('~/semanom/nominal', 'folder of the nominal database', RUN)
     camera_names: tuple[str, ...] = row(('camera',), 'cameras; each has its topics `~/input/NAME/...`', RUN)
     image_transport: str = row(
         'raw', 'what the cameras send: `raw` (Image on `~/input/NAME/image`) or `compressed` (CompressedImage on '

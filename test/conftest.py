@@ -27,8 +27,9 @@ SLOW = (
     'core/test_learned.py', 'core/test_plausibility.py', 'database/test_crashes.py', 'encoders/test_models_command.py',
     'encoders/test_registry.py', 'evaluation/test_baselines.py', 'evaluation/test_demo.py',
     'evaluation/test_evaluate.py', 'evaluation/test_live.py', 'evaluation/test_public_benchmark.py', 'launch',
-    'nodes/test_bad_calls.py', 'nodes/test_detector_inputs.py', 'nodes/test_detector_lifecycle.py',
-    'nodes/test_detector_outputs.py', 'nodes/test_detector_services.py', 'nodes/test_detector_verdicts.py',
+    'nodes/test_bad_calls.py', 'nodes/test_detector_cameras.py', 'nodes/test_detector_inputs.py',
+    'nodes/test_detector_lifecycle.py', 'nodes/test_detector_outputs.py', 'nodes/test_detector_services.py',
+    'nodes/test_detector_verdicts.py',
     'nodes/test_nominal_recorder.py', 'nodes/test_policy.py', 'packaging/test_build.py', 'recordings/test_record.py',
     'recordings/test_without_ros.py', 'ros/test_replaying.py', 'simulation', 'tools')
 """Folders and modules that `make test-fast` leaves out: builds, whole programs, drives, training, processes killed."""

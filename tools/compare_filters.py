@@ -125,18 +125,19 @@ def compare(bags: list[Path], database: Path, settings: Settings, rates: list[fl
         times = {name: Timelines([timeline(stamp, np.array(alarms), truth, np.zeros(len(alarms), np.bool_))
                                   for stamp, truth, alarms in zip(stamps, truths, lists, strict=True)])
                  for name, lists in one.alarms.items()}
-        lines[rate] = _line(rate, times)
+        lines[rate] = line(rate, times)
     return lines
 
 
-def _line(rate: float, times: dict[str, Timelines]) -> str:
+def line(rate: float, times: dict[str, Timelines]) -> str:
+    """A row of the table: what happened with each filter, the one without first."""
     plain = times['none'].events
     cells = [f'{rate:g}', f'{len(plain)}']
-    for name, line in times.items():
-        both = [(before.delay_s, after.delay_s) for before, after in zip(plain, line.events, strict=True)]
+    for name, its in times.items():
+        both = [(before.delay_s, after.delay_s) for before, after in zip(plain, its.events, strict=True)]
         added = [after - before for before, after in both if before is not None and after is not None]
-        noticed = sum(event.delay_s is not None for event in line.events)
-        false = line.false_alarms_per_minute()
+        noticed = sum(event.delay_s is not None for event in its.events)
+        false = its.false_alarms_per_minute()
         cells += [f'{noticed}', f'{np.median(added):.2f}' if added and name != 'none' else '',
                   '' if false is None else f'{false:.2f}']
     return '| ' + ' | '.join(cells) + ' |'
@@ -156,8 +157,7 @@ def main() -> None:
     columns = [f'{name}: {what}' for name in FILTERS for what in ('noticed', 'added delay, s', 'false alarms a minute')]
     print('| ' + ' | '.join(['asked', 'events', *columns]) + ' |')
     print('|' + '---|' * (len(columns) + 2))
-    for line in lines.values():
-        print(line)
+    print(*lines.values(), sep='\n')
 
 
 if __name__ == '__main__':

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from semanom_ros.benchmarks.figures import Found
 from semanom_ros.benchmarks.memory import in_own_process, peak_mb
 from semanom_ros.benchmarks.plan import Plan
 from semanom_ros.core.embedding.embedder import Embedder
@@ -45,7 +46,7 @@ ANOMALY_DINO: dict[str, Value] = {
 """Our settings for what AnomalyDINO does (S. Damm et al., WACV 2025), beside the mean of the highest 1 %."""
 
 
-def compare(plan: Plan) -> dict[str, Any]:
+def compare(plan: Plan, out: Found) -> None:
     """AnomalyDINO and PatchCore through anomalib and through ours, and ours as it is by default.
 
     Each in a process of its own, on the same simulated drives, with the same frames recorded and the same encoder;
@@ -67,8 +68,8 @@ def compare(plan: Plan) -> dict[str, Any]:
     if 'anomalib AnomalyDINO' in scores:
         pairs = zip(scores['anomalib AnomalyDINO'], scores['semanom AnomalyDINO'], strict=True)
         different = max(abs(theirs - ours) for theirs, ours in pairs)
-    return {'details': {'methods': {'nominal_frames': plan.frames, 'test_frames': 5 * plan.frames, 'rows': found,
-                                    'score_difference': different}}}
+    out.details['methods'] = {'nominal_frames': plan.frames, 'test_frames': 5 * plan.frames, 'rows': found,
+                              'score_difference': different}
 
 
 def _measure(name: str, nominal: Path, drive: Path, folder: Path, settings: Settings

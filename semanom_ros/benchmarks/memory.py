@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
+from semanom_ros.benchmarks.figures import Found
 from semanom_ros.benchmarks.plan import Plan, drive
 from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.embedding.embedder import Embedder
@@ -46,7 +47,7 @@ def peak_mb() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith('VmHWM')) * 1024 / 1e6
 
 
-def growth(plan: Plan) -> dict[str, Any]:
+def growth(plan: Plan, found: Found) -> None:
     """Peak memory with a recording that is four times as long, over that with the short one.
 
     Each is measured in a process of its own. Both recordings are evaluated against the database of the short one.
@@ -60,13 +61,12 @@ def growth(plan: Plan) -> dict[str, Any]:
         _evaluate, bags[times], databases[1], plan.scratch / f'evaluated-{times}', plan.settings)
         for times in lengths}
     vectors = {times: read_manifest(path) for times, path in databases.items()}
-    return {
-        'memory_growth': {'record': round(record[TIMES_LONGER] / record[1], 3),
-                          'evaluate': round(watch[TIMES_LONGER] / watch[1], 3)},
-        'details': {'memory': {
-            'frames': list(lengths.values()), 'record_peak_mb': _values(record), 'evaluate_peak_mb': _values(watch),
-            'embeddings_mb': [round(4e-6 * m.description.dimension * (m.vectors + m.held_out_vectors), 1)
-                              for m in vectors.values()]}}}
+    found.put('memory_growth.record', round(record[TIMES_LONGER] / record[1], 3))
+    found.put('memory_growth.evaluate', round(watch[TIMES_LONGER] / watch[1], 3))
+    found.details['memory'] = {
+        'frames': list(lengths.values()), 'record_peak_mb': _values(record), 'evaluate_peak_mb': _values(watch),
+        'embeddings_mb': [round(4e-6 * m.description.dimension * (m.vectors + m.held_out_vectors), 1)
+                          for m in vectors.values()]}
 
 
 def _record(bag: Path, database: Path, settings: Settings) -> float:

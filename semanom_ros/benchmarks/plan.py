@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
-from tqdm import tqdm
 
-from semanom_ros.core.database.index import faiss
+from semanom_ros.benchmarks.timing import in_turn, synchronize
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.settings import Settings
 
 IMAGE_SIZE = (720, 1280)
+CAMERAS = 6
 
 
 @dataclass(frozen=True)
@@ -44,6 +38,11 @@ class Plan:
     frames: int
     burst_s: float
 
+    @property
+    def few(self) -> int:
+        """Repeats of what takes long."""
+        return max(1, self.repeats // 3)
+
 
 def drive(count: int) -> Iterator[npt.NDArray[np.uint8]]:
     """(720, 1280, 3) uint8 pictures of a smooth pattern that moves under noise, the same at every run."""
@@ -57,9 +56,9 @@ def drive(count: int) -> Iterator[npt.NDArray[np.uint8]]:
         yield pattern[:, shift:shift + width] + noise[:, other:other + width]
 
 
-def forward_pass(embedder: Embedder) -> Callable[[], None]:
-    """The encoder alone, on one picture that is ready on its device."""
-    images = embedder.preprocessor(list(drive(1)))
+def forward_pass(embedder: Embedder, batch: int = 1) -> Callable[[], None]:
+    """The encoder alone, on pictures that are ready on its device, so many at once."""
+    images = embedder.preprocessor(list(drive(batch)))
 
     def run() -> None:
         embedder.encoder.encode(images)
@@ -67,48 +66,16 @@ def forward_pass(embedder: Embedder) -> Callable[[], None]:
     return run
 
 
-def synchronize(device: torch.device) -> None:
-    """Waits for what a GPU has still to do."""
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
+def bare_times(embedder: Embedder, repeats: int) -> tuple[list[float], dict[str, float]]:
+    """What an image takes at best where nothing but the encoder runs.
 
-
-def in_turn(functions: Mapping[str, Callable[[], object]], repeats: int, what: str) -> dict[str, list[float]]:
-    """Milliseconds of each function, `repeats` times, one after the other, after one round that does not count."""
-    milliseconds: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in tqdm(range(repeats + 1), desc=what, leave=False, disable=None):
-        for name, function in functions.items():
-            begin = time.perf_counter()
-            function()
-            if turn:
-                milliseconds[name].append((time.perf_counter() - begin) * 1e3)
-    return milliseconds
-
-
-def summary(milliseconds: list[float]) -> dict[str, float]:
-    """Median and 95 % quantile."""
-    return {'median_ms': round(statistics.median(milliseconds), 3),
-            'p95_ms': round(float(np.quantile(milliseconds, 0.95)), 3)}
-
-
-def ratio(above: list[float], below: list[float]) -> float:
-    """Quotient of the medians."""
-    return round(statistics.median(above) / statistics.median(below), 4)
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What the figures were taken on."""
-    cpu = platform.processor()
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        cpu = next(line.split(':', 1)[1].strip() for line in lines if line.startswith('model name'))
-    except (OSError, StopIteration):
-        pass
-    return {
-        'cpu': cpu, 'cores': os.cpu_count(), 'torch_threads': torch.get_num_threads(),
-        'memory_gb': round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9, 1),
-        'load_average': round(os.getloadavg()[0], 2),
-        'gpu': torch.cuda.get_device_name(device) if device.type == 'cuda' else None,
-        'system': f'{platform.system()} {platform.machine()}', 'python': platform.python_version(),
-        'torch': torch.__version__, 'faiss': faiss.__version__, 'faiss_gpus': faiss.get_num_gpus(),
-    }
+    Returns:
+        Milliseconds an image, of passes over one picture or over CAMERAS at once, whichever is faster; and the medians
+        of both.
+    """
+    passes = {1: forward_pass(embedder), CAMERAS: forward_pass(embedder, CAMERAS)}
+    times = in_turn({str(batch): run for batch, run in passes.items()}, repeats, 'forward')
+    each = {batch: [milliseconds / batch for milliseconds in times[str(batch)]] for batch in passes}
+    medians = {batch: float(np.median(values)) for batch, values in each.items()}
+    best = min(medians, key=medians.__getitem__)
+    return each[best], {f'batch_of_{batch}_ms_an_image': round(median, 3) for batch, median in medians.items()}

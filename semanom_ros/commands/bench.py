@@ -6,41 +6,61 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from semanom_ros.commands.numbers import whole
-from semanom_ros.commands.options import add_parameter_options, settings_of
-from semanom_ros.commands.progress_bars import Bars
+from semanom_ros.commands.options import add_parameter_options, given_parameters, settings_of
 from semanom_ros.errors import ParameterError
 
 if TYPE_CHECKING:
-    from semanom_ros.benchmarks.plan import Plan
+    from semanom_ros.parameters import Value
+    from semanom_ros.settings import Settings
 
 BENCHMARKS = {
-    'end_to_end': 'an image published until its score is received, over the forward pass',
-    'overload': 'frames dropped, and the latency of the others, when the camera is three times too fast',
-    'search': 'the search of one frame in databases of each size, over the forward pass',
+    'stages': 'what each stage takes of a frame in the pipeline',
+    'instance': 'a frame of the variant instance over one of the variant grid',
     'record': 'semanom record, for each frame, over the forward pass',
+    'evaluate': 'semanom evaluate, for each frame, over the forward pass',
+    'end_to_end': 'an image published until its score is received, over the forward pass',
+    'throughput': 'images scored in a second when more come, over what the bare encoder takes',
+    'six_cameras': 'the same with six cameras, over batches of six; and without ROS',
+    'search': 'the search of one frame in databases of each size, over the forward pass',
+    'overload': 'frames dropped, and the latency of the others, when the camera is three times too fast',
+    'received': '720p images that the detector receives in a second while it works',
+    'start': 'a detector started until it is configured, over imports and weights, with the largest database',
+    'backends': 'each backend of the encoder: times as fast as PyTorch, error of the scores, verdicts',
     'anomalib': 'scoring a frame in anomalib (AnomalyDINO) over ours, features given; needs anomalib',
     'memory': 'peak memory with a recording four times as long, over that with a short one',
     'methods': 'AnomalyDINO and PatchCore through anomalib and through ours on a simulated drive: quality, latency '
                'and memory; needs anomalib for its rows',
-    'received': '720p images that the detector receives in a second while it works',
 }
+ONCE = ('overload', 'received', 'start', 'backends', 'anomalib', 'memory', 'methods')
+"""With the first encoder alone."""
+
+ENCODERS: tuple[dict[str, Value], ...] = (
+    {'encoder': 'timm:vit_small_patch14_dinov2.lvd142m', 'encoder_weights': 'random:0', 'input_size': [364, 644]},
+    {'encoder': 'open_clip:ViT-B-16', 'encoder_weights': 'random:0', 'input_size': [448, 448]},
+    {'encoder': 'semanom-tiny'},
+)
+"""What is measured unless an encoder is given; times do not depend on weights."""
+
 SIZES = (100_000, 1_000_000)
 QUICK_SIZES = (10_000,)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument('--output', type=Path, required=True, metavar='DIR', help='folder for bench.json')
-    parser.add_argument('--only', nargs='+', choices=BENCHMARKS, default=list(BENCHMARKS), metavar='BENCHMARK',
-                        help='; '.join(f'{name}: {text}' for name, text in BENCHMARKS.items()))
+    parser.add_argument('--output', type=Path, required=True, metavar='DIR', help='folder for bench.json and bench.svg')
+    parser.add_argument('--only', nargs='+', choices=BENCHMARKS, metavar='BENCHMARK',
+                        default=[name for name in BENCHMARKS if name != 'methods'],
+                        help='; '.join(f'{name}: {text}' for name, text in BENCHMARKS.items())
+                        + ' (default: all but methods)')
     parser.add_argument('--sizes', nargs='+', type=whole(1), metavar='N',
-                        help='vectors of the databases that are searched (default 1e5 1e6)')
-    parser.add_argument('--repeats', type=int, metavar='N', help='how often each thing is timed (default 30)')
+                        help='vectors of the databases that are searched (default 1e5 1e6; with encoders after the '
+                        'first the smallest alone)')
+    parser.add_argument('--repeats', type=int, metavar='N', help='how often each thing is timed (default 20)')
     parser.add_argument('--quick', action='store_true', help='small sizes and few repeats: does it work, not how fast')
     parser.add_argument('--scratch', type=Path, metavar='DIR',
                         help='where bags and databases go, several GB at 1e6 vectors (default: a temporary folder)')
@@ -48,82 +68,41 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measures, prints, and writes bench.json."""
+    """Measures, prints, and writes bench.json and bench.svg."""
+    from semanom_ros.benchmarks.bench_chart import svg
+    from semanom_ros.benchmarks.bench_table import markdown
     from semanom_ros.benchmarks.plan import Plan  # PyTorch, which takes seconds to import
+    from semanom_ros.benchmarks.suite import measure
     from semanom_ros.evaluation.metric_table import shown_in_bench
 
     quick = arguments.quick
-    repeats = arguments.repeats if arguments.repeats is not None else 3 if quick else 30
+    repeats = arguments.repeats if arguments.repeats is not None else 3 if quick else 20
     if repeats < 1:
         raise ParameterError(f'--repeats {repeats}: expected at least 1')
-    settings = settings_of(arguments).changed({'append': False})
     sizes = tuple(arguments.sizes or (QUICK_SIZES if quick else SIZES))
-    with tempfile.TemporaryDirectory(prefix='semanom_', dir=arguments.scratch) as scratch, logging_redirect_tqdm():
-        plan = Plan(settings, Path(scratch), sizes, repeats, frames=20 if quick else 100,
-                    burst_s=4.0 if quick else 10.0)
-        result = _measure(plan, arguments.only)
-    arguments.output.mkdir(parents=True, exist_ok=True)
     file = arguments.output / 'bench.json'
-    file.write_text(json.dumps(result, indent=2) + '\n')
-    for name in ('end_to_end_over_forward', 'dropped_at_three_times_the_rate', 'search_over_forward',
-                 'record_over_forward', 'anomalib_over_ours', 'received_fps_720p', 'memory_growth'):
-        print(f'{name:34}{_shown(result[name])}')
-    for name, row in result['details'].get('methods', {}).get('rows', {}).items():
-        print(f'{name:34}' + _shown(shown_in_bench(row) | {'peak MB': row['peak_mb']}))
-    print(f'{file}: with the times, and the machine that they were taken on')
+    with tempfile.TemporaryDirectory(prefix='semanom_', dir=arguments.scratch) as scratch, logging_redirect_tqdm():
+        plans = []
+        for number, settings in enumerate(_chosen(arguments)):
+            folder = Path(scratch) / str(number)
+            folder.mkdir()
+            plans.append(Plan(settings, folder, sizes if not number else (min(sizes),), repeats,
+                              frames=20 if quick else 40, burst_s=3.0 if quick else 15.0))
+        for result in measure(plans, arguments.only, ONCE):
+            arguments.output.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(result, indent=1) + '\n')
+            file.with_suffix('.svg').write_text(svg(result))
+    print(markdown(result))
+    for encoder in result['encoders'].values():
+        for name, row in encoder['details'].get('methods', {}).get('rows', {}).items():
+            print(f'{name:34}' + '  '.join(
+                f'{key}: {value:g}' for key, value in (shown_in_bench(row) | {'peak MB': row['peak_mb']}).items()))
+    print(f'{file}: with the times, and the machine that they were taken on; {file.with_suffix(".svg").name} shows it')
 
 
-def _measure(plan: Plan, wanted: list[str]) -> dict[str, Any]:
-    from semanom_ros.benchmarks import anomalib_methods as methods
-    from semanom_ros.benchmarks import live_detector as live
-    from semanom_ros.benchmarks import memory, search
-    from semanom_ros.benchmarks.plan import machine
-    from semanom_ros.core.embedding.embedder import Embedder
-
-    embedder = Embedder.load(plan.settings.method)
-    embedder.encoder.warm_up()
-    encoder = embedder.encoder
-    result: dict[str, Any] = {
-        'end_to_end_over_forward': None, 'search_over_forward': dict.fromkeys(map(search.key, SIZES)),
-        'record_over_forward': None, 'anomalib_over_ours': dict.fromkeys(map(search.key, SIZES)),
-        'received_fps_720p': None, 'dropped_at_three_times_the_rate': None,
-        'memory_growth': {'record': None, 'evaluate': None}, 'machine': machine(encoder.device),
-        'details': {'encoder': {
-            'name': encoder.name, 'weights': encoder.weights, 'input_size': encoder.input_size,
-            'grid_size': encoder.grid_size, 'dimension': encoder.dimension, 'device': str(encoder.device),
-            'precision': str(encoder.dtype).removeprefix('torch.')}},
-    }
-    if 'record' in wanted:
-        _merge(result, live.record(plan, embedder, Bars()))
-    if {'end_to_end', 'overload', 'received'} & set(wanted):
-        with live.detector(plan, embedder, Bars()) as detector:
-            if 'end_to_end' in wanted:
-                _merge(result, detector.end_to_end(plan, embedder))
-            if 'overload' in wanted:
-                _merge(result, detector.overload(plan))
-            if 'received' in wanted:
-                _merge(result, detector.received(plan))
-    if 'search' in wanted:
-        _merge(result, search.search(plan, embedder))
-    if 'anomalib' in wanted:
-        _merge(result, search.against_anomalib(plan, embedder))
-    if 'memory' in wanted:
-        _merge(result, memory.growth(plan))
-    if 'methods' in wanted:
-        _merge(result, methods.compare(plan))
-    return result
-
-
-def _merge(result: dict[str, Any], found: dict[str, Any]) -> None:
-    """Puts figures into place, one level deep."""
-    for name, value in found.items():
-        if isinstance(value, dict):
-            result[name] |= value
-        else:
-            result[name] = value
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return '  '.join(f'{size}: {_shown(ratio)}' for size, ratio in value.items())
-    return 'not measured' if value is None else f'{value:g}'
+def _chosen(arguments: argparse.Namespace) -> list[Settings]:
+    """What is measured: the encoder that is given, else those that are usual."""
+    settings = settings_of(arguments).changed({'append': False})
+    if 'encoder' in given_parameters(arguments):
+        return [settings]
+    return [settings.changed(encoder) for encoder in ENCODERS]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from semanom_ros.core.curation.operations import accept
@@ -18,8 +19,9 @@ from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.database.storage import FrameRecord, NominalAddition, thumbnail
 from semanom_ros.core.drift.drift_monitor import Drift, DriftMonitor
 from semanom_ros.core.drift.drift_reference import DriftReference, sample_of
-from semanom_ros.core.embedding.embedder import Embedder, FrameEmbedding
+from semanom_ros.core.embedding.embedder import Embedder, FrameEmbedding, queries_of
 from semanom_ros.core.embedding.encoders.encoder import Encoder
+from semanom_ros.core.embedding.preprocessing import Prepared
 from semanom_ros.core.embedding.segmenters.refreshed import MaskMemory
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.labelling import Labeller
@@ -30,10 +32,15 @@ from semanom_ros.core.localization.tracking import Track
 from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel
 from semanom_ros.core.results import ALARM, Anomaly, FrameResult, Reason, ScoreMap, Verdict
 from semanom_ros.core.scoring.calibration import Calibration, calibrate, parameters_of, stored_parameters
-from semanom_ros.core.scoring.scorer import FrameScores, Scorer
+from semanom_ros.core.scoring.scorer import EXACT_ABOVE, FrameScores, Scorer
+from semanom_ros.core.scoring.search_memory import SearchMemory
+from semanom_ros.errors import ImageError, SemanomError
 from semanom_ros.settings import FilterSettings, MethodSettings
 
 log = logging.getLogger(__name__)
+
+LOG_PERIOD_S = 10.0
+"""That a camera's frames fail is logged once in that time."""
 
 EVIDENCE_SIZE = 160  # longer side of the picture kept with what was accepted, pixels
 
@@ -46,13 +53,28 @@ class CameraState:
         masks: for segmenters that do not look at every frame.
         filter: tracks and their evidence.
         drift: whether driving is still like the nominal drives.
+        search: what its frames resembled.
         stamp_ns: of the last frame that was judged; None: there was none.
+        complained: when the log was last told of a frame that failed, monotonic seconds.
     """
 
     masks: MaskMemory = field(default_factory=MaskMemory)
     filter: TemporalFilter = field(default_factory=TemporalFilter)
     drift: DriftMonitor = field(default_factory=DriftMonitor)
+    search: SearchMemory = field(default_factory=SearchMemory)
     stamp_ns: int | None = None
+    complained: float = -math.inf
+
+    def failed(self, frame: Frame, error: Exception) -> FrameResult:
+        """What is said of a frame that failed in the pipeline; the log is told now and then."""
+        if isinstance(error, ImageError):
+            return FrameResult.unknown(frame.stamp_ns, frame.camera, Reason.INVALID_IMAGE, str(error))
+        known, now = isinstance(error, SemanomError), time.monotonic()
+        if now - self.complained > LOG_PERIOD_S:
+            self.complained = now
+            log.error('%s: frame failed: %s', frame.camera, error, exc_info=None if known else error)
+        return FrameResult.unknown(frame.stamp_ns, frame.camera, Reason.FAILED,
+                                   str(error) if known else f'frame failed: {error!r}', frame.size)
 
 
 class Judge:
@@ -84,7 +106,8 @@ class Judge:
         self.embedder, self.database, self.settings = embedder, database, settings
         self._labeller = labeller or (Labeller.load(embedder.encoder, Path(vocabulary)) if vocabulary else None)
         self._calibration = calibration or calibration_of(database, settings, embedder.encoder)
-        self._scorer = Scorer(database, self._calibration, settings.score)
+        self._scorer = Scorer(database, self._calibration, settings.score,
+                              min(EXACT_ABOVE, settings.alarm.pixel_threshold))
         alarm = self._calibration.level_for(settings.alarm)
         self._level, self._calibrated = alarm.level, self._calibration.calibrated
         self._surprise = Surprise(self._calibration.survival, alarm.level, 1.0 if alarm.rate is None else alarm.rate)
@@ -155,26 +178,80 @@ class Judge:
         return self._level
 
     def process(self, frame: Frame, state: CameraState) -> FrameResult:
-        """What is anomalous in a frame.
+        """What is anomalous in a frame, see `process_batch`."""
+        return self.process_batch([frame], [state])[0]
+
+    def process_batch(self, frames: Sequence[Frame], states: Sequence[CameraState],
+                      prepared: Sequence[Prepared] | None = None) -> list[FrameResult]:
+        """What is anomalous in frames of several cameras: one pass of the encoder, one search, then each on its own.
+
+        What fails with a frame costs that frame alone: it is unknown, and the log says why.
 
         Args:
-            frame: a picture.
-            state: of its camera, whose frames come in their order; changed here.
-
-        Raises:
-            ImageError: the picture is none.
+            frames: pictures, which may differ in size, at most one of each camera.
+            states: of their cameras, whose frames come in their order; changed here.
+            prepared: the same pictures on their way to the encoder; None: that begins now.
         """
         start = time.perf_counter()
-        embedding = self.embedder.embed([frame], [state.masks])[0]
-        return not_finite(embedding) if embedding.fault else self.filter(self.score(embedding), state, start)
+        try:
+            encoded = self.embedder.encode(frames, prepared)
+        except Exception as error:
+            if len(frames) == 1:
+                return [states[0].failed(frames[0], error)]
+            pictures = [None] * len(frames) if prepared is None else [[one] for one in prepared]
+            return [self.process_batch([frame], [state], picture)[0]
+                    for frame, state, picture in zip(frames, states, pictures, strict=True)]
+        known: dict[int, FrameResult] = {}  # by place in the batch
+        segmented: dict[int, FrameEmbedding] = {}
+        # on a GPU what is not finite is known when it has searched; to ask before would be to wait for it twice
+        at_once = self.embedder.encoder.device.type != 'cuda'
+        for place, (embedding, state) in enumerate(zip(encoded, states, strict=True)):
+            try:
+                one = self.embedder.segment(embedding, state.masks)
+                if at_once and one.fault:
+                    known[place] = not_finite(one)
+                else:
+                    segmented[place] = one
+            except Exception as error:
+                known[place] = state.failed(embedding.frame, error)
+        memories = {place: states[place].search for place in segmented}
+        for place, scores in self._scored(segmented, memories).items():
+            try:
+                if isinstance(scores, Exception):
+                    raise scores
+                fault = scores.embedding.fault
+                known[place] = not_finite(scores.embedding) if fault else self.filter(scores, states[place], start)
+            except Exception as error:
+                known[place] = states[place].failed(frames[place], error)
+        return [known[place] for place in range(len(frames))]
 
-    def score(self, embedding: FrameEmbedding) -> FrameScores:
+    def _scored(self, embeddings: Mapping[int, FrameEmbedding], memories: Mapping[int, SearchMemory]
+                ) -> dict[int, FrameScores | Exception]:
+        """Scores of embeddings in one search; where that fails, of each alone, or why there are none."""
+        if not embeddings:
+            return {}
+        batch = list(embeddings.values())
+        try:
+            scores = self._scorer.score_batch(batch, [queries_of(one) for one in batch], self._level,
+                                              [memories[place] for place in embeddings])
+            return dict(zip(embeddings, scores, strict=True))
+        except Exception as error:
+            if len(batch) == 1:
+                return dict.fromkeys(embeddings, error)
+            return {place: one for key, embedding in embeddings.items()
+                    for place, one in self._scored({key: embedding}, memories).items()}
+
+    def score(self, embedding: FrameEmbedding, memory: SearchMemory | None = None) -> FrameScores:
         """Raw and calibrated scores of an embedded frame, before the filter.
+
+        Args:
+            embedding: of the frame.
+            memory: of what its camera's frames resembled, see `Scorer`; None: every query is searched for.
 
         Raises:
             EncoderError: the embedding holds NaN or infinity.
         """
-        return self._scorer.score(embedding, self.embedder.queries(embedding), self._level)
+        return self._scorer.score(embedding, self.embedder.queries(embedding), self._level, memory)
 
     def filter(self, scores: FrameScores, state: CameraState, since: float | None = None) -> FrameResult:
         """The verdict on scored frames, taken in the order of each camera's frames.
@@ -236,7 +313,7 @@ class Judge:
         verdict = Verdict.of(above and (bool(anomalies) or not filtered))
         drift = Drift() if frame.still else state.drift.update(
             self._calibration.drift, self.settings.drift.level, frame.stamp_ns,
-            lambda: sample_of(scores.distances, scores.queries.positions, self.database.positions_of(scores.nearest)))
+            lambda: self._drift_sample(scores, state.search))
         reason, explanation = Reason.NONE, ''
         if above and verdict is Verdict.NOMINAL:
             reason, explanation = _held_back(dropped, settings)
@@ -248,6 +325,11 @@ class Judge:
             frame.stamp_ns, frame.camera, size, scores.score, scores.raw_score, scores.p_value, ALARM,
             verdict, map_, reach, tuple(anomalies), tuple(region for region, _ in kept), scores.queries, timings,
             reason, explanation, tuple(region for region, _, _ in dropped), drift)
+
+    def _drift_sample(self, scores: FrameScores, memory: SearchMemory) -> npt.NDArray[np.float32]:
+        """Of a frame with every query searched for, as in the nominal frames that it is compared with."""
+        distances, nearest = self._scorer.searched(scores, memory)
+        return sample_of(distances, scores.queries.positions, self.database.positions_of(nearest))
 
     def _anomaly(self, scores: FrameScores, region: Region, track: Track | None) -> Anomaly:
         """What is said about one region: its strongest query, the evidence for it, and a label."""

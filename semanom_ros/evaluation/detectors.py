@@ -14,7 +14,7 @@ import numpy.typing as npt
 from semanom_ros.core.database.engines import load_embedder
 from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.database.published import read_manifest
-from semanom_ros.core.embedding.embedder import Embedder
+from semanom_ros.core.embedding.embedder import Embedder, FrameEmbedding
 from semanom_ros.core.embedding.segmenters.refreshed import MaskMemory
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.pipeline import CameraState, Judge, not_finite
@@ -152,8 +152,17 @@ class Detectors:
             rows += [Row(variant, on) for on in filters]
         self.rows = tuple(rows)
         self.false_alarm_rate = None if settings.alarm.false_alarms_per_minute else settings.alarm.false_alarm_rate
+        self._encoded: dict[int, FrameEmbedding] = {}  # by the id of its frame, which it keeps
         self.warnings = tuple(dict.fromkeys(w for _, all in self._judges for judge in all for w in judge.warnings))
         self.reset()
+
+    def look_ahead(self, frames: Sequence[Frame]) -> None:
+        """What `process` will be asked about next: embedded together, as many as suit the encoder's device.
+
+        Raises:
+            ImageError: a picture is none.
+        """
+        self._encoded = {id(embedding.frame): embedding for embedding in self.embedder.encode(frames)}
 
     def process(self, frame: Frame) -> list[Ranked]:
         """The verdict of each row on the next frame.
@@ -161,7 +170,8 @@ class Detectors:
         Raises:
             ImageError: the picture is none.
         """
-        embedding = self.embedder.embed([frame], [self._masks])[0]
+        encoded = self._encoded.pop(id(frame), None)
+        embedding = self.embedder.segment(encoded or self.embedder.encode([frame])[0], self._masks)
         verdicts: list[Ranked] = []
         for variant, judges in self._judges:
             own = embedding if variant == 'instance' else replace(embedding, segments=None)

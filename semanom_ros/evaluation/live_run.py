@@ -155,34 +155,36 @@ def _run(process: DetectorProcess, node: Node, writer: BagWriter, bag: Path, ima
 class DetectorProcess:
     """`semanom_detector` in a process of its own."""
 
-    def __init__(self, domain: int, scratch: Path, image_topic: str, settings: Settings, database: Path, bag: Path
-                 ) -> None:
+    def __init__(self, domain: int, scratch: Path, image_topic: str, settings: Settings, database: Path, bag: Path,
+                 camera_names: tuple[str, ...] = (CAMERA,)) -> None:
         """Starts it.
 
         Args:
             domain: ROS domain id.
             scratch: folder for its parameter file and log.
-            image_topic: what it watches; compressed when its name says so.
+            image_topic: what its first camera watches; compressed when its type says so.
             settings: of the method and the detector.
             database: nominal database.
             bag: where the image topic comes from.
+            camera_names: of all cameras; those after the first are not remapped.
         """
         with BagReader(bag) as reader:
             compressed = reader.topics[image_topic].endswith('/CompressedImage')
-        cameras = replace(settings.cameras, database=str(database), camera_names=(CAMERA,),
+        cameras = replace(settings.cameras, database=str(database), camera_names=camera_names,
                           image_transport='compressed' if compressed else 'raw')
         parameters = {**settings.method.values(), **cameras.values(), **settings.detector.values()}
         file = scratch / 'detector.yaml'
         content = {'/**': {'ros__parameters': {**parameters, 'use_sim_time': True}}}
         file.write_text(json.dumps(content, ensure_ascii=False))  # YAML too, in which no text looks like a number
         self._log = scratch / 'detector.log'
-        source = f'~/input/{CAMERA}/image' + ('/compressed' if compressed else '')
+        first = f'~/input/{camera_names[0]}'
+        source = f'{first}/image' + ('/compressed' if compressed else '')
         command = [sys.executable, '-m', 'semanom_ros.nodes.detector', '--ros-args', '--params-file', str(file),
                    '-r', f'{source}:={image_topic}',
-                   '-r', f'~/input/{CAMERA}/camera_info:={camera_info_topic(image_topic)}']
+                   '-r', f'{first}/camera_info:={camera_info_topic(image_topic)}']
         masks = [topic for topic in settings.method.queries.segments_topics if topic]
         if masks:
-            command += ['-r', f'~/input/{CAMERA}/segments:={masks[0]}']
+            command += ['-r', f'{first}/segments:={masks[0]}']
         with open(self._log, 'wb') as log:
             self._process = subprocess.Popen(  # a group of its own: Ctrl-C is for us, we tell it
                 command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
@@ -227,7 +229,7 @@ class DetectorProcess:
         """An error that ends with the last lines of the detector's log."""
         with suppress(OSError):
             lines = self._log.read_text(errors='replace').strip().splitlines()[-_LOG_LINES:]
-            return SemanomError('\n  '.join([f'the detector {what}; the end of its log:', *lines]))
+            return SemanomError(f'the detector {what}; the end of its log: {" | ".join(lines)}')
         return SemanomError(f'the detector {what}')
 
     def stop(self) -> None:

@@ -7,24 +7,27 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
 from semanom_ros.core.drift.drift_monitor import DriftState
+from semanom_ros.core.frames import Frame
+from semanom_ros.core.overlapping import Behind, ahead, batches
 from semanom_ros.core.results import Reason, Verdict
 from semanom_ros.errors import BagError, CameraError
-from semanom_ros.evaluation.detectors import Method, Row
+from semanom_ros.evaluation.detectors import Detectors, Method, Ranked, Row
 from semanom_ros.evaluation.measurement import Measurement, rounded
 from semanom_ros.evaluation.metrics import ANOMALOUS
 from semanom_ros.evaluation.result_bag import CAMERA, ResultBag
 from semanom_ros.evaluation.sequences import SequenceCounter
-from semanom_ros.evaluation.surroundings import SurroundingsReader
+from semanom_ros.evaluation.surroundings import Surroundings, SurroundingsReader
 from semanom_ros.evaluation.truth import TruthReader
 from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.recordings.bags import BagReader
@@ -156,22 +159,33 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
     target = folder / 'bags' / name
     shutil.rmtree(target, ignore_errors=True)
     damage, frames, sequence, size = '', 0, -1, (0, 0, 0)
+    detectors = [method for method in methods if isinstance(method, Detectors)]
+    batch = max((one.embedder.largest_batch for one in detectors), default=1)
+
+    def note(frame: Frame, verdicts: Sequence[Ranked], truth: npt.NDArray[np.uint8] | None, sequence: int,
+             stretch: int, surroundings: Surroundings | None) -> None:
+        for row, verdict in zip(rows, verdicts, strict=True):
+            measurements[row].add(verdict, truth, sequence, stretch, surroundings)
+            if row == shown:
+                results.add(frame, verdict.result)
+
     with BagReader(path) as reader, TruthReader(BagReader(path), topics.truth, topics.truth_instances) as truths, \
             SurroundingsReader(path) as told:
         topic = reader.image_topic(topics.image)
         with BagSegments(reader, [topic], topics.segments) as segments, \
                 ResultBag(target, _frame_id(reader, topic), _camera(reader, topic), drawn, path, topic) as results, \
-                tqdm(total=reader.counts[topic], desc=f'replay {name}', unit='frame', disable=None) as bar:
-            pictures = reader.images(topic, segments=segments, bit_depth=topics.bit_depth)
+                tqdm(total=reader.counts[topic], desc=f'replay {name}', unit='frame', disable=None) as bar, \
+                closing(ahead(reader.images(topic, segments=segments, bit_depth=topics.bit_depth), 2 * batch)
+                        ) as pictures, Behind() as behind:
+            taken = _in_batches(pictures, batch, detectors)
             while True:
                 try:
-                    frame = next(pictures, None)
+                    frame = next(taken, None)
                 except BagError as error:  # the recording breaks off; what was there counts
                     log.warning('%s', error)
                     damage, frame = str(error), None
                 if frame is None:
                     break
-                frame = replace(frame, camera=CAMERA)
                 before = sequence, size
                 (sequence, stretch), size = count(frame.stamp_ns), frame.image.shape
                 if reader.stills or before != (sequence, size):  # as the detector does
@@ -180,12 +194,8 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
                 truth = truths.at(frame.stamp_ns, frame.size)
                 if truth is not None and 0 < np.count_nonzero(truth == ANOMALOUS) < topics.min_anomaly_pixels:
                     truth = None
-                surroundings = told.at(frame.stamp_ns, frame.size)
-                for method in methods:
-                    for row, verdict in zip(method.rows, method.process(frame), strict=True):
-                        measurements[row].add(verdict, truth, sequence, stretch, surroundings)
-                        if row == shown:
-                            results.add(frame, verdict.result)
+                verdicts = [verdict for method in methods for verdict in method.process(frame)]
+                behind(note, frame, verdicts, truth, sequence, stretch, told.at(frame.stamp_ns, frame.size))
                 frames += 1
                 bar.update()
         if truths.topic in reader.topics and not truths.matched:
@@ -194,6 +204,15 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
         recording = Recording(name, path, topic, truths.topic if truths.topic in reader.topics else '', frames,
                               reader.bad_images, damage, reader.stills)
     _store(stored, recording, [measurements[row] for row in rows])
+
+
+def _in_batches(pictures: Iterable[Frame], batch: int, detectors: Sequence[Detectors]) -> Iterator[Frame]:
+    """The frames, one after the other; the detectors are told of so many of them together, before."""
+    for frames in batches(pictures, batch):
+        own = [replace(frame, camera=CAMERA) for frame in frames]
+        for one in detectors:
+            one.look_ahead(own)
+        yield from own
 
 
 def _frame_id(reader: BagReader, topic: str) -> str:

@@ -26,6 +26,7 @@ from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import Trigger
 
 from semanom_ros.core.drift.drift_monitor import Drift, DriftState
+from semanom_ros.core.embedding.preprocessing import Prepared
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.localization.frame_clock import LONGEST_GAP_NS
 from semanom_ros.core.pipeline import CameraState, Judge, evidence_for
@@ -71,12 +72,20 @@ class _Waiting:
         received: the frame.
         late: it was said that its verdict is late.
         answered: its verdict has come.
+        prepared: it was decoded, or found to be none.
+        decoded: the frame and its frame_id; None: there is a fault.
+        picture: on its way to the encoder, where frames are prepared ahead.
+        fault: why it is unknown, and in a line; None: nothing is known against it.
     """
 
     camera: _Camera
     received: Received
     late: bool = False
     answered: bool = False
+    prepared: bool = False
+    decoded: tuple[Frame, str] | None = None
+    picture: Prepared | None = None
+    fault: tuple[Reason, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,10 +123,14 @@ class Detector(GuardedNode, LifecycleNode):
     """Scores every camera's latest frame against the nominal database.
 
     Three threads. The executor's receives serialized frames, answers services, publishes
-    diagnostics and watches whether the worker answers in time; it waits for the other two only to stop them, and never
-    for longer than STOP_S. One worker takes the latest frame of each camera in turn, runs the pipeline and publishes
-    for machines. One more draws overlays, so that somebody who looks on does not slow
-    the detector down.
+    diagnostics and watches whether the worker answers in time; it waits for the others only to stop them, and never
+    for longer than STOP_S. One worker takes the latest frames of the cameras that wait, in turn, as many together as
+    suit the encoder's device, runs the pipeline and publishes for machines. One more draws overlays, so that somebody
+    who looks on does not slow the detector down.
+
+    Where a GPU computes there is a fourth, which decodes and uploads the latest frames while the worker is at those
+    before: a second mailbox is between the two, so frames stay the latest. On a CPU it would take from the encoder
+    what it gains.
 
     Every frame whose header can be read gets an AnomalyScore and an AnomalyArray, but for those that a newer one
     replaces: where it cannot be judged their verdict is unknown.
@@ -139,8 +152,10 @@ class Detector(GuardedNode, LifecycleNode):
         self._judge: Judge | None = None
         self._cameras: list[_Camera] = []
         self._frames: Mailbox[_Waiting] = Mailbox()
+        self._prepared: Mailbox[_Waiting] = Mailbox()
         self._renderings: Mailbox[_Drawing] = Mailbox()
-        self._working: _Waiting | None = None  # what the worker is at
+        self._working: list[_Waiting] = []  # what the worker is at
+        self._preparing: list[_Waiting] = []  # what is decoded ahead of it
         self._threads: list[threading.Thread] = []
         self._abandoned: list[threading.Thread] = []  # that did not end
         self._service: threading.Thread | None = None  # that answers a service, while it does
@@ -187,7 +202,7 @@ class Detector(GuardedNode, LifecycleNode):
             names = names_of(self._settings.cameras)
             if not self._settings.cameras.database:
                 raise ParameterError('parameter database: found nothing, expected the folder of a nominal database; '
-                                     'record one with `semanom record`')
+                                     'name one, or leave the parameter out')
             self._judge = Judge.load(self._settings.method, self._database_path)
             self._database_info = self.create_publisher(DatabaseInfo, '~/database_info', LATCHED)
             self._cameras = [_Camera(self, name, self._settings) for name in names]
@@ -216,18 +231,23 @@ class Detector(GuardedNode, LifecycleNode):
             TransitionCallbackReturn.ERROR or any uncaught exceptions to "errorprocessing".
         """
         result = super().on_activate(state)
-        self._frames, self._renderings = Mailbox(), Mailbox()
+        judge = self._judge
+        assert judge is not None
+        self._frames, self._prepared, self._renderings = Mailbox(), Mailbox(), Mailbox()
+        ahead = judge.embedder.prepares_ahead
         # daemons: a library that hangs must not keep the process from ending
         self._threads = [
-            threading.Thread(target=self._work, name='semanom_worker', args=(self._frames,), daemon=True),
+            threading.Thread(target=self._work, name='semanom_worker',
+                             args=(self._prepared if ahead else self._frames,), daemon=True),
             threading.Thread(target=self._render, name='semanom_overlay', args=(self._renderings,), daemon=True)]
+        if ahead:
+            self._threads.append(threading.Thread(
+                target=self._prepare_ahead, name='semanom_preparing', args=(self._frames, self._prepared), daemon=True))
         for thread in self._threads:
             thread.start()
         for camera in self._cameras:
             camera.open(self._frames)
         self._state = 'active'
-        judge = self._judge
-        assert judge is not None
         self.get_logger().info(
             f'active: watching {", ".join(f"{camera.name} ({camera.topic})" for camera in self._cameras)}, alarm level '
             f'{judge.level:.4g} of database version {judge.database.manifest.version}')
@@ -306,6 +326,7 @@ class Detector(GuardedNode, LifecycleNode):
         for camera in self._cameras:
             camera.close()
         self._frames.close()
+        self._prepared.close()
         self._renderings.close()
         self._threads = self._still_at_work(self._threads)
         if self._threads:
@@ -369,49 +390,114 @@ class Detector(GuardedNode, LifecycleNode):
     # -- the worker
 
     def _work(self, frames: Mailbox[_Waiting]) -> None:
-        while (waiting := frames.take()) is not None:
-            camera = waiting.camera
-            self._working = waiting
+        while (taken := frames.take(self._largest_batch)) is not None:
+            self._working = taken
             try:
-                judged = self._judged(waiting)
+                judged = self._judged(taken)
                 if threading.current_thread() in self._abandoned:  # the topics are gone
                     return
                 with self._answering:
-                    waiting.answered = True
-                limit = self._settings.detector.latency_limit
-                camera.monitor.answered(time.monotonic() - waiting.received.when, limit)
-                if judged is not None:
-                    self._publish(camera, judged, waiting.received)
+                    for waiting in taken:
+                        waiting.answered = True
+                for waiting, one in zip(taken, judged, strict=True):
+                    self._answer(waiting, one)
             except Exception as error:
                 if not self.context.ok():  # shut down while a frame was on its way: nobody is there to be told
                     return
-                camera.monitor.unknown(Reason.FAILED, f'frame failed: {error!r}')
-                camera.log.error(f'frame failed: {traceback.format_exc()}', throttle_duration_sec=LOG_PERIOD_S)
+                for waiting in taken:
+                    waiting.camera.monitor.unknown(*waiting.camera.failed(error))
             finally:
-                self._working = None
+                self._working = []
 
-    def _judged(self, waiting: _Waiting) -> Judged | None:
-        """What is said about a frame; None where not even its header can be read."""
-        camera, received = waiting.camera, waiting.received
+    @property
+    def _largest_batch(self) -> int:
+        judge = self._judge
+        return 1 if judge is None else judge.embedder.largest_batch
+
+    def _answer(self, waiting: _Waiting, judged: Judged | None) -> None:
+        camera = waiting.camera
+        try:
+            camera.monitor.answered(time.monotonic() - waiting.received.when, self._settings.detector.latency_limit)
+            if judged is not None:
+                self._publish(camera, judged, waiting.received)
+        except Exception as error:  # what is to be said of the other cameras is said all the same
+            if not self.context.ok():
+                raise
+            camera.monitor.unknown(*camera.failed(error))
+
+    def _judged(self, taken: Sequence[_Waiting]) -> list[Judged | None]:
+        """What is said about frames; None where not even the header can be read."""
         with self._changing:
             judge, settings = self._judge, self._settings.detector
         assert judge is not None
-        frame: Frame | None = None
+        for waiting in taken:
+            if not waiting.prepared:
+                self._prepare(waiting, judge)
+        ready = [waiting for waiting in taken if waiting.decoded is not None]
+        results = self._results(ready, judge) if ready else {}
+        judged: list[Judged | None] = []
+        for waiting in taken:
+            camera = waiting.camera
+            frame, frame_id = waiting.decoded or (None, '')
+            if (result := results.get(camera.name)) is not None and result.reason in (
+                    Reason.FAILED, Reason.INVALID_IMAGE):
+                waiting.fault = result.reason, result.explanation
+            if waiting.fault is not None:
+                judged.append(camera.unknown(waiting.received, *waiting.fault, settings, frame))
+            else:
+                assert result is not None
+                judged.append(Judged(frame, result, frame_id, camera.model_of(result.image_size), settings))
+        return judged
+
+    def _results(self, ready: Sequence[_Waiting], judge: Judge) -> dict[str, FrameResult]:
+        """Of decoded frames, by camera."""
+        frames = [waiting.decoded[0] for waiting in ready if waiting.decoded is not None]
+        pictures = [waiting.picture for waiting in ready if waiting.picture is not None]
+        try:
+            results = judge.process_batch(frames, [waiting.camera.state for waiting in ready],
+                                          pictures if len(pictures) == len(frames) else None)
+            return {waiting.camera.name: result for waiting, result in zip(ready, results, strict=True)}
+        except Exception as error:
+            for waiting in ready:
+                waiting.fault = waiting.camera.failed(error)
+            return {}
+
+    # -- what comes before it
+
+    def _prepare_ahead(self, frames: Mailbox[_Waiting], prepared: Mailbox[_Waiting]) -> None:
+        """Decodes and uploads frames before the worker asks for them; a newer one replaces what it has not taken."""
+        while (taken := frames.take()) is not None:
+            self._preparing = taken
+            judge = self._judge
+            if judge is None:  # this thread was left behind
+                return
+            for waiting in taken:
+                self._prepare(waiting, judge)
+                if prepared.put(waiting.camera.name, waiting):
+                    waiting.camera.monitor.dropped(diagnostics.SUPERSEDED)
+            self._preparing = []
+
+    def _prepare(self, waiting: _Waiting, judge: Judge) -> None:
+        """Decodes a frame that is not too old; or finds out why it is unknown."""
+        camera, received, settings = waiting.camera, waiting.received, self._settings.detector
+        waiting.prepared = True
         try:
             age = self._age(received.stamp_ns)
             if age is not None and settings.max_age and age > settings.max_age:
-                return camera.unknown(
-                    received, Reason.STALE, f'found it {age:.3f} s old, expected at most {settings.max_age:g} s; '
-                    'synchronize the clocks, set use_sim_time, or raise max_age', settings)
-            frame, frame_id = camera.decode(received)
-            result = judge.process(frame, camera.state)
+                waiting.fault = Reason.STALE, (
+                    f'found it {age:.3f} s old, expected at most {settings.max_age:g} s; synchronize the clocks, set '
+                    'use_sim_time, or raise max_age')
+                return
+            decoded = camera.decode(received)
+            if judge.embedder.prepares_ahead:
+                waiting.picture = judge.embedder.prepare(decoded[0])
+            waiting.decoded = decoded
         except ImageError as error:
-            return camera.unknown(received, Reason.INVALID_IMAGE, str(error), settings)
+            waiting.fault = Reason.INVALID_IMAGE, str(error)
         except Exception as error:
-            if self.context.ok():
-                camera.log.error(f'frame failed: {traceback.format_exc()}', throttle_duration_sec=LOG_PERIOD_S)
-            return camera.unknown(received, Reason.FAILED, f'frame failed: {error!r}', settings, frame)
-        return Judged(frame, result, frame_id, camera.model_of(result.image_size), settings)
+            waiting.fault = camera.failed(error)
+
+    # -- what comes after
 
     def _publish(self, camera: _Camera, judged: Judged, received: Received) -> None:
         result, frame = judged.result, judged.frame
@@ -444,13 +530,14 @@ class Detector(GuardedNode, LifecycleNode):
         """Says of frames for whose verdict somebody waits too long that it is late."""
         if self._state != 'active':
             return
-        now, settings, working = time.monotonic(), self._settings.detector, self._working
-        frames = [*([working] if working is not None else []), *self._frames.waiting()]
+        now, settings, working = time.monotonic(), self._settings.detector, list(self._working)
+        frames = [*working, *self._preparing, *self._prepared.waiting(), *self._frames.waiting()]
         # who waits behind a late one is late as well, or a camera that goes on would never hear of it
-        stuck = working is not None and now - working.received.when > settings.latency_limit
+        begun = min((waiting.received.when for waiting in working), default=now)
+        stuck = now - begun > settings.latency_limit
         news = False
         for waiting in frames:
-            since = working.received.when if stuck and working is not None else waiting.received.when
+            since = begun if stuck else waiting.received.when
             if not waiting.late and now - since > settings.latency_limit:
                 with self._answering:
                     if not waiting.answered:
@@ -460,7 +547,8 @@ class Detector(GuardedNode, LifecycleNode):
             self._publish_diagnostics()  # at once
 
     def _render(self, renderings: Mailbox[_Drawing]) -> None:
-        while (drawing := renderings.take()) is not None:
+        while (taken := renderings.take()) is not None:
+            (drawing,) = taken
             camera = drawing.camera
             try:
                 camera.outputs.publish(When.DRAWN, drawing.judged)
@@ -701,6 +789,13 @@ class _Camera:
         size = (0, 0) if frame is None else frame.size
         result = FrameResult.unknown(stamp, self.name, reason, explanation, size)
         return Judged(frame, result, received.frame_id, None, settings)
+
+    def failed(self, error: Exception) -> tuple[Reason, str]:
+        """Logs what failed with a frame, now and then; why it is unknown."""
+        if self._node.context.ok():
+            self.log.error(f'frame failed: {"".join(traceback.format_exception(error))}',
+                           throttle_duration_sec=LOG_PERIOD_S)
+        return Reason.FAILED, f'frame failed: {error!r}'
 
     def late(self, received: Received, since: float, settings: DetectorSettings) -> bool:
         """Says of a frame that its verdict is late; returns whether that is news.

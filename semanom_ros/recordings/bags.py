@@ -12,7 +12,7 @@ import shutil
 import struct
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -128,10 +128,7 @@ class BagReader:
     @property
     def image_topics(self) -> dict[str, str]:
         """Type of every camera topic: Image or CompressedImage; no ground truth, compressed depth or own output."""
-        own = own_outputs(self.topics)
-        return {name: type for name, type in sorted(self.topics.items())
-                if type in (IMAGE, COMPRESSED_IMAGE) and name not in own and not name.startswith(ground_truth.PREFIX)
-                and not name.endswith('/compressedDepth')}
+        return camera_topics(self.topics)
 
     @property
     def replayed_topics(self) -> list[str]:
@@ -520,6 +517,14 @@ class BagWriter:
         with suppress(Exception):
             self._writer.abort()
         shutil.rmtree(self._staging, ignore_errors=True)
+
+
+def camera_topics(topics: Mapping[str, str]) -> dict[str, str]:
+    """Of topics and their types those of cameras, sorted: no ground truth, compressed depth or a detector's output."""
+    own = own_outputs(topics)
+    return {name: type for name, type in sorted(topics.items())
+            if type in (IMAGE, COMPRESSED_IMAGE) and name not in own and not name.startswith(ground_truth.PREFIX)
+            and not name.endswith('/compressedDepth')}
 
 
 def camera_info_topic(image_topic: str) -> str:

@@ -144,7 +144,7 @@ class CameraInput:
         image, stamp, frame_id = picture_of(received.serialized, self._compressed, self._depth)
         segments, fault = None, ''
         if self._masks is not None:
-            segments, fault = self._masks.take(stamp, image.shape[:2])
+            segments, fault = self._masks.take(stamp, image.shape[:2], received.when)
         frame = Frame(image, stamp, self.name, f'live:{self.topic}', self.topic, segments,
                       received_ns=round(received.when * 1e9))
         return Decoded(frame, frame_id, fault)

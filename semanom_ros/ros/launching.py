@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext
-from launch.actions import DeclareLaunchArgument
+from launch.actions import DeclareLaunchArgument, LogInfo
 from launch.logging import launch_config
 from launch_ros.events.lifecycle import StateTransition
 from rclpy.exceptions import InvalidNamespaceException
@@ -19,7 +19,8 @@ from semanom_ros.errors import ParameterError
 from semanom_ros.home import expanded
 from semanom_ros.parameter_files import read_yaml
 from semanom_ros.parameter_yaml import NodeSection, sections_of
-from semanom_ros.ros.remapping import words
+from semanom_ros.ros.camera_search import search
+from semanom_ros.ros.remapping import GivenCameras, words
 from semanom_ros.settings import Settings
 
 SHARE = Path(get_package_share_directory('semanom_ros'))
@@ -35,6 +36,10 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
         'default_value': '',
         'description': 'Topic of the masks, or one for each camera, for the segmenter `topic`; empty: the node\'s '
                        'own, ~/input/NAME/segments.'},
+    'cameras': {
+        'default_value': '',
+        'description': 'Several cameras in one: front:=/front/image_raw,rear:=/rear/image_raw, or a YAML file of their '
+                       'topics; instead of camera_names, image_topic and camera_info_topic.'},
     'camera_names': {
         'default_value': '', 'description': 'Name of the camera, or of each: [front,rear]; empty: as in config.'},
     'image_transport': {
@@ -99,6 +104,7 @@ class LaunchedNode:
         cameras: their names.
         transport: `raw` or `compressed`.
         image_topics: as given; [] for none.
+        info_topics: CameraInfo topics, likewise.
         overrides: parameters that the arguments set.
     """
 
@@ -108,6 +114,7 @@ class LaunchedNode:
     cameras: list[str]
     transport: str
     image_topics: list[str]
+    info_topics: list[str]
     overrides: dict[str, Any]
 
     @classmethod
@@ -115,7 +122,7 @@ class LaunchedNode:
         """From the arguments of a launch, for the node of this name.
 
         Raises:
-            ParameterError: the parameter file or the namespace will not do.
+            ParameterError: the parameter file, the cameras or the namespace will not do.
         """
         argument = context.launch_configurations
         try:
@@ -125,14 +132,36 @@ class LaunchedNode:
                                  'underscores with / between; correct it') from error
         file = expanded(argument['config'])
         settings = Settings.of(read_yaml(file, node, full_name(argument['namespace'])))
-        names = words(argument['camera_names']) or list(settings.cameras.camera_names)
+        given = GivenCameras.of(argument.get('cameras', ''))
+        other = [name for name in ('camera_names', 'image_topic', 'camera_info_topic') if argument.get(name)]
+        if given.names and other:
+            raise ParameterError(f'cameras: found {", ".join(other)} too, expected one or the other; leave one out')
+        names = given.names or words(argument['camera_names']) or list(settings.cameras.camera_names)
         overrides: dict[str, Any] = {'camera_names': names}
+        if given.transport and not argument.get('image_transport'):
+            overrides['image_transport'] = given.transport
         if argument.get('use_sim_time'):
             overrides['use_sim_time'] = argument['use_sim_time'] == 'true'
         overrides |= {name: argument[name] for name in ('database', 'image_transport') if argument.get(name)}
         return cls(full_name(argument['namespace'], node), file, settings, names,
-                   argument.get('image_transport') or settings.cameras.image_transport, words(argument['image_topic']),
-                   overrides)
+                   overrides.get('image_transport', settings.cameras.image_transport),
+                   given.image_topics or words(argument['image_topic']),
+                   given.info_topics or words(argument.get('camera_info_topic', '')), overrides)
+
+    def with_the_only_camera(self, asked_transport: str) -> tuple[LaunchedNode, list[LogInfo]]:
+        """The same with the only camera in the graph where none was named, and what is to be said about that.
+
+        Args:
+            asked_transport: argument `image_transport`; '': whatever the camera sends.
+        """
+        if self.image_topics or len(self.cameras) != 1:
+            return self, []
+        found = search(f'{self.name}/input/{self.cameras[0]}/image', asked_transport)
+        said = [LogInfo(msg=found.line)]
+        if not found.topic:
+            return self, said
+        overrides = {**self.overrides, 'image_transport': found.transport}
+        return replace(self, image_topics=[found.topic], transport=found.transport, overrides=overrides), said
 
     def parameter_files(self) -> list[Path]:
         """The parameter file, and one of what the arguments set, which lies with the launch's logs.

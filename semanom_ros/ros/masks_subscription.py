@@ -56,9 +56,16 @@ class MasksSubscription:
         if subscription is not None:
             self._node.destroy_subscription(subscription)
 
-    def take(self, stamp_ns: int, size: tuple[int, ...]) -> tuple[Segments | None, str]:
-        """The masks of the image of this stamp and (height, width), and '' - or None, and why there are none."""
-        end = time.monotonic() + self._wait_s
+    def take(self, stamp_ns: int, size: tuple[int, ...], received: float | None = None
+             ) -> tuple[Segments | None, str]:
+        """The masks of an image, and '' - or None, and why there are none.
+
+        Args:
+            stamp_ns, size: of the image; (height, width).
+            received: when it came, monotonic seconds, which its masks are waited for from: images of several cameras
+                wait at the same time, though they ask one after the other; None: now.
+        """
+        end = (time.monotonic() if received is None else received) + self._wait_s
         with self._changed:
             while stamp_ns not in self._waiting and self._subscription is not None:
                 left = end - time.monotonic()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import yaml
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.validate_topic_name import validate_topic_name
 
 from semanom_ros.errors import ParameterError
+from semanom_ros.home import expanded
 
 
 def words(argument: str) -> list[str]:
@@ -15,6 +18,92 @@ def words(argument: str) -> list[str]:
     text = argument.strip()
     items = (text[1:-1] if text.startswith('[') and text.endswith(']') else text).split(',')
     return [item for item in (item.strip().strip('\'"') for item in items) if item]
+
+
+@dataclass(frozen=True)
+class GivenCameras:
+    """Cameras that were named together with their topics.
+
+    Attributes:
+        names: of the cameras.
+        image_topics: of each.
+        info_topics: CameraInfo topic of each; []: beside the images.
+        transport: `raw` or `compressed`; '' where there are none.
+    """
+
+    names: list[str]
+    image_topics: list[str]
+    info_topics: list[str]
+    transport: str
+
+    @classmethod
+    def of(cls, argument: str) -> GivenCameras:
+        """From the launch argument `cameras`.
+
+        Args:
+            argument: `front:=/front/image_raw,rear:=/rear/image_raw`, or a YAML file that holds the image topic of each
+                name, or its `image_topic` and `camera_info_topic`; '': none.
+
+        Raises:
+            ParameterError: it is none of these, or one camera is compressed and another is not.
+        """
+        text = argument.strip()
+        if not text:
+            return cls([], [], [], '')
+        entries = _entries(text) if ':=' in text else _file_entries(text)
+        names = [name for name, _, _ in entries]
+        if len(set(names)) < len(names):
+            raise ParameterError(f'cameras: found {", ".join(names)}, expected every name once; correct it')
+        images, infos = [image for _, image, _ in entries], [info for _, _, info in entries]
+        if any(infos) and not all(infos):
+            raise ParameterError('cameras: found a camera_info_topic for some of them, expected one for each or for '
+                                 'none; correct it')
+        compressed = {topic.endswith('/compressed') for topic in images}
+        if len(compressed) > 1:
+            raise ParameterError(f'cameras: found {", ".join(images)}, expected all raw or all compressed; choose one '
+                                 'kind, or start a detector for each')
+        return cls(names, images, infos if all(infos) else [], 'compressed' if compressed == {True} else 'raw')
+
+
+_FORMS = ('front:=/front/image_raw,rear:=/rear/image_raw, or a YAML file with `front: /front/image_raw` for each, or '
+          '`front: {image_topic: ..., camera_info_topic: ...}`')
+
+
+def _entries(text: str) -> list[tuple[str, str, str]]:
+    """Name, image topic and '' of each `name:=topic`."""
+    entries = []
+    for word in words(text):
+        name, assigned, topic = word.partition(':=')
+        if not (name and assigned and topic) or ':=' in topic:
+            raise ParameterError(f'cameras: found {word}, expected {_FORMS}; correct it')
+        entries.append((name.strip(), topic.strip(), ''))
+    return entries
+
+
+def _file_entries(text: str) -> list[tuple[str, str, str]]:
+    """Name, image topic and CameraInfo topic of each camera in a YAML file."""
+    path = expanded(text)
+    try:
+        size = path.stat().st_size if path.is_file() else 0
+        content = yaml.safe_load(path.read_text()) if 0 < size < _LARGEST_FILE else None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ParameterError(f'cameras: {path}: unreadable ({error}), expected {_FORMS}') from error
+    if not isinstance(content, dict) or not content:
+        found = 'no such file' if not path.exists() else 'something else'
+        raise ParameterError(f'cameras: {path}: found {found}, expected {_FORMS}; correct it')
+    entries = []
+    for name, given in content.items():
+        topics = {'image_topic': given} if isinstance(given, str) else given
+        if not isinstance(name, str) or not isinstance(topics, dict) or 'image_topic' not in topics \
+                or topics.keys() - {'image_topic', 'camera_info_topic'} \
+                or not all(isinstance(topic, str) and topic for topic in topics.values()):
+            raise ParameterError(f'cameras: {path}: found something else for {name!r:.40}, expected {_FORMS}; '
+                                 'correct it')
+        entries.append((name, topics['image_topic'], topics.get('camera_info_topic', '')))
+    return entries
+
+
+_LARGEST_FILE = 1 << 16  # bytes
 
 
 def camera_remappings(

@@ -122,3 +122,9 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
+
+
+@pytest.fixture(scope='session')
+def make_world() -> Callable[[Path], World]:
+    """Worlds in folders that outlive a test."""
+    return World

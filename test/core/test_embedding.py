@@ -217,6 +217,7 @@ def test_nothing_is_computed_from_what_is_not_finite(world, variant):
         return patches
 
     world.encoder.encode = encode
+    judge.embedder.largest_batch = 3
     before, bad, after = judge.embedder.embed(frames)
     assert [embedding.not_finite for embedding in (before, bad, after)] == [0, 1, 0]
     assert bad.segments is None

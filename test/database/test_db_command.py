@@ -155,7 +155,8 @@ def test_no_database_is_one_line_and_leaves_nothing(semanom, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     status, out, err = semanom(*arguments)
     assert (status, out) == (2, '')
-    assert err == 'semanom db: nowhere: found no folder, expected a nominal database; make one with semanom record'
+    assert err == ('semanom db: nowhere: found no folder, expected a nominal database; make one with semanom record, '
+                   'or ros2 launch semanom_ros record_nominal.launch.py')
     assert not list(tmp_path.iterdir())
 
 

@@ -275,6 +275,47 @@ def test_detector_as_the_readme_has_it(
     assert 'ERROR' not in launched.output
 
 
+def test_as_typed_both_launch_files_meet(
+    launch: Callable[..., Launched], watch: Callable[..., Watcher], config: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No argument but the encoder's: the only camera in the graph, the default database."""
+    monkeypatch.setenv('HOME', str(tmp_path))
+    watcher = watch()
+    publisher = watcher.node.create_publisher(Image, '/front/image_raw', 10)
+    detector = launch('detector.launch.py', config=config)
+    detector.wait_for(r'cannot configure: .*semanom/nominal: found no folder.*record_nominal\.launch\.py')
+    assert detector.interrupt() == 0
+
+    recorder = launch('record_nominal.launch.py', config=config)
+    recorder.wait_for('image topic: /front/image_raw, the only camera')
+    numbers = itertools.count()
+
+    def publish() -> object:
+        number = next(numbers)
+        publisher.publish(image_to_message(picture(number), 'rgb8', (number + 1) * SECOND, 'optical'))
+        return number > 20 and re.search('[1-9][0-9]* frames recorded', recorder.output)
+
+    watcher.spin_until(publish, 'frames recorded')
+    assert recorder.interrupt() == 0
+    assert (tmp_path / 'semanom' / 'nominal' / 'manifest.json').is_file()
+
+    launch('detector.launch.py', config=config)
+    watcher.wait_until_active()
+    assert watcher.score('camera', '/front/image_raw').header.frame_id == 'optical'
+
+
+def test_cameras_in_one_line(
+    launch: Callable[..., Launched], watch: Callable[..., Watcher], database: Path, config: Path
+) -> None:
+    launch('detector.launch.py', database=database, config=config, cameras='front:=/a/image_raw,left:=/b/image_raw')
+    watcher = watch()
+    watcher.wait_until_active()
+    assert watcher.score('left', '/b/image_raw').header.stamp.sec == 5
+    assert watcher.score('front', '/a/image_raw').header.stamp.sec == 5
+    assert watcher.node.count_subscribers('/b/camera_info') == 1
+
+
 def test_several_cameras_in_a_namespace(
     launch: Callable[..., Launched], watch: Callable[..., Watcher], database: Path, config: Path
 ) -> None:
@@ -357,6 +398,8 @@ def test_launch_ends_when_the_detector_does_before_it_is_configured(
         ('replay', {'bag': '/nowhere'}, '/nowhere: no such recording'),
         ('replay', {'bag': '/nowhere', 'rate': 'quick'}, 'rate: found quick, expected a number above 0'),
         ('detector', {'image_topic': '/front camera/image'}, 'image_topic: found /front camera/image, expected'),
+        ('detector', {'cameras': 'front:=/a', 'image_topic': '/b'}, 'cameras: found image_topic too, expected'),
+        ('record_nominal', {'cameras': 'front'}, 'cameras: front: found no such file, expected'),
         ('detector', {'namespace': 'my robot'}, 'namespace: found my robot, expected'),
     ],
 )

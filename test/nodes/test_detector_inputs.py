@@ -14,7 +14,7 @@ from rclpy.serialization import serialize_message
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from semanom_ros.core.pipeline import CameraState, Judge
+from semanom_ros.core.pipeline import Judge
 from semanom_ros.core.progress import SILENT
 from semanom_ros.core.results import Reason
 from semanom_ros.msg import AnomalyArray, AnomalyScore
@@ -37,14 +37,14 @@ def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], bool]]:
 
     The real one, made as slow as it must be for the test.
     """
-    gate, begun, real = threading.Event(), threading.Event(), Judge.process
+    gate, begun, real = threading.Event(), threading.Event(), Judge.process_batch
 
-    def process(self: Judge, frame: Any, state: CameraState) -> Any:
+    def process(self: Judge, *arguments: Any) -> Any:
         begun.set()
         assert gate.wait(60)
-        return real(self, frame, state)
+        return real(self, *arguments)
 
-    monkeypatch.setattr(Judge, 'process', process)
+    monkeypatch.setattr(Judge, 'process_batch', process)
     try:
         yield begun.is_set
     finally:
@@ -349,7 +349,7 @@ def test_a_frame_that_fails_does_not_end_the_node(
         one = active()
         scores = one.listen(AnomalyScore, 'camera/score')
         with monkeypatch.context() as patch:
-            patch.setattr(Judge, 'process', lambda *_: 1 / 0)
+            patch.setattr(Judge, 'process_batch', lambda *_: 1 / 0)
             one.send(one.street(0), one.second)
             assert one.status('camera', lambda s: 'division by zero' in s.message).level == ERROR
             assert one.monitor().count(Reason.FAILED.words) == 1

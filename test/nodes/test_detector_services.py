@@ -240,18 +240,19 @@ def test_what_is_accepted_is_what_was_judged(
     own = Path(shutil.copytree(request.getfixturevalue(name), tmp_path / 'own'))
     given = {**instances, 'segmenter_every_n': every_n} if name == 'segmented' else {}
     passes, results = [0], []
-    embed, process = Embedder.embed, Judge.process
+    encode, process = Embedder.encode, Judge.process_batch
 
     def counted(self: Embedder, *arguments: Any) -> Any:
         passes[0] += 1
-        return embed(self, *arguments)
+        return encode(self, *arguments)
 
-    def noted(self: Judge, *arguments: Any) -> FrameResult:
-        results.append(process(self, *arguments))
-        return results[-1]
+    def noted(self: Judge, *arguments: Any) -> list[FrameResult]:
+        found = process(self, *arguments)
+        results.extend(found)
+        return found
 
-    monkeypatch.setattr(Embedder, 'embed', counted)
-    monkeypatch.setattr(Judge, 'process', noted)
+    monkeypatch.setattr(Embedder, 'encode', counted)
+    monkeypatch.setattr(Judge, 'process_batch', noted)
     one = active(database=str(own), **given)
     message = one.verdict(one.street_with_box(70))
     assert message.anomalous

@@ -176,7 +176,7 @@ def test_a_frame_that_fails_is_unknown(active: Callable[..., Any], monkeypatch: 
     one = active()
     heard = Heard(one, 'overlay', 'mask')
     with monkeypatch.context() as patched:
-        patched.setattr(Judge, 'process', lambda *_: 1 / 0)
+        patched.setattr(Judge, 'process_batch', lambda *_: 1 / 0)
         one.send(one.street(0), one.second)
         assert heard.said(1) == (Verdict.UNKNOWN, Reason.FAILED)
     assert 'division by zero' in heard.scores[0].explanation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from array import array
 from collections.abc import Iterator
 from typing import Any
@@ -81,3 +82,14 @@ def test_who_waits_is_released_when_the_camera_is_closed(camera: Camera) -> None
     camera.masks.close()
     waiting.join(25)
     assert answers[0][0] is None
+
+
+@pytest.mark.parametrize('camera', [1e4], indirect=True)
+def test_masks_are_waited_for_from_when_the_image_came(camera: Camera) -> None:
+    """Or those of several cameras would be waited for one after the other."""
+    came = time.monotonic() - 1e4
+    assert camera.masks.take(100, SIZE, came)[0] is None
+    camera.send(100)
+    assert camera.masks.take(100, SIZE)[0] is not None
+    camera.send(200)
+    assert camera.masks.take(200, SIZE, time.monotonic())[0] is not None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from semanom_ros.errors import ParameterError
-from semanom_ros.ros.remapping import camera_remappings, words
+from semanom_ros.ros.remapping import GivenCameras, camera_remappings, words
 
 
 @pytest.mark.parametrize(
@@ -80,3 +82,53 @@ def test_brackets_are_of_a_list_where_they_enclose_it(argument: str, items: list
 def test_what_is_no_topic_is_refused(topic: str) -> None:
     with pytest.raises(ParameterError, match=r'image_topic: found .*, expected the name of a topic'):
         camera_remappings(['camera'], [topic], [], 'raw')
+
+
+def test_cameras_in_one_argument() -> None:
+    given = GivenCameras.of('front:=/cam_front/image_raw, left:=/cam_left/image_raw')
+    assert given.names == ['front', 'left']
+    assert given.image_topics == ['/cam_front/image_raw', '/cam_left/image_raw']
+    assert (given.info_topics, given.transport) == ([], 'raw')
+    assert GivenCameras.of('[a:=/a/compressed]').transport == 'compressed'
+    assert GivenCameras.of(' ').names == []
+
+
+def test_cameras_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / 'cameras.yaml'
+    file.write_text('front: {image_topic: /front/image_raw, camera_info_topic: /front/info}\n'
+                    'rear: {image_topic: /rear/image_raw, camera_info_topic: /rear/info}\n')
+    given = GivenCameras.of(str(file))
+    assert given.names == ['front', 'rear']
+    assert given.info_topics == ['/front/info', '/rear/info']
+    file.write_text('front: /front/image_raw\n')
+    assert GivenCameras.of(str(file)).image_topics == ['/front/image_raw']
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('front:=', 'cameras: found front:=, expected'),
+        (':=/a', 'cameras: found :=/a, expected'),
+        ('front:=/a,rear', 'cameras: found rear, expected'),
+        ('a:=b:=c', 'cameras: found a:=b:=c, expected'),
+        ('a:=/a,a:=/b', 'expected every name once'),
+        ('a:=/a,b:=/b/compressed', 'expected all raw or all compressed'),
+        ('/nowhere.yaml', '/nowhere.yaml: found no such file'),
+    ],
+)
+def test_cameras_that_will_not_do(text: str, message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        GivenCameras.of(text)
+
+
+@pytest.mark.parametrize(
+    'content',
+    ['', '[/a, /b]', 'front: 3', 'front: {image: /a}', 'front: {image_topic: /a, depth: /b}', '{', '3: /a',
+     'front: {image_topic: }', 20_000 * '[', 'a: {image_topic: /a, camera_info_topic: /i}\nb: /b',
+     'a: &a [x]\nb: &b [*a, *a]\nc: [*b, *b]'],
+)
+def test_files_of_cameras_that_will_not_do(tmp_path: Path, content: str) -> None:
+    file = tmp_path / 'cameras.yaml'
+    file.write_text(content)
+    with pytest.raises(ParameterError, match=r'cameras: .*expected'):
+        GivenCameras.of(str(file))

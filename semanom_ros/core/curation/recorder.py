@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.database.storage import FrameRecord, NominalAddition, thumbnail
 from semanom_ros.core.embedding.embedder import Embedder, FrameEmbedding, MaskMemory
 from semanom_ros.core.frames import Frame
-from semanom_ros.errors import SemanomError
+from semanom_ros.core.overlapping import Behind, ahead, batches
 
 SHORTEST_STRETCH_NS = 5_000_000_000  # neighbouring frames look alike: a stretch must be longer than they do
 MOST_STRETCHES = 10  # of one drive
 MOST_NAMED = 5  # frames that could not be recorded
-_END = object()
 
 log = logging.getLogger(__name__)
-
-T = TypeVar('T')
 
 
 class Thinning:
@@ -168,8 +163,6 @@ class NominalRecorder:
         self._writer = writer
         self._thumbnail_size = thumbnail_size
         self._masks: defaultdict[str, MaskMemory] = defaultdict(MaskMemory)  # by camera
-        # a GPU is idle most of the time with one frame; a CPU gains nothing from more
-        self._batch = 8 if embedder.encoder.device.type == 'cuda' else 1
         self.summary = RecordingSummary()
 
     def wanted(self, thinning: Thinning, sha256: str) -> Callable[[str, int], bool]:
@@ -196,7 +189,7 @@ class NominalRecorder:
         return decide
 
     def record(self, frames: Iterable[Frame], sha256: str, held_out: Callable[[int], bool]) -> Iterator[int]:
-        """Adds frames; decodes the next ones while the encoder works.
+        """Adds frames; decodes and prepares the next ones, and stores those before, while the encoder works.
 
         Args:
             frames: from one source, not recorded yet.
@@ -204,21 +197,26 @@ class NominalRecorder:
             held_out: whether a stamp lies in a stretch that is kept aside.
 
         Yields:
-            How many frames were embedded, batch by batch.
+            How many frames were embedded, batch by batch; all of them are stored when it ends.
 
         Raises:
             SemanomError: from `frames`, after all that came before it is recorded.
         """
-        with closing(_ahead(frames, 2 * self._batch)) as ahead:
-            for batch in _batches(ahead, self._batch):
-                self._add(batch, sha256, held_out)
+        batch_size = self._embedder.largest_batch
+        pictures = ((frame, self._embedder.prepare(frame)) for frame in frames)
+        with Behind() as behind, closing(ahead(pictures, 2 * batch_size)) as prepared:
+            for batch in batches(prepared, batch_size):
+                recorded = [frame for frame, _ in batch]
+                embeddings = self._embedder.embed(
+                    recorded, [self._memory(frame) for frame in recorded], [picture for _, picture in batch])
+                behind(self._add, embeddings, sha256, held_out)
                 yield len(batch)
 
     def _memory(self, frame: Frame) -> MaskMemory:
         return MaskMemory() if frame.still else self._masks[frame.camera]
 
-    def _add(self, frames: list[Frame], sha256: str, held_out: Callable[[int], bool]) -> None:
-        for embedding in self._embedder.embed(frames, [self._memory(frame) for frame in frames]):
+    def _add(self, embeddings: Sequence[FrameEmbedding], sha256: str, held_out: Callable[[int], bool]) -> None:
+        for embedding in embeddings:
             if embedding.fault:
                 self.summary.refuse(embedding)
                 continue
@@ -240,34 +238,3 @@ class NominalRecorder:
 def folder_size(path: Path) -> int:
     """Bytes of the files in a folder."""
     return sum(file.stat().st_size for file in path.rglob('*') if file.is_file())
-
-
-def _ahead(items: Iterable[T], count: int) -> Generator[T, None, None]:
-    """The items, up to `count` of them computed in a thread before they are asked for."""
-    iterator = iter(items)
-    with ThreadPoolExecutor(1, 'frames') as pool:
-        waiting = deque(pool.submit(next, iterator, _END) for _ in range(count))
-        try:
-            while (item := waiting.popleft().result()) is not _END:
-                waiting.append(pool.submit(next, iterator, _END))
-                yield item  # type: ignore[misc]
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items; a shorter one at the end, or before a SemanomError of the items."""
-    batch: list[T] = []
-    failure: SemanomError | None = None
-    try:
-        for item in items:
-            batch.append(item)
-            if len(batch) == size:
-                yield batch
-                batch = []
-    except SemanomError as error:
-        failure = error
-    if batch:
-        yield batch
-    if failure is not None:
-        raise failure

@@ -23,6 +23,9 @@ def gpu_resources() -> Any:
     return resources
 
 
+_LOOKED_UP = (faiss.IndexIVFScalarQuantizer, faiss.IndexIVFFlat)
+"""Indices that measure the distance to a vector as they hold it: other codes estimate it."""
+
 _CELLS = 1 << 24  # of the matrix of distances that is in memory at once
 
 Vectors = npt.NDArray[np.float32] | torch.Tensor
@@ -123,11 +126,33 @@ class NearestNeighbours:
             resources: `gpu_resources()`, for arrays on a GPU.
         """
         self._approximate, self._nprobe, self._resources = approximate, nprobe, resources
+        self._on_gpu = any(isinstance(array, torch.Tensor) for array in arrays)
+        if isinstance(approximate, _LOOKED_UP):
+            approximate.make_direct_map()
         self._pieces: list[tuple[int, Vectors]] = []
+        self._dimension = arrays[0].shape[1] if approximate is None else approximate.d
         self.size = 0 if approximate is None else approximate.ntotal
         for array in arrays:
             self._pieces.append((self.size, array))
             self.size += len(array)
+
+    @property
+    def looked_up(self) -> bool:
+        """Whether `vectors` can tell what a search measures the distance to; not on a GPU, which searches them all in
+        less time."""
+        return not self._on_gpu and (self._approximate is None or isinstance(self._approximate, _LOOKED_UP))
+
+    def vectors(self, indices: npt.NDArray[np.int64]) -> torch.Tensor:
+        """(M, d) float32 the vectors (M,) that are searched, as a search sees them; only where they are `looked_up`."""
+        found = np.empty((len(indices), self._dimension), np.float32)
+        if self._approximate is not None:
+            own = indices < self._approximate.ntotal
+            if own.any():
+                found[own] = self._approximate.reconstruct_batch(indices[own])
+        for offset, array in self._pieces:
+            own = (indices >= offset) & (indices < offset + len(array))
+            found[own] = array[indices[own] - offset]
+        return torch.from_numpy(found)
 
     def search(self, queries: torch.Tensor, k: int, excluded: tuple[int, int] = (0, 0)
                ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,15 @@ from semanom_ros.errors import DatabaseError
 from semanom_ros.settings import SearchSettings
 
 
+@cache
+def processor_flags() -> frozenset[str]:
+    """What the CPU can do, in the words of Linux; empty where that is not told."""
+    try:
+        return frozenset(Path('/proc/cpuinfo').read_text().partition('flags')[2].partition('\n')[0].split())
+    except OSError:
+        return frozenset()
+
+
 def _import_faiss():  # type: ignore[no-untyped-def]
     """Imports FAISS with matrix kernels that fit the CPU.
 
@@ -24,10 +34,7 @@ def _import_faiss():  # type: ignore[no-untyped-def]
     """
     variable = 'OPENBLAS_CORETYPE'
     if variable not in os.environ:
-        try:
-            flags = set(Path('/proc/cpuinfo').read_text().partition('flags')[2].partition('\n')[0].split())
-        except OSError:
-            flags = set()
+        flags = processor_flags()
         if {'avx512f', 'avx512cd', 'avx512bw', 'avx512dq', 'avx512vl'} <= flags:
             os.environ[variable] = 'SKYLAKEX'
         elif {'avx2', 'fma'} <= flags:
@@ -83,6 +90,7 @@ def read_index(root: Path, entry: IndexEntry, dimension: int) -> Any:
             or (index.quantizer.d, index.quantizer.ntotal) != (expected, index.nlist) or not _ids_within(lists, entry):
         raise DatabaseError(f'{path}: found inverted lists that do not fit it, expected {entry.vectors} vectors in '
                             f'{index.nlist} lists; {remedy}')
+    index.set_direct_map_type(faiss.DirectMap.NoMap)  # one that the file holds was not looked at
     return index
 
 

@@ -251,6 +251,20 @@ class NominalDatabase:
             return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
         return neighbours.search(self._space.embed(as_tensor(queries), places), k, excluded)
 
+    @property
+    def looked_up(self) -> bool:
+        """Whether `compared` tells what is searched: not on a GPU, nor of an index whose codes estimate distances."""
+        return self._neighbours.looked_up
+
+    def compared(self, indices: npt.NDArray[np.int64]) -> torch.Tensor:
+        """(M, d) float32 nominal embeddings (M,) as a search sees them, where they are `looked_up`: half the squared
+        distance to an `embed`ded query is the distance that it returns."""
+        return self._neighbours.vectors(indices)
+
+    def embed(self, queries: Vectors, places: Vectors | None) -> torch.Tensor:
+        """(M, d) float32 queries (M, D) at `places`, see `search`, in the space in which they are compared."""
+        return self._space.embed(as_tensor(queries), places)
+
     def neighbours_of(self, indices: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
         """(M, k) the nominal embeddings nearest to nominal embeddings (M,), themselves among them; -1: none."""
         own, inverse = np.unique(indices, return_inverse=True)

@@ -27,7 +27,8 @@ def read_manifest(path: Path) -> Manifest:
     try:
         if not path.is_dir():
             found = 'a file' if path.is_file() else 'no folder'
-            raise DatabaseError(f'{path}: found {found}, expected a nominal database; make one with semanom record')
+            raise DatabaseError(f'{path}: found {found}, expected a nominal database; make one with semanom record, or '
+                                'ros2 launch semanom_ros record_nominal.launch.py')
         if not os.path.lexists(path / MANIFEST):
             if os.path.lexists(path / STAGING) or any(path.glob(f'v*/{JOURNAL}')):
                 raise DatabaseError(f'{path}: found an unfinished recording, expected a nominal database; '

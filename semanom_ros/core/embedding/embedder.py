@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -12,17 +13,24 @@ import torch
 from semanom_ros.core.embedding.crops import masked_crops
 from semanom_ros.core.embedding.description import EmbeddingDescription
 from semanom_ros.core.embedding.encoders.encoder import Encoder, PictureEncoder
-from semanom_ros.core.embedding.preprocessing import PatchGrid, Preprocessor
+from semanom_ros.core.embedding.preprocessing import PatchGrid, Prepared, Preprocessor
 from semanom_ros.core.embedding.queries import Queries, patch_queries, segment_boxes, segment_queries
 from semanom_ros.core.embedding.recorded_parameters import asked_parameters
 from semanom_ros.core.embedding.registry import load_encoder, load_segmenter
 from semanom_ros.core.embedding.segmenters.refreshed import MaskMemory, refreshed
 from semanom_ros.core.embedding.segmenters.segmenter import Segmenter
+from semanom_ros.core.embedding.stage_clock import Milliseconds, StageClock
 from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.errors import EncoderError
 from semanom_ros.settings import MethodSettings
 
 CROP_BATCH = 16  # crops that are encoded at once
+
+LARGEST_BATCH = {'cpu': 1, 'cuda': 16}
+"""Pictures that go through an encoder at once, by kind of device. A CPU gains nothing from more, and all would wait for
+the last; on a GPU the limit is lowered where its memory does not last."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,9 +44,7 @@ class FrameEmbedding:
         segments: instance masks, for the instance variant; else None.
         segment_vectors: (N, D) float32, unit length, embeddings of the segments' crops; None: their patches stand for
             them.
-        timings_ms: milliseconds by stage (`preprocess`, `encode`, `segment`), shared evenly within a batch.
-        not_finite: patches and crops whose embedding holds NaN or infinity. Unless 0 no segments were looked for, and
-            the frame has no queries: nothing may be computed from such numbers.
+        timings, bad: what tells `timings_ms` and `not_finite`; on a GPU it waits for what they are known after.
     """
 
     frame: Frame
@@ -46,8 +52,19 @@ class FrameEmbedding:
     patches: torch.Tensor
     segments: Segments | None = None
     segment_vectors: torch.Tensor | None = None
-    timings_ms: dict[str, float] = field(default_factory=dict)
-    not_finite: int = 0
+    timings: Milliseconds = dict
+    bad: Callable[[], int] = int
+
+    @cached_property
+    def not_finite(self) -> int:
+        """Patches and crops whose embedding holds NaN or infinity. Unless 0 no segments were looked for, and nothing
+        that is computed from the frame means anything."""
+        return self.bad()
+
+    @cached_property
+    def timings_ms(self) -> dict[str, float]:
+        """Milliseconds by stage (`preprocess`, `encode`, `segment`), shared evenly within a batch."""
+        return self.timings()
 
     @property
     def fault(self) -> str:
@@ -60,12 +77,15 @@ class FrameEmbedding:
 
 
 class Embedder:
-    """Preprocessor, encoder and, for the instance variant, segmenter. It remembers nothing between frames.
+    """Preprocessor, encoder and, for the instance variant, segmenter.
+
+    It remembers nothing between frames but how many pictures its device has memory for at once.
 
     Attributes:
         encoder: the vision foundation model.
         preprocessor: source image to encoder input.
         segmenter: None for the grid variant.
+        largest_batch: pictures that go through the encoder at once.
     """
 
     def __init__(self, encoder: Encoder, segmenter: Segmenter | None = None, segment_embedding: str = 'patches',
@@ -84,6 +104,8 @@ class Embedder:
         self.encoder = encoder
         self.segmenter = segmenter
         self.preprocessor = Preprocessor(encoder.input_size, encoder.device)
+        usual = LARGEST_BATCH[encoder.device.type]
+        self.largest_batch = min(usual, encoder.largest_batch or usual)
         self._every_n = every_n
         self._parameters = dict(parameters or {})
         self._pictures: PictureEncoder | None = None
@@ -134,38 +156,98 @@ class Embedder:
             wants_standardizing=encoder.wants_standardizing,
             wants_calibration_by_place=encoder.wants_calibration_by_place, parameters=self._parameters)
 
-    @torch.inference_mode()
-    def embed(self, frames: Sequence[Frame], memories: Sequence[MaskMemory] | None = None) -> list[FrameEmbedding]:
-        """Patch embeddings of a batch of frames, which may differ in size.
+    @property
+    def prepares_ahead(self) -> bool:
+        """Whether it pays to prepare pictures in a thread while the encoder works: not where both share the cores."""
+        return self.encoder.device.type == 'cuda'
+
+    def prepare(self, frame: Frame) -> Prepared:
+        """Begins the way of a frame's picture to the encoder, see `encode`.
+
+        Raises:
+            ImageError: the picture is none.
+        """
+        return self.preprocessor.prepare(frame.image)
+
+    def embed(self, frames: Sequence[Frame], memories: Sequence[MaskMemory] | None = None,
+              prepared: Sequence[Prepared] | None = None) -> list[FrameEmbedding]:
+        """Patch embeddings of a batch of frames, which may differ in size, and their segments.
 
         Args:
             frames: pictures.
             memories: what is remembered of the masks of each frame's camera, changed here; None: nothing, every frame
                 is the first.
+            prepared: the same pictures on their way, see `encode`.
 
         Raises:
             ImageError: a picture that is none.
+            EncoderError: the device has no memory for a single one.
         """
-        clock = _Clock(self.encoder.device)
-        images = self.preprocessor([frame.image for frame in frames])
-        preprocess = clock.lap()
-        patches = self.encoder.encode(images)
-        not_finite = (~patches.isfinite().all(dim=-1)).flatten(1).sum(dim=1).tolist()
-        encode = clock.lap()
-        embeddings = []
         known = memories or [MaskMemory() for _ in frames]
-        for frame, one, bad, memory in zip(frames, patches, not_finite, known, strict=True):
-            timings = {'preprocess': preprocess / len(frames), 'encode': encode / len(frames)}
-            segments = vectors = None
-            if self.segmenter is not None and not bad:
-                segments = refreshed(self.segmenter, self._every_n, frame, one, memory)
-                if self._pictures is not None and len(segments.scores):
-                    vectors = self._embed_crops(self._pictures, frame, segments)
-                    bad = int((~vectors.isfinite().all(dim=-1)).sum())
-                timings['segment'] = clock.lap()
-            grid = PatchGrid(one.shape[0], one.shape[1], *frame.size)
-            embeddings.append(FrameEmbedding(frame, grid, one, segments, vectors, timings, bad))
-        return embeddings
+        return [self.segment(one, memory) for one, memory in zip(self.encode(frames, prepared), known, strict=True)]
+
+    @torch.inference_mode()
+    def encode(self, frames: Sequence[Frame], prepared: Sequence[Prepared] | None = None) -> list[FrameEmbedding]:
+        """Patch embeddings of a batch of frames, in one pass of the encoder where its device has the memory for it.
+
+        On a GPU this returns before they are computed: what only another computation there needs is not waited for.
+
+        Args:
+            frames: pictures, which may differ in size.
+            prepared: the same pictures on their way; None: that begins now.
+
+        Raises:
+            ImageError, EncoderError: see `embed`.
+        """
+        clock = StageClock(self.encoder.device)
+        images = torch.cat([one.wait() for one in prepared or [self.prepare(frame) for frame in frames]])
+        clock.lap('preprocess')
+        patches = self._patches(images)
+        bad = _OnTheHost((~patches.isfinite().all(dim=-1)).flatten(1).sum(dim=1))
+        clock.lap('encode')
+        rows, columns = patches.shape[1:3]
+        timings = clock.shared(len(frames))
+        return [FrameEmbedding(frame, PatchGrid(rows, columns, *frame.size), one, timings=timings,
+                               bad=partial(bad.__getitem__, number))
+                for number, (frame, one) in enumerate(zip(frames, patches, strict=True))]
+
+    def _patches(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, rows, columns, D) embeddings; where the GPU's memory does not last the batches are halved, for good."""
+        while True:
+            try:
+                return torch.cat([self.encoder.encode(part) for part in images.split(self.largest_batch)])
+            except torch.cuda.OutOfMemoryError as error:
+                batch, why = min(self.largest_batch, len(images)), str(error).splitlines()[0]
+            if images.device.type == 'cuda':
+                torch.cuda.empty_cache()  # what is free there in pieces may be enough as a whole
+            if batch == 1:
+                raise EncoderError(f'encoder {self.encoder.name}: found no memory on {self.encoder.device} for one '
+                                   f'picture ({why}), expected enough; choose a smaller input_size or encoder, or end '
+                                   'what else uses the device')
+            self.largest_batch = batch // 2
+            log.error('encoder %s: %s has no memory for %d pictures at once (%s); from now on %d', self.encoder.name,
+                      self.encoder.device, batch, why, self.largest_batch)
+
+    @torch.inference_mode()
+    def segment(self, embedding: FrameEmbedding, memory: MaskMemory) -> FrameEmbedding:
+        """The same with segments and their embeddings, for the instance variant.
+
+        Args:
+            embedding: of a frame.
+            memory: of the masks of its camera, changed here.
+        """
+        if self.segmenter is None or embedding.not_finite:
+            return embedding
+        clock = StageClock(self.encoder.device)
+        segments = refreshed(self.segmenter, self._every_n, embedding.frame, embedding.patches, memory)
+        vectors, bad = None, embedding.bad
+        if self._pictures is not None and len(segments.scores):
+            vectors = self._embed_crops(self._pictures, embedding.frame, segments)
+            bad = partial(_OnTheHost((~vectors.isfinite().all(dim=-1)).sum()[None]).__getitem__, 0)
+        clock.lap('segment')
+        before, spent = embedding.timings, clock.shared(1)
+        return replace(embedding, segments=segments, segment_vectors=vectors, bad=bad,
+                       timings=lambda: {**before(), **spent()})
 
     def _embed_crops(self, encoder: PictureEncoder, frame: Frame, segments: Segments) -> torch.Tensor:
         labels = segments.at(frame.size)
@@ -175,30 +257,40 @@ class Embedder:
         return torch.cat([encoder.encode_image(batch) for batch in pictures.split(CROP_BATCH)])
 
     @staticmethod
-    @torch.inference_mode()
     def queries(embedding: FrameEmbedding) -> Queries:
-        """What is compared: every patch (grid), or every segment and the patches that none covers (instance).
+        """What is compared, see `queries_of`.
 
         Raises:
             EncoderError: the embedding holds NaN or infinity.
         """
         if embedding.fault:
             raise EncoderError(f'frame {embedding.frame.stamp_ns}: {embedding.fault}')
-        if embedding.segments is None or not len(embedding.segments.scores):
-            return patch_queries(embedding.patches, embedding.grid)
-        return segment_queries(embedding.patches, embedding.grid, embedding.segments, embedding.segment_vectors)
+        return queries_of(embedding)
 
 
-class _Clock:
-    """Milliseconds between laps; waits for the GPU, whose work is queued."""
+@torch.inference_mode()
+def queries_of(embedding: FrameEmbedding) -> Queries:
+    """What is compared: every patch (grid), or every segment and the patches that none covers (instance).
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._last = time.perf_counter()
+    Whether they are finite is not looked at, for which a GPU would be waited for.
+    """
+    if embedding.segments is None or not len(embedding.segments.scores):
+        return patch_queries(embedding.patches, embedding.grid)
+    return segment_queries(embedding.patches, embedding.grid, embedding.segments, embedding.segment_vectors)
 
-    def lap(self) -> float:
-        if self._device.type == 'cuda':
-            torch.cuda.synchronize(self._device)
-        now = time.perf_counter()
-        self._last, milliseconds = now, (now - self._last) * 1e3
-        return milliseconds
+
+class _OnTheHost:
+    """Whole numbers (N,) of a device, on their way to the host; whoever asks for one waits for them."""
+
+    def __init__(self, numbers: torch.Tensor) -> None:
+        self._there: torch.cuda.Event | None = None
+        self._numbers = numbers
+        if numbers.device.type == 'cuda':
+            self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+            self._numbers.copy_(numbers, non_blocking=True)
+            self._there = torch.cuda.current_stream(numbers.device).record_event()
+
+    def __getitem__(self, index: int) -> int:
+        if self._there is not None:
+            self._there.synchronize()
+        return int(self._numbers[index])

@@ -66,8 +66,13 @@ def frame_statistic(scores: npt.NDArray[np.float32], fraction: float) -> float:
     """Mean of the highest `fraction` of the scores (at least one); 0: the maximum. 0 for a frame without queries."""
     if not len(scores):
         return 0.0
-    count = max(1, round(fraction * len(scores)))
+    count = highest(len(scores), fraction)
     return float(np.partition(scores, -count)[-count:].mean())
+
+
+def highest(count: int, fraction: float) -> int:
+    """Of how many of so many scores a frame score is the mean."""
+    return max(1, round(fraction * count))
 
 
 @dataclass(frozen=True)

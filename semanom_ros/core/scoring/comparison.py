@@ -26,6 +26,12 @@ class Comparison:
     neighbours: int = 1
     density_neighbours: int = 0
 
+    @property
+    def monotone(self) -> bool:
+        """Whether a distance can only fall with each nominal embedding that is looked at: what a few of them give is
+        never less than what all would."""
+        return not self.density_neighbours
+
     @classmethod
     def of(cls, settings: ScoreSettings) -> Comparison:
         """From the settings of the same names."""
@@ -46,6 +52,13 @@ class Comparison:
             (N,) float32 distances, inf where nothing is left to compare with, and (N,) int64 nearest nominal
             embeddings.
         """
+        distances, indices = self.neighbourhood(database, queries, places, excluded)
+        return distances, indices[:, 0]
+
+    def neighbourhood(self, database: NominalDatabase, queries: Vectors, places: npt.NDArray[np.float32],
+                      excluded: tuple[int, int] | None = None
+                      ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """The same with all of the `neighbours` (N, k), nearest first."""
         k = min(self.neighbours, len(database))
         if excluded is None:
             found, indices = database.search(queries, k, places)
@@ -54,7 +67,7 @@ class Comparison:
         distances = found.mean(axis=1).astype(np.float32)
         if self.density_neighbours and len(database) > 1:
             distances = distances * self._weights(database, queries, places, found[:, 0], indices[:, 0])
-        return distances, indices[:, 0]
+        return distances, indices
 
     def _weights(self, database: NominalDatabase, queries: Vectors, places: npt.NDArray[np.float32],
                  nearest_distances: npt.NDArray[np.float32], nearest: npt.NDArray[np.int64]

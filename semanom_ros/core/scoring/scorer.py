@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.embedding.embedder import FrameEmbedding
 from semanom_ros.core.embedding.queries import Queries
-from semanom_ros.core.scoring.calibration import Calibration, frame_statistic
+from semanom_ros.core.scoring.calibration import Calibration, frame_statistic, highest
 from semanom_ros.core.scoring.comparison import Comparison
+from semanom_ros.core.scoring.search_memory import SearchMemory
 from semanom_ros.settings import ScoreSettings
 
+EXACT_ABOVE = 0.5
+"""Score of a query from which on it is searched for, where nothing lower is of interest."""
+
+AHEAD = 4  # times the queries that a frame score is the mean of
 
 @dataclass(frozen=True)
 class FrameScores:
@@ -26,9 +34,12 @@ class FrameScores:
     Attributes:
         embedding: what was scored.
         queries: what of it was compared.
-        distances: (N,) float32, mean cosine distance of each query to its nearest nominal embeddings, 0 to 2.
-        nearest: (N,) int64, the nearest nominal embedding of each query; -1 where there is none.
-        scores: (N,) float32, calibrated score of each query, >= 0.
+        distances: (N,) float32, mean cosine distance of each query to its nearest nominal embeddings, 0 to 2; an upper
+            bound of it where it is not `exact`.
+        nearest: (N,) int64, the nominal embedding that each query is nearest to, of some where it is not `exact`; -1
+            where there is none.
+        exact: (N,) whether a query was searched for, see `Scorer`.
+        scores: (N,) float32, calibrated score of each query, >= 0; likewise.
         score, raw_score: calibrated frame score, and the same aggregate over `distances`.
         p_value: conformal p-value of the frame score, (0, 1].
         level: what scores before calibration were divided by.
@@ -39,6 +50,7 @@ class FrameScores:
     queries: Queries
     distances: npt.NDArray[np.float32]
     nearest: npt.NDArray[np.int64]
+    exact: npt.NDArray[np.bool_]
     scores: npt.NDArray[np.float32]
     score: float
     raw_score: float
@@ -50,30 +62,163 @@ class FrameScores:
 class Scorer:
     """Compares queries with a nominal database.
 
-    Args:
-        database: the nominal database.
-        calibration: what nominal data says about scores.
-        settings: how they are compared.
+    Where it remembers what a camera's last frames resembled, queries that are plainly nominal are not searched for.
+    What is found then is what a search for all of them finds:
+
+    - the frame score, before and after calibration, and so the p-value;
+    - the score, distance and nearest embedding of every query above `exact_above`, and of those next to it in the
+      picture, so that what is drawn, tracked and reported of a map there is the same.
+
+    The score and the distance of any other query are upper bounds, of which that of the score is at most
+    `exact_above`; its nearest embedding is the nearest of some. `FrameScores.exact` tells them apart.
+
+    A search is the database's own, which its calibration was made with. Where that is by an approximate index, which
+    misses what is nearest now and then, the bounds are of the true distance and not of what it would find: a query
+    that something remembered is near to stays plainly nominal although the index would have missed that.
     """
 
-    def __init__(self, database: NominalDatabase, calibration: Calibration, settings: ScoreSettings) -> None:
+    def __init__(self, database: NominalDatabase, calibration: Calibration, settings: ScoreSettings,
+                 exact_above: float = EXACT_ABOVE) -> None:
+        """
+        Args:
+            database: the nominal database.
+            calibration: what nominal data says about scores.
+            settings: how they are compared.
+            exact_above: score of a query from which on it is searched for; 1.0 is the alarm level.
+        """
         self._database = database
         self._calibration = calibration
         self._compare = Comparison.of(settings)
         self._fraction = settings.frame_score_fraction
+        self._exact_above = exact_above
+        # a model of what belongs where may give more for less distance
+        self._bounded = self._compare.monotone and calibration.judge is None and database.looked_up
 
-    def score(self, embedding: FrameEmbedding, queries: Queries, level: float) -> FrameScores:
-        """Scores one frame; `level` is the frame score before calibration that counts as an alarm."""
+    def score(self, embedding: FrameEmbedding, queries: Queries, level: float, memory: SearchMemory | None = None
+              ) -> FrameScores:
+        """Scores one frame, see `score_batch`."""
+        return self.score_batch([embedding], [queries], level, None if memory is None else [memory])[0]
+
+    def score_batch(self, embeddings: Sequence[FrameEmbedding], queries: Sequence[Queries], level: float,
+                    memories: Sequence[SearchMemory] | None = None) -> list[FrameScores]:
+        """Scores frames, compared with the database together.
+
+        Args:
+            embeddings: of the frames.
+            queries: of each.
+            level: the frame score before calibration that counts as an alarm.
+            memories: of the camera of each, changed here; None: every query is searched for.
+        """
         start = time.perf_counter()
-        distances, nearest = self._compare(self._database, queries.vectors, queries.places)
-        searched = time.perf_counter()
-        relative = self._calibration.relative(distances, queries.positions)
-        judge = self._calibration.judge
+        known = [None] * len(queries) if memories is None else memories
+        frames = [self._begun(*one) for one in zip(queries, known, strict=True)]
+        asked = [frame.undecided(level * self._exact_above, self._fraction, AHEAD) for frame in frames]
+        while any(map(len, asked)):
+            self._search(frames, asked)
+            asked = [frame.undecided(level * self._exact_above, self._fraction) for frame in frames]
+        for frame, memory in zip(frames, known, strict=True):
+            if memory is not None and self._bounded:
+                memory.remember(self._database, frame.nearest)
+        search = (time.perf_counter() - start) * 1e3 / max(1, len(frames))
+        return [self._scored(*one, level, search) for one in zip(embeddings, frames, strict=True)]
+
+    def searched(self, scores: FrameScores, memory: SearchMemory | None = None
+                 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Distances (N,) and nearest embeddings (N,) of a frame with every query searched for.
+
+        Args:
+            scores: of the frame.
+            memory: of its camera, which learns of them.
+        """
+        if scores.exact.all():
+            return scores.distances, scores.nearest
+        queries = scores.queries
+        distances, nearest = self._compare.neighbourhood(self._database, queries.vectors, queries.places)
+        if memory is not None:
+            memory.remember(self._database, nearest)
+        return distances, nearest[:, 0]
+
+    def _begun(self, queries: Queries, memory: SearchMemory | None) -> _Comparing:
+        """With what is remembered; databases that are not larger than that are searched at once."""
+        count, k = len(queries.vectors), min(self._compare.neighbours, len(self._database))
+        bounds = None
+        if memory is not None and self._bounded and len(self._database) > count * k:
+            embedded = self._database.embed(queries.vectors.cpu(), queries.places)
+            bounds = memory.bounds(self._database, embedded, k)
+        distances, nearest = bounds or (np.full(count, np.nan, np.float32), np.full((count, k), -1, np.int64))
+        return _Comparing(queries, self._calibration, distances, nearest, np.zeros(count, bool))
+
+    def _search(self, frames: Sequence[_Comparing], asked: Sequence[npt.NDArray[np.int64]]) -> None:
+        """Searches for the queries that are asked for of each frame."""
+        rows = [torch.from_numpy(chosen) for chosen in asked]
+        vectors = torch.cat([frame.queries.vectors[chosen.to(frame.queries.vectors.device)]
+                             for frame, chosen in zip(frames, rows, strict=True)])
+        places = np.concatenate([frame.queries.places[chosen] for frame, chosen in zip(frames, asked, strict=True)])
+        distances, nearest = self._compare.neighbourhood(self._database, vectors, places)
+        ends = np.cumsum([len(chosen) for chosen in asked])[:-1]
+        found = zip(asked, np.split(distances, ends), np.split(nearest, ends), strict=True)
+        for frame, (chosen, one, its) in zip(frames, found, strict=True):
+            frame.take(chosen, one, its)
+
+    def _scored(self, embedding: FrameEmbedding, frame: _Comparing, level: float, search: float) -> FrameScores:
+        start = time.perf_counter()
+        queries, relative, judge = frame.queries, frame.relative, self._calibration.judge
         if judge is not None:
             relative = judge.of_queries(relative, queries.vectors.cpu().numpy(), queries.positions, queries.owners)
-        frame = frame_statistic(relative, self._fraction)
+        score = frame_statistic(relative, self._fraction)
         return FrameScores(
-            embedding, queries, distances, nearest, relative / np.float32(level), frame / level,
-            frame_statistic(distances, self._fraction), self._calibration.p_value(frame), level,
-            {**embedding.timings_ms, 'search': (searched - start) * 1e3,
-             'score': (time.perf_counter() - searched) * 1e3})
+            embedding, queries, frame.distances, frame.nearest[:, 0], frame.exact, relative / np.float32(level),
+            score / level, frame_statistic(frame.distances, self._fraction), self._calibration.p_value(score), level,
+            {**embedding.timings_ms, 'search': search, 'score': (time.perf_counter() - start) * 1e3})
+
+
+@dataclass
+class _Comparing:
+    """One frame while it is compared.
+
+    Attributes:
+        queries: of the frame.
+        calibration: what nominal data says about scores.
+        distances: (N,) of each query; of those that are not `exact` upper bounds, NaN: none is known.
+        nearest: (N, k) nominal embeddings that it is the distance to.
+        exact: (N,) whether a query was searched for.
+    """
+
+    queries: Queries
+    calibration: Calibration
+    distances: npt.NDArray[np.float32]
+    nearest: npt.NDArray[np.int64]
+    exact: npt.NDArray[np.bool_]
+
+    @property
+    def relative(self) -> npt.NDArray[np.float32]:
+        """(N,) scores of the queries before division by the alarm level; rising with the distance."""
+        return self.calibration.relative(self.distances, self.queries.positions)
+
+    def undecided(self, threshold: float, fraction: float, ahead: int = 1) -> npt.NDArray[np.int64]:
+        """The queries that must be searched for; when there are none, the rest matters no more.
+
+        Args:
+            threshold: relative score that no bound may exceed, nor one beside it in the picture.
+            fraction: of the highest scores, see `frame_statistic`: once all of them are exact no bound can change it.
+            ahead: the highest so many times as many are asked for: searching for one lowers it, and another is higher.
+        """
+        if not len(self.exact):
+            return np.zeros(0, np.int64)
+        unknown, relative = np.isnan(self.distances), self.relative
+        above = unknown | (relative > threshold)
+        owners = self.queries.owners
+        beside = cv2.dilate((above & self.exact)[owners].astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+        wanted = above.copy()
+        wanted[owners[beside]] = True
+        if not unknown.any():
+            count = min(len(relative), ahead * highest(len(relative), fraction))
+            for values in (relative, self.distances):
+                top = np.argpartition(values, -count)[-count:]
+                wanted[top[values[top] > 0]] = True
+        return np.flatnonzero(wanted & ~self.exact)
+
+    def take(self, rows: npt.NDArray[np.int64], distances: npt.NDArray[np.float32], nearest: npt.NDArray[np.int64]
+             ) -> None:
+        """What was found for some of the queries."""
+        self.distances[rows], self.nearest[rows], self.exact[rows] = distances, nearest, True
