@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
                         metavar='BAG', help='nominal recordings to compare with; default: those that the database was '
                         'made from')
     parser.add_argument('--frames', type=whole(1), default=200, metavar='N',
-                        help='nominal frames to compare with, and half as many with transplants (default 200)')
+                        help='nominal frames to compare with, and as many with transplants (default 200)')
     parser.add_argument('--calibrate', action='store_true',
                         help='give the engine a calibration of its own, made with its embeddings: for one whose '
                         'verdicts would differ otherwise')

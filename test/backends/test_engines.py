@@ -33,7 +33,7 @@ from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.embedding.encoders.network import NetworkEncoder
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.pipeline import Judge
-from semanom_ros.core.plausibility.transplanting import Composite
+from semanom_ros.core.plausibility.transplanting import IMPLAUSIBLE, Composite
 from semanom_ros.core.progress import SILENT
 from semanom_ros.errors import DatabaseError, EncoderError, SemanomError
 from semanom_ros.recordings.bags import BagWriter
@@ -157,14 +157,14 @@ def test_transplants_are_tried_beside_nominal_frames(place: Place, monkeypatch: 
                                                      tmp_path: Path) -> None:
     root = place.copy(tmp_path)
 
-    def compose(self: Any, base: Any, near: Any, anywhere: Any) -> Any:
+    def compose(self: Any, base: Any, *_: Any) -> Any:
         image = base.image.copy()
         image[:24] = 255 - image[:24]
-        return Composite(image, np.zeros((48, 64), np.uint8))
+        return Composite(image, np.full((48, 64), IMPLAUSIBLE, np.uint8))
     monkeypatch.setattr(certification.Transplanter, 'compose', compose)
     assert main(['export', '--database', str(root), '--backend', 'ours', '--frames', '20', *place.options]) == 0
     verdicts = certificate_of(root).verdicts
-    assert verdicts.transplanted_frames == 10
+    assert verdicts.transplanted_frames == 19
     assert verdicts.alarms >= 10
 
 

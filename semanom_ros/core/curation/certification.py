@@ -29,8 +29,9 @@ from semanom_ros.core.embedding.encoders.encoder import Encoder
 from semanom_ros.core.embedding.encoders.network import NetworkEncoder
 from semanom_ros.core.embedding.registry import load_backend
 from semanom_ros.core.frames import Frame
+from semanom_ros.core.plausibility.learning import projection_of
 from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel
-from semanom_ros.core.plausibility.transplanting import NominalPicture, Transplanter
+from semanom_ros.core.plausibility.transplanting import IMPLAUSIBLE, NominalPicture, Transplanter
 from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.core.scoring.calibration import (
     MOST_FRAMES,
@@ -47,6 +48,7 @@ from semanom_ros.settings import MethodSettings
 
 RANGE_PICTURES = 48  # that int8 finds its ranges with
 DONORS = 12  # pictures that things are taken from
+TRANSPLANTS = 3  # that are tried in a picture
 RACES = 7  # interleaved runs that the time is the median of
 
 ReadFrames = Callable[[int, float], Iterator[tuple[FrameRecord, Frame]]]
@@ -66,7 +68,7 @@ def export(root: Path, settings: MethodSettings, original: Embedder, backend: st
         backend: its name.
         precision: one that it has; '': its usual one.
         frames: reads the database's recordings.
-        count: frames to compare with; half as many transplants beside them.
+        count: frames to compare with, and as many with transplants, where things for them are found.
         own_calibration: give it a calibration of its own.
         progress: is told.
 
@@ -161,6 +163,7 @@ def _compare(database: NominalDatabase, sides: tuple[_Side, _Side], frames: Read
     the engine makes of it.
     """
     transplanter, rng = Transplanter(np.random.default_rng(0)), np.random.default_rng(1)
+    projection = projection_of(database, rng)
     donors: deque[NominalPicture] = deque(maxlen=DONORS)
     cosines, patches = [], []
     scores: list[tuple[float, float]] = []
@@ -182,15 +185,16 @@ def _compare(database: NominalDatabase, sides: tuple[_Side, _Side], frames: Read
         return embeddings[0]
 
     progress.begin('compare', count, 'frame')
-    for number, (record, frame) in enumerate(frames(count, 0.0)):
+    for record, frame in frames(count, 0.0):
         near = (0, 0) if record.held_out else database.neighbourhood(record, STRETCH_SECONDS)
         embedding = compare('nominal', frame.image, frame, near)
         if embedding is not None:
-            picture = NominalPicture(frame.image, embedding.patches.cpu().numpy())
-            if number % 2 and donors and sides[0].embedder.segmenter is None:
+            picture = NominalPicture(frame.image, projection(embedding.patches.cpu().numpy()))
+            if donors and (sides[0].embedder.segmenter is None or not sides[0].embedder.segmenter.needs_masks):
                 others = [donors[int(i)] for i in rng.integers(len(donors), size=2)]
-                composite = transplanter.compose(picture, [donors[-1]], others)
-                compare('transplanted', composite.image, frame, near)
+                composite = transplanter.compose(picture, [donors[-1]], others, TRANSPLANTS)
+                if (composite.labels == IMPLAUSIBLE).any():
+                    compare('transplanted', composite.image, frame, near)
             donors.append(picture)
         progress.advance(1)
     progress.end()
@@ -198,6 +202,9 @@ def _compare(database: NominalDatabase, sides: tuple[_Side, _Side], frames: Read
         raise DatabaseError(f'{database.path}: found no frame of its recordings that can be compared with others of '
                             f'its own, more than {STRETCH_SECONDS:g} s away, expected some; record a longer drive')
     mine, theirs = np.array(scores).T
+    if not (mine > 1).any():
+        log.warning('%s: no frame came above the alarm level, with transplants or without: the certificate says '
+                    'nothing of alarms; give more frames, or recordings with more things in them', database.path)
     distances, differences = np.concatenate(cosines), np.concatenate(patches)
     alarm = settings.alarm
     return Deviations(

@@ -87,7 +87,7 @@ def learn_plausibility(database: NominalDatabase, embedder: Embedder, frames: It
         raise DatabaseError(f'{database.path}: segmenter: found {embedder.segmenter.name}, which has no masks of '
                             'transplants, expected another; record a database of the variant grid to learn from')
     rng = np.random.default_rng(seed)
-    projection = _projection(database, rng)
+    projection = projection_of(database, rng)
     folds = _folds(len(database.whole_frames()))
     kept, seen = _keep(database, frames, embedder, projection, folds, progress)
     if not kept:
@@ -220,8 +220,9 @@ def _picture(database: NominalDatabase, projection: Projection, kept: _Kept) -> 
     return NominalPicture(image, patches)
 
 
-def _projection(database: NominalDatabase, rng: np.random.Generator) -> Projection:
-    frames = database.whole_frames()
+def projection_of(database: NominalDatabase, rng: np.random.Generator) -> Projection:
+    """Of a sample of the recorded embeddings: things are told from what surrounds them by projected patches."""
+    frames = database.whole_frames() or database.frames()
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), 200)).astype(int))
     share = PROJECTION_SAMPLE // len(chosen)
     vectors = [np.asarray(frames[int(index)].vectors) for index in chosen]

@@ -154,9 +154,10 @@ class Certificate:
         """For people, in a line."""
         found, verdicts = self.deviations, self.verdicts
         own = ', with a calibration of its own' if self.own_calibration else ''
+        tried = verdicts.nominal_frames + verdicts.transplanted_frames
         return (f'{self.name}: {self.speedup:.1f} times as fast, embeddings within {found.cosine_max:.1e}, frame '
                 f'scores within {100 * found.frame_score_max:.2g} % of the alarm level, {verdicts.differ} of '
-                f'{verdicts.nominal_frames + verdicts.transplanted_frames} verdicts differ{own}')
+                f'{tried} verdicts differ ({verdicts.alarms} alarms){own}')
 
     def dumps(self) -> bytes:
         """As JSON, with a checksum over the rest."""
