@@ -373,10 +373,14 @@ class Bench:
         self.publisher(CameraInfo, f'{camera}/camera_info').publish(info)
         self.spin_until(lambda: found._model is not before, what='camera_info')
 
-    def status(self, suffix: str,
-               condition: Callable[[DiagnosticStatus], Any] = lambda status: True) -> DiagnosticStatus:
-        """The next status whose name ends so and for which the condition holds."""
-        self.diagnostics.clear()
+    def status(self, suffix: str, condition: Callable[[DiagnosticStatus], Any] = lambda status: True, *,
+               heard: bool = False) -> DiagnosticStatus:
+        """The next status whose name ends so and for which the condition holds.
+
+        With `heard` it may have come already, since `diagnostics` was cleared: what happened is said once.
+        """
+        if not heard:
+            self.diagnostics.clear()
         return self.spin_until(lambda: next(
             (status for message in self.diagnostics for status in message.status
              if status.name.endswith(suffix) and condition(status)), None), what=f'diagnostics of {suffix}')

@@ -136,7 +136,7 @@ def test_a_fault_in_a_callback_is_said_and_survived(
             one.detector._declared._changed = fail
             (result,) = one.call(SetParameters, f'{DETECTOR}/set_parameters', request).results
             assert not result.successful
-        status = one.status('detector', lambda status: 'a fault' in status.message)
+        status = one.status('detector', lambda status: 'a fault' in status.message, heard=True)
         assert status.level == DiagnosticStatus.ERROR
         monkeypatch.undo()
         one.status('detector', lambda status: status.level == DiagnosticStatus.OK)

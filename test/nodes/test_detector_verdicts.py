@@ -204,10 +204,11 @@ def test_where_stamps_stand_still_only_alarms_are_believed(
     assert len(heard.arrays[-1].anomalies) == 1
     one.send(one.street_with_box(4), one.second)
     assert heard.said(5) == (Verdict.ANOMALOUS, Reason.NONE)
-    assert one.status('camera', lambda s: is_error(s, 'have the stamp of the frame before'))
+    assert one.status('camera', lambda s: is_error(s, 'have the stamp of the frame before'), heard=True)
+    one.diagnostics.clear()
     one.send(one.street(5), one.second)
     assert heard.said(6) == (Verdict.UNKNOWN, Reason.STANDING_STAMPS)
-    assert one.status('camera', lambda s: is_error(s, 'frames unknown, standing stamps: '))
+    assert one.status('camera', lambda s: is_error(s, 'frames unknown, standing stamps: '), heard=True)
     one.send(one.street(6), 2 * one.second)
     assert heard.said(7) == (Verdict.NOMINAL, Reason.NONE)
     assert one.status('camera', lambda s: s.level != ERROR)
@@ -223,8 +224,9 @@ def test_a_camera_without_stamps_is_judged(active: Callable[..., Any], capfd: py
         assert heard.said(number) == (Verdict.of(number == 3), Reason.NONE)
     status = one.status('camera', lambda s: 'age of the last result (ms)' not in one.values(s))
     assert status.level != ERROR
+    one.diagnostics.clear()
     one.send(one.street(5), 0)
-    assert one.status('camera', lambda s: s.level == WARN and 'frames have no stamp' in s.message)
+    assert one.status('camera', lambda s: s.level == WARN and 'frames have no stamp' in s.message, heard=True)
     assert one.monitor().count('restarted') == 0
     assert sum('no stamp' in line for line in capfd.readouterr().err.splitlines()) == 1
 

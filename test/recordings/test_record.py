@@ -334,7 +334,7 @@ def test_command(tmp_path: Path, drives: Any, config: Path, capsys: pytest.Captu
 
 @pytest.mark.parametrize(('arguments', 'said'), [
     (['nowhere', '--database', 'database'], 'nowhere: no such recording'),
-    (['drive'], 'parameter database'),
+    (['drive', '--set', "database=''"], 'parameter database'),
     (['drive', '--database', 'database', '--set', 'encoder=torchscript:/missing.ts'], '/missing.ts does not exist'),
     (['drive', '--database', 'database', '--set', 'no_such_name=3'], 'no_such_name'),
     (['drive', '--database', 'database', '--every', '0'], 'every_n'),
