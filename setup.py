@@ -222,7 +222,6 @@ setup(
         'openvino': OPENVINO,
         'onnxruntime': ONNXRUNTIME,
         'tensorrt': ['tensorrt>=10'],
-        'tensorrt': ['tensorrt>=10'],
         # where it does not come with apt (python3-opencv), see requirements/python.txt
         'opencv': ['opencv-python-headless>=4.9'],
         'docs': ['sphinx>=8', 'myst-parser>=4', 'furo>=2024.8.6'],

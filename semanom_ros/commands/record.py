@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
     parser.add_argument('bags', nargs='+', type=Path, metavar='BAG', help='rosbag2 folder, .mcap, .db3 or .bag file')
-    parser.add_argument('--database', metavar='DIR', help='folder of the nominal database to be made (default: as in --config, else '
-                        '~/semanom/nominal)')
+    parser.add_argument('--database', metavar='DIR', help='folder of the nominal database to be made (default: as in '
+                        '--config, else ~/semanom/nominal)')
     parser.add_argument('--image-topic', nargs='+', action='extend', dest='image_topics', metavar='T',
                         help='needed where a recording has several; all that are named are recorded')
     parser.add_argument('--append', action='store_true', default=None,
