@@ -45,7 +45,7 @@ from semanom_ros.ros.mailbox import Mailbox
 from semanom_ros.ros.node_parameters import NodeParameters, typed_parameters
 from semanom_ros.ros.outputs import CameraOutputs, Judged, When
 from semanom_ros.ros.qos import INPUT, LATCHED, OUTPUT
-from semanom_ros.ros.starting_ros import start_ros
+from semanom_ros.ros.starting_ros import running_ros
 from semanom_ros.settings import CameraSettings, DetectorSettings, MethodSettings, Settings
 
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -878,7 +878,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     done, hanging = threading.Event(), list[str]()
     try:
-        with start_ros(args):
+        with running_ros(args):
             threading.Thread(target=_end_in_time, name='semanom_end', args=(done,), daemon=True).start()
             try:
                 _run(hanging)
