@@ -142,6 +142,11 @@ class NearestNeighbours:
         less time."""
         return not self._on_gpu and (self._approximate is None or isinstance(self._approximate, _LOOKED_UP))
 
+    @property
+    def approximate(self) -> bool:
+        """Whether an index visits some of its inverted lists only, so that there is something quicker: one."""
+        return self._approximate is not None and self._nprobe > 1
+
     def vectors(self, indices: npt.NDArray[np.int64]) -> torch.Tensor:
         """(M, d) float32 the vectors (M,) that are searched, as a search sees them; only where they are `looked_up`."""
         found = np.empty((len(indices), self._dimension), np.float32)
@@ -154,7 +159,7 @@ class NearestNeighbours:
             found[own] = array[indices[own] - offset]
         return torch.from_numpy(found)
 
-    def search(self, queries: torch.Tensor, k: int, excluded: tuple[int, int] = (0, 0)
+    def search(self, queries: torch.Tensor, k: int, excluded: tuple[int, int] = (0, 0), quick: bool = False
                ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Half the squared distances (M, k), ascending, and indices (M, k).
 
@@ -164,10 +169,11 @@ class NearestNeighbours:
             queries: (M, d) float32.
             k: how many.
             excluded: (first, end) of the indices that are passed over.
+            quick: visit one inverted list for each query.
         """
         found = []
         if self._approximate is not None:
-            found.append(self._search_approximate(queries, k, excluded))
+            found.append(self._search_approximate(queries, k, excluded, quick))
         for offset, array in self._pieces:
             for start, end in _without(offset, len(array), excluded):
                 piece = array[start - offset:end - offset]
@@ -183,7 +189,7 @@ class NearestNeighbours:
             return distances.cpu().numpy(), indices.cpu().numpy()
         return _knn_on_cpu(queries.cpu(), piece, k)
 
-    def _search_approximate(self, queries: torch.Tensor, k: int, excluded: tuple[int, int]
+    def _search_approximate(self, queries: torch.Tensor, k: int, excluded: tuple[int, int], quick: bool
                             ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         given: dict[str, Any] = {}
         if excluded[1] > excluded[0]:
@@ -192,10 +198,10 @@ class NearestNeighbours:
             selector = faiss.IDSelectorNot(inner)
             given['sel'] = selector
         rows = queries.cpu().numpy()
-        parameters = faiss.SearchParametersIVF(nprobe=self._nprobe, **given)
+        parameters = faiss.SearchParametersIVF(nprobe=1 if quick else self._nprobe, **given)
         distances, indices = self._approximate.search(rows, k, params=parameters)
         lacking = (indices < 0).any(axis=1)  # the lists near them hold too few that may be found: all lists, then
-        if lacking.any() and self._nprobe < self._approximate.nlist:
+        if lacking.any() and not quick and self._nprobe < self._approximate.nlist:
             parameters = faiss.SearchParametersIVF(nprobe=self._approximate.nlist, **given)
             distances[lacking], indices[lacking] = self._approximate.search(rows[lacking], k, params=parameters)
         return distances, indices

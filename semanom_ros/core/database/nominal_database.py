@@ -201,7 +201,7 @@ class NominalDatabase:
         """How many nominal embeddings there are."""
         return self._neighbours.size
 
-    def search(self, queries: Vectors, k: int = 1, places: Vectors | None = None
+    def search(self, queries: Vectors, k: int = 1, places: Vectors | None = None, quick: bool = False
                ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """The k nearest nominal embeddings of each query.
 
@@ -210,6 +210,7 @@ class NominalDatabase:
             k: how many neighbours, 1 to the number of vectors.
             places: (M, 3) as `places` gives them, needed where a weight of them is not 0; (M, 2) centres are enough
                 where scale_weight is.
+            quick: look where the nearest most likely is, and nowhere else, where the database is `approximate`.
 
         Returns:
             (M, k) float32 distances, ascending: 1 - cosine, 0 to 2, plus position_weight *
@@ -219,7 +220,7 @@ class NominalDatabase:
         Raises:
             DatabaseError: k is larger than the database.
         """
-        return self._search(queries, k, places, (0, 0))
+        return self._search(queries, k, places, (0, 0), quick)
 
     def search_excluding(self, queries: Vectors, k: int, forbidden_frame_range: tuple[int, int],
                          places: Vectors | None = None) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
@@ -235,7 +236,7 @@ class NominalDatabase:
         first, end = (int(self._firsts[np.clip(i, 0, len(self._frames))]) for i in forbidden_frame_range)
         return self._search(queries, k, places, (first, end))
 
-    def _search(self, queries: Vectors, k: int, places: Vectors | None, excluded: tuple[int, int]
+    def _search(self, queries: Vectors, k: int, places: Vectors | None, excluded: tuple[int, int], quick: bool = False
                 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         neighbours = self._neighbours
         if not 1 <= k <= neighbours.size:
@@ -249,7 +250,12 @@ class NominalDatabase:
                              f'{self._space.places}: a weight of them is not 0')
         if len(queries) == 0:
             return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
-        return neighbours.search(self._space.embed(as_tensor(queries), places), k, excluded)
+        return neighbours.search(self._space.embed(as_tensor(queries), places), k, excluded, quick)
+
+    @property
+    def approximate(self) -> bool:
+        """Whether it is searched by an index for which a `quick` search makes a difference."""
+        return self._neighbours.approximate
 
     @property
     def looked_up(self) -> bool:

@@ -56,12 +56,12 @@ class Comparison:
         return distances, indices[:, 0]
 
     def neighbourhood(self, database: NominalDatabase, queries: Vectors, places: npt.NDArray[np.float32],
-                      excluded: tuple[int, int] | None = None
+                      excluded: tuple[int, int] | None = None, quick: bool = False
                       ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """The same with all of the `neighbours` (N, k), nearest first."""
+        """The same with all of the `neighbours` (N, k), nearest first; upper bounds with `quick`, see `search`."""
         k = min(self.neighbours, len(database))
         if excluded is None:
-            found, indices = database.search(queries, k, places)
+            found, indices = database.search(queries, k, places, quick)
         else:
             found, indices = database.search_excluding(queries, k, excluded, places)
         distances = found.mean(axis=1).astype(np.float32)

@@ -113,6 +113,10 @@ class Scorer:
         known = [None] * len(queries) if memories is None else memories
         frames = [self._begun(*one) for one in zip(queries, known, strict=True)]
         asked = [frame.undecided(level * self._exact_above, self._fraction, AHEAD) for frame in frames]
+        quick = [rows if frame.bounded else rows[:0] for frame, rows in zip(frames, asked, strict=True)]
+        if self._database.approximate and any(map(len, quick)):
+            self._search(frames, quick, quick=True)
+            asked = [frame.undecided(level * self._exact_above, self._fraction, AHEAD) for frame in frames]
         while any(map(len, asked)):
             self._search(frames, asked)
             asked = [frame.undecided(level * self._exact_above, self._fraction) for frame in frames]
@@ -148,17 +152,21 @@ class Scorer:
         distances, nearest = bounds or (np.full(count, np.nan, np.float32), np.full((count, k), -1, np.int64))
         return _Comparing(queries, self._calibration, distances, nearest, np.zeros(count, bool))
 
-    def _search(self, frames: Sequence[_Comparing], asked: Sequence[npt.NDArray[np.int64]]) -> None:
-        """Searches for the queries that are asked for of each frame."""
+    def _search(self, frames: Sequence[_Comparing], asked: Sequence[npt.NDArray[np.int64]], quick: bool = False
+                ) -> None:
+        """Searches for the queries that are asked for of each frame; `quick`: for bounds lower than those known."""
         rows = [torch.from_numpy(chosen) for chosen in asked]
         vectors = torch.cat([frame.queries.vectors[chosen.to(frame.queries.vectors.device)]
                              for frame, chosen in zip(frames, rows, strict=True)])
         places = np.concatenate([frame.queries.places[chosen] for frame, chosen in zip(frames, asked, strict=True)])
-        distances, nearest = self._compare.neighbourhood(self._database, vectors, places)
+        distances, nearest = self._compare.neighbourhood(self._database, vectors, places, quick=quick)
         ends = np.cumsum([len(chosen) for chosen in asked])[:-1]
         found = zip(asked, np.split(distances, ends), np.split(nearest, ends), strict=True)
         for frame, (chosen, one, its) in zip(frames, found, strict=True):
-            frame.take(chosen, one, its)
+            if quick:
+                frame.lower(chosen, one, its)
+            else:
+                frame.take(chosen, one, its)
 
     def _scored(self, embedding: FrameEmbedding, frame: _Comparing, level: float, search: float) -> FrameScores:
         start = time.perf_counter()
@@ -217,6 +225,17 @@ class _Comparing:
                 top = np.argpartition(values, -count)[-count:]
                 wanted[top[values[top] > 0]] = True
         return np.flatnonzero(wanted & ~self.exact)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether something is known of its queries."""
+        return not np.isnan(self.distances).all()
+
+    def lower(self, rows: npt.NDArray[np.int64], distances: npt.NDArray[np.float32], nearest: npt.NDArray[np.int64]
+              ) -> None:
+        """Bounds of some of the queries, which count where they are lower."""
+        better = ~(self.distances[rows] <= distances)
+        self.distances[rows[better]], self.nearest[rows[better]] = distances[better], nearest[better]
 
     def take(self, rows: npt.NDArray[np.int64], distances: npt.NDArray[np.float32], nearest: npt.NDArray[np.int64]
              ) -> None:
