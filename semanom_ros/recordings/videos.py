@@ -26,12 +26,14 @@ from semanom_ros.errors import BagError
 
 logger = logging.getLogger(__name__)
 
-_DECODED = re.compile(r'decoder -> pts:(\S+) .*keyframe:(\d).*time_base:(\d+)/(\d+)')
+_DECODED = re.compile(r'decoder -> pts:(\S+) .*keyframe:(\d) frame_type:(\d).*time_base:(\d+)/(\d+)')
+_BIDIRECTIONAL = '3'  # AV_PICTURE_TYPE_B
 _DAMAGED = re.compile(r'\[dec:[^\]]*\] \[(?:error|fatal|warning)\]')
 _ERROR = re.compile(r'\[(?:error|fatal)\] (.*)')
 _NO_VIDEO = {'tty': 'a text', 'hls': 'a list of videos', 'dash': 'a list of videos', 'concat': 'a list of videos'}
 _INPUT = re.compile(r'Input #0, (' + '|'.join(_NO_VIDEO) + '), from')  # what ffmpeg would read all the same
 _DURATION = re.compile(r'Duration: (?:(\d+):(\d+):([\d.]+)|N/A)(, start:)?')
+_MOST_HELD = 16  # frames; H.264 and HEVC reorder no more
 _RATE = re.compile(r'Video: .*?([\d.]+) fps')
 
 
@@ -48,11 +50,13 @@ class _Decoded(NamedTuple):
     Attributes:
         seconds: since the beginning; None: the container does not say.
         key: it needs no other frame.
+        builds_on_later: it may need frames that are shown after it.
         damaged: something could not be decoded since the one before.
     """
 
     seconds: Fraction | None
     key: bool
+    builds_on_later: bool
     damaged: bool
 
 
@@ -106,6 +110,7 @@ class Video:
         """
         taken, number, dirty = 0, 0, False
         first, last = None, -1
+        held: list[VideoFrame] = []  # until it is known whether what comes after them is whole
         while (image := self._picture()) is not None and (told := self._told.get()) is not None:
             dirty = told.damaged or (dirty and not told.key)
             position, number = number, number + 1
@@ -117,22 +122,29 @@ class Video:
                 first = seconds
                 self._begin()
             if dirty:
-                self.damaged += 1
+                self.damaged += 1 + len(held)
+                held.clear()
                 continue
             time_ns = round((seconds - first) * 10**9)
             if time_ns <= last:
                 self.out_of_order += 1
                 continue
-            last, taken = time_ns, taken + 1
-            yield VideoFrame(image, time_ns)
+            last = time_ns
+            held.append(VideoFrame(image, time_ns))
+            if not told.builds_on_later or len(held) > _MOST_HELD:
+                taken += len(held)
+                yield from held
+                held.clear()
+        taken += len(held)
+        yield from held
         if not taken:
             self._listener.join()
             raise BagError(f'{self._file}: found no frame that can be decoded ({self._fault or "no reason given"}), '
                            'expected a video; give another file, or convert it to H.264 in MP4')
         self._listener.join()
-        if self._fault or self._suspect:
+        if self._fault or self._suspect or self.damaged:
             logger.warning('%s: found damage (%s), expected none; took %d frames, left out %d that build on what is '
-                           'missing%s; copy the file again', self._file, self._fault or 'corrupt packets', taken,
+                           'missing%s; copy the file again', self._file, self._fault or 'corrupt frames', taken,
                            self.damaged, '; others may be distorted' if self._suspect else '')
         if self.out_of_order:
             logger.warning('%s: left out %d frames whose time is not after that of the one before; took %d',
@@ -166,9 +178,10 @@ class Video:
         damaged = False
         for line in (line.decode('utf-8', 'replace').strip() for line in stream):
             if match := _DECODED.search(line):
-                time, base = match[1], Fraction(int(match[3]), int(match[4]))
+                time, base = match[1], Fraction(int(match[4]), int(match[5]))
                 known = time.lstrip('-').isdecimal()
-                self._told.put(_Decoded(int(time) * base if known else None, match[2] == '1', damaged))
+                self._told.put(_Decoded(int(time) * base if known else None, match[2] == '1',
+                                         match[3] == _BIDIRECTIONAL, damaged))
                 damaged = False
             elif _DAMAGED.search(line):
                 damaged = True
