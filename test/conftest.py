@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -110,13 +111,19 @@ def driving_data() -> Path:
     return folder
 
 
+_DOMAINS = range(1, 50)
+_TESTS = itertools.count()
+
+
 @pytest.fixture
 def ros_domain_id(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A ROS_DOMAIN_ID that no other test on this machine uses at the same time, set in the environment."""
     from semanom_ros.ros.background import claimed_domain
 
-    # Not of those for replays: a detector that a test has left hanging in this process would answer in their place.
-    with claimed_domain(range(1, 50)) as domain_id:
+    # Not of those for replays, and another than the last test's: what a test has left in the graph would answer for
+    # others.
+    first = next(_TESTS) % len(_DOMAINS)
+    with claimed_domain([*_DOMAINS[first:], *_DOMAINS[:first]]) as domain_id:
         monkeypatch.setenv('ROS_DOMAIN_ID', str(domain_id))
         monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
         yield domain_id
