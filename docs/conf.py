@@ -17,10 +17,7 @@ include_patterns = ['README.md', 'CONTRIBUTING.md', 'SECURITY.md', 'QUALITY_DECL
                     'CHANGELOG.rst', 'docs/**']
 source_suffix = {'.md': 'markdown', '.rst': 'restructuredtext'}
 myst_heading_anchors = 4  # links to #headings, as on a forge
-myst_enable_extensions = ['dollarmath']
 nitpicky = True
-# linkcheck: what stands for an address of the reader's own
-linkcheck_ignore = [r'http://localhost']
 
 html_theme = 'furo'
 html_title = f'semanom_ros {release}'

@@ -58,7 +58,6 @@ FRAME_TYPE = np.dtype([
     ('first', '<i8'), ('count', '<i8'), ('thumbnail', '<i8'), ('thumbnail_size', '<i8'),
 ])
 CHUNK = 1 << 13  # vectors handled at a time: few enough for the processor's caches
-MOST_DIMENSIONS = 1 << 16
 LARGEST_BOX = 1 << 20
 """Pixels: beyond any picture."""
 STAMPS = range(-(1 << 31) * 10**9, (1 << 31) * 10**9)
