@@ -118,7 +118,7 @@ def test_any_sizes_pieces_and_exclusions(unit_vectors, data):
     dimension = data.draw(st.integers(2, 40))
     sizes = data.draw(st.lists(st.integers(0, 60), min_size=1, max_size=4).filter(any))
     vectors = unit_vectors(sum(sizes), data.draw(st.integers(0, 99)), dimension)
-    queries = unit_vectors(data.draw(st.integers(1, 30)), 1234, dimension)
+    queries = unit_vectors(data.draw(st.integers(1, 40)), 1234, dimension)
     first = data.draw(st.integers(0, len(vectors)))
     end = data.draw(st.integers(first, len(vectors)))
     k = data.draw(st.integers(1, len(vectors)))

@@ -13,9 +13,10 @@ _MEASURED = 8  # vectors beyond the k nearest whose distance is measured
 _CELLS = 1 << 28  # of the matrix of products that is in memory at once
 _FINER = 2048.0  # what half precision leaves of a number, times this, is in its range again
 _ALIGNED = 8  # numbers: what the tensor cores want rows to be a multiple of
-_LOWEST = -65504.0  # of half precision
-_ROUNDED = 2.0 ** -11  # of the product: relative, half precision
-_SUMMED = 2.0 ** -13  # absolute, what summing in single precision may lose, with room
+_LOWEST = -65504.0  # of half precision: the product with what fills up
+_ABSENT = _LOWEST / 2  # no product with a vector is that low
+_ROUNDED = 2.0 ** -11  # of a product, relative: half precision
+_SUMMED = 2.0 ** -15  # of squared lengths: what summing in single precision may lose, with room
 
 
 @dataclass(frozen=True)
@@ -109,51 +110,61 @@ class HalfPrecisionVectors:
             excluded: (first, end) of those that are passed over.
         """
         taken = min(k + _MEASURED, self._count)
-        coarse = queries.half()
-        coded = torch.cat([coarse, coarse.new_ones(len(queries), 2)], dim=1)
-        coded = F.pad(coded, (0, self._coarse.shape[1] - coded.shape[1]))
+        values, rows = self._highest(queries, taken + 1, excluded)
+        distances = self._distances(queries, rows[:, :taken])
+        distances = distances.masked_fill(values[:, :taken] <= _ABSENT, torch.inf).nan_to_num(torch.inf)
+        distances, order = distances.topk(min(k, taken), dim=1, largest=False)
+        indices = rows.gather(1, order).masked_fill(distances.isinf(), -1)
+        return Nearest(distances, indices, self._rest(queries, values, taken))
+
+    def _highest(self, queries: torch.Tensor, count: int, excluded: tuple[int, int]
+                 ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(M, `count`, or all that there are) highest products, falling, and which rows they are of."""
+        # ones for what stands behind a vector's numbers; behind that there are zeros
+        coded = F.pad(queries.half(), (0, self._coarse.shape[1] - self._dimension), value=1.0).T
+        own, inside = (torch.arange(size, device=self.device) for size in (len(queries), _TOGETHER))
         values, rows = [], []
         step = max(1, _CELLS // max(1, len(queries)) // _TOGETHER) * _TOGETHER
         for start in range(0, len(self._coarse), step):
-            products = coded @ self._coarse[start:start + step].T
+            products = self._coarse[start:start + step] @ coded
             passed = slice(max(0, excluded[0] - start), max(0, excluded[1] - start))
             if passed.stop > passed.start:
-                products[:, passed] = -torch.inf
-            blocks = products.unflatten(1, (-1, _TOGETHER))
+                products[passed] = -torch.inf
             # the n highest lie in the n blocks whose highest are highest
-            best = blocks.amax(dim=2).topk(min(taken + 1, blocks.shape[1]), dim=1, sorted=False).indices
-            members = blocks.gather(1, best[:, :, None].expand(-1, -1, _TOGETHER)).flatten(1)
-            found = members.topk(min(taken + 1, members.shape[1]), dim=1)
+            blocks = products.unflatten(0, (-1, _TOGETHER)).amax(dim=1).T
+            best = blocks.topk(min(count, blocks.shape[1]), dim=1, sorted=False).indices
+            members = (best[:, :, None] * _TOGETHER + inside).flatten(1)
+            found = products.take(members * len(queries) + own[:, None]).topk(min(count, members.shape[1]), dim=1)
             values.append(found.values)
-            rows.append(start + best.gather(1, found.indices // _TOGETHER) * _TOGETHER + found.indices % _TOGETHER)
-        highest, indices = torch.cat(values, dim=1), torch.cat(rows, dim=1)
-        if len(values) > 1:
-            highest, order = highest.topk(min(taken + 1, highest.shape[1]), dim=1)
-            indices = indices.gather(1, order)
-        indices = indices[:, :taken]
-        distances = self._distances(queries, indices)
-        absent = (indices >= self._count) | ((indices >= excluded[0]) & (indices < excluded[1]))
-        distances = torch.where(absent | ~distances.isfinite(), torch.inf, distances)
-        distances, order = distances.topk(min(k, taken), dim=1, largest=False)
-        indices = indices.gather(1, order).masked_fill(distances.isinf(), -1)
-        return Nearest(distances, indices, self._rest(queries, coarse, highest, taken))
+            rows.append(members.gather(1, found.indices) + start)
+        if len(values) == 1:
+            return values[0], rows[0]
+        highest = torch.cat(values, dim=1)
+        found = highest.topk(min(count, highest.shape[1]), dim=1)
+        return found.values, torch.cat(rows, dim=1).gather(1, found.indices)
 
-    def _rest(self, queries: torch.Tensor, coarse: torch.Tensor, highest: torch.Tensor, taken: int) -> torch.Tensor:
-        """(M,) what is not among the `taken` is no nearer than."""
-        if highest.shape[1] <= taken:
-            return torch.full((len(queries),), torch.inf, device=queries.device)
-        own = (queries.square().sum(dim=1) - 1) / 2  # what its products have in common
-        value = highest[:, taken].float()
-        lost = ((queries - coarse.float()).norm(dim=1) * self._longest + coarse.float().norm(dim=1) * self._left
-                + value.abs() * _ROUNDED + _SUMMED * (1 + self._longest.square()))
-        return torch.where(value <= _LOWEST / 2, torch.inf, own - value - lost)
+    def _rest(self, queries: torch.Tensor, values: torch.Tensor, taken: int) -> torch.Tensor:
+        """(M,) what is not among the `taken` whose products are highest is no nearer than."""
+        length = queries.norm(dim=1)
+        if values.shape[1] <= taken:
+            return torch.full_like(length, torch.inf)
+        value = values[:, taken].float()
+        left = (queries - queries.half()).norm(dim=1)
+        lost = left * self._longest + (length + left) * self._left + value.abs() * _ROUNDED
+        # half of what the squared lengths have in common is not in the products
+        rest = (length.square() - 1) / 2 - value - lost - _SUMMED * (length + self._longest).square()
+        return rest.masked_fill(value <= _ABSENT, torch.inf)
 
-    def _distances(self, queries: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-        """(M, n) of queries (M, d) to vectors (M, n)."""
-        step = max(1, _CELLS // max(1, 8 * indices.shape[1] * self._dimension))
-        return torch.cat([
-            (queries[start:start + step, None] - self._vectors(indices[start:start + step])).square().sum(dim=2) / 2
-            for start in range(0, len(queries), step)] or [queries.new_zeros(0, indices.shape[1])])
+    def _distances(self, queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """(M, n) of queries (M, d) to the vectors of rows (M, n)."""
+        step = max(1, _CELLS // max(1, 8 * rows.shape[1] * self._dimension))
+        found = [self._measure(queries[start:start + step], rows[start:start + step])
+                 for start in range(0, len(queries), step)]
+        return found[0] if len(found) == 1 else torch.cat(found) if found else queries.new_zeros(0, rows.shape[1])
+
+    def _measure(self, queries: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        left = queries[:, None] - self._coarse[rows][..., :self._dimension]
+        return torch.sub(left, self._fine[rows], alpha=1 / _FINER).norm(dim=2).square() / 2
 
     def _vectors(self, rows: torch.Tensor | slice) -> torch.Tensor:
         """float32 vectors of some rows."""

@@ -19,6 +19,7 @@ from semanom_ros.settings import SearchSettings
 _LOOKED_UP = (faiss.IndexIVFScalarQuantizer, faiss.IndexIVFFlat)
 """Indices that measure the distance to a vector as they hold it: other codes estimate it."""
 
+_FEW = 16  # queries that a GPU measures all distances of at once: to go through all first takes as long
 _CELLS = 1 << 24  # of the matrix of distances that is in memory at once
 
 Vectors = npt.NDArray[np.float32] | torch.Tensor
@@ -183,6 +184,8 @@ class NearestNeighbours:
             k: how many.
             excluded: (first, end) of the indices that are passed over.
         """
+        if self._on_gpu and len(queries) <= _FEW:
+            return self._measured(queries, k, excluded)
         if self._on_gpu:
             distances, indices, certain = self._through_all(queries, k, excluded)
             if not certain.all():

@@ -23,6 +23,8 @@ EXACT_ABOVE = 0.5
 """Score of a query from which on it is searched for, where nothing lower is of interest."""
 
 AHEAD = 4  # times the queries that a frame score is the mean of
+_NOTHING = 2e-6  # a distance, or score, that is as good as 0: what single precision makes of equal embeddings
+
 
 @dataclass(frozen=True)
 class FrameScores:
@@ -249,7 +251,7 @@ class _Comparing:
             count = min(len(relative), ahead * highest(len(relative), fraction))
             for values in (relative, self.distances):
                 top = np.argpartition(values, -count)[-count:]
-                wanted[top[values[top] > 0]] = True
+                wanted[top[values[top] > _NOTHING]] = True
         return np.flatnonzero(wanted & ~self.exact)
 
     @property
