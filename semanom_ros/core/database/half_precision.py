@@ -112,7 +112,7 @@ class HalfPrecisionVectors:
         taken = min(k + _MEASURED, self._count)
         values, rows = self._highest(queries, taken + 1, excluded)
         distances = self._distances(queries, rows[:, :taken])
-        distances = distances.masked_fill(values[:, :taken] <= _ABSENT, torch.inf).nan_to_num(torch.inf)
+        distances = distances.masked_fill(values[:, :taken] <= _ABSENT, torch.nan).nan_to_num(torch.inf, torch.inf)
         distances, order = distances.topk(min(k, taken), dim=1, largest=False)
         indices = rows.gather(1, order).masked_fill(distances.isinf(), -1)
         return Nearest(distances, indices, self._rest(queries, values, taken))
