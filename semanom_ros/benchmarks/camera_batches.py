@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from semanom_ros.benchmarks.figures import Found
 from semanom_ros.benchmarks.nominal_drive import judge_of
-from semanom_ros.benchmarks.plan import CAMERAS, IMAGE_SIZE, Plan, drive, forward_pass
+from semanom_ros.benchmarks.plan import CAMERAS, IMAGE_SIZE, Plan, camera, forward_pass
 from semanom_ros.benchmarks.timing import in_turn, ratio, summary
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.embedding.preprocessing import Prepared
@@ -80,7 +80,7 @@ class OneByOne:
 
     def __init__(self, judge: Judge) -> None:
         self._judge, self._state, self._number = judge, CameraState(), count(1)
-        self._messages = cycle([_message(picture) for picture in drive(_PICTURES, between=True)])
+        self._messages = cycle([_message(picture) for picture in camera(_PICTURES)])
         self.spent: dict[str, list[float]] = defaultdict(list)
 
     def __call__(self) -> None:
@@ -106,7 +106,7 @@ def _check(result: FrameResult) -> None:
 
 
 def _pictures() -> Iterator[npt.NDArray[np.uint8]]:
-    return cycle(list(drive(_PICTURES, between=True)))
+    return cycle(list(camera(_PICTURES)))
 
 
 def _message(picture: npt.NDArray[np.uint8]) -> ImageMessage:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from semanom_ros.benchmarks.figures import Found
 from semanom_ros.benchmarks.nominal_drive import FRAME_PERIOD_NS, TOPIC, bag_of, nominal_of
-from semanom_ros.benchmarks.plan import CAMERAS, Plan, bare_times, drive, forward_pass
+from semanom_ros.benchmarks.plan import CAMERAS, Plan, bare_times, camera, forward_pass
 from semanom_ros.benchmarks.timing import in_turn, ratio, summary
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.errors import SemanomError
@@ -124,7 +124,7 @@ class LiveDetector:
         forward = forward_pass(embedder)
         times: dict[str, list[float]] = {'end_to_end': [], 'forward': []}
         lost = 0
-        images = drive((plan.repeats + 1) * _ATTEMPTS, between=True)
+        images = camera((plan.repeats + 1) * _ATTEMPTS)
         with tqdm(total=plan.repeats, desc='end to end', leave=False, disable=None) as bar:
             for message in map(self._message, images):
                 milliseconds = self._score_one(message)
@@ -187,7 +187,7 @@ class LiveDetector:
 
     def _alone(self) -> float:
         """Seconds from publishing an image that comes alone to receiving its score."""
-        times = map(self._score_one, map(self._message, drive(_SINGLE, between=True)))
+        times = map(self._score_one, map(self._message, camera(_SINGLE)))
         alone = [time for time in times if time is not None]
         if not alone:
             raise self._process.failure('scored no image')
@@ -199,7 +199,7 @@ class LiveDetector:
         Returns:
             How many images were published, and the scores that came back.
         """
-        messages = [self._message(image) for image in drive(_BURST_FRAMES, between=True)]
+        messages = [self._message(image) for image in camera(_BURST_FRAMES)]
         sent: dict[tuple[str, int], float] = {}
         begin = time.perf_counter()
         for number in tqdm(range(count), desc=what, leave=False, disable=None):
@@ -250,7 +250,7 @@ class LiveDetector:
 
     def received(self, plan: Plan, found: Found) -> None:
         """720p images that the working detector receives in a second, from one publisher that makes no pause."""
-        messages = [self._message(image) for image in drive(_BURST_FRAMES, between=True)]
+        messages = [self._message(image) for image in camera(_BURST_FRAMES)]
         published, begin = 0, time.monotonic()
         with tqdm(desc='burst', leave=False, disable=None, unit='frame') as bar:
             while (spent := time.monotonic() - begin) < plan.burst_s:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,8 @@ import numpy.typing as npt
 from semanom_ros.benchmarks.timing import in_turn, synchronize
 from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.settings import Settings
+from semanom_ros.simulation import simulate
+from semanom_ros.simulation.drive import SimulatedFrame
 
 IMAGE_SIZE = (720, 1280)
 CAMERAS = 6
@@ -44,26 +47,29 @@ class Plan:
         return max(1, self.repeats // 3)
 
 
-def drive(count: int, between: bool = False) -> Iterator[npt.NDArray[np.uint8]]:
-    """(720, 1280, 3) uint8 pictures of a smooth pattern that moves under noise, the same at every run.
+def drive(count: int) -> Iterator[npt.NDArray[np.uint8]]:
+    """(720, 1280, 3) uint8 pictures of a simulated drive, two a second, the same at every run: for a database."""
+    yield from map(_larger, simulate(1, count, anomalies=False, weather='sun', every=5))
 
-    Args:
-        count: how many.
-        between: those between the others: what a database of the others resembles and does not hold.
-    """
+
+def camera(count: int) -> list[npt.NDArray[np.uint8]]:
+    """(720, 1280, 3) uint8 pictures of a camera, ten a second, that comes through the same streets at another time."""
+    return list(_camera(count))
+
+
+@cache
+def _camera(count: int) -> tuple[npt.NDArray[np.uint8], ...]:
+    return tuple(map(_larger, simulate(2, count, anomalies=False, weather='sun', town=1)))
+
+
+def _larger(frame: SimulatedFrame) -> npt.NDArray[np.uint8]:
     height, width = IMAGE_SIZE
-    generator = np.random.default_rng(0)
-    coarse = generator.integers(0, 236, (30, 60, 3), np.uint8)
-    pattern = np.asarray(cv2.resize(coarse, (2 * width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
-    noise = generator.integers(0, 20, (height, 2 * width, 3), np.uint8)
-    for number in range(count):
-        shift, other = 16 * number % width + 8 * between, 37 * number % width + 18 * between
-        yield pattern[:, shift:shift + width] + noise[:, other:other + width]
+    return np.asarray(cv2.resize(frame.image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def forward_pass(embedder: Embedder, batch: int = 1) -> Callable[[], None]:
     """The encoder alone, on pictures that are ready on its device, so many at once."""
-    images = embedder.preprocessor(list(drive(batch)))
+    images = embedder.preprocessor(camera(batch))
 
     def run() -> None:
         embedder.encoder.encode(images)

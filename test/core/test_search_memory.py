@@ -100,9 +100,13 @@ def calibration(by_region, seed):
 def check(scores, reference, level, fraction, exact_above=EXACT_ABOVE, tolerance=1e-5):
     """What is promised."""
     scale = max(1.0, float(reference.scores.max()))
-    assert scores.score == pytest.approx(reference.score, abs=tolerance * scale)
-    assert scores.raw_score == pytest.approx(reference.raw_score, abs=tolerance)
-    assert scores.p_value == reference.p_value
+    assert scores.raw_score >= reference.raw_score - tolerance
+    if max(scores.score, reference.score) > exact_above:
+        assert scores.score == pytest.approx(reference.score, abs=tolerance * scale)
+        assert scores.p_value == reference.p_value
+    else:
+        assert scores.score >= reference.score - tolerance * scale
+        assert scores.p_value <= reference.p_value
     certain = scores.exact
     np.testing.assert_allclose(scores.distances[certain], reference.distances[certain], atol=tolerance)
     np.testing.assert_allclose(scores.scores[certain], reference.scores[certain], atol=tolerance * scale)

@@ -42,7 +42,8 @@ class FrameScores:
             where there is none.
         exact: (N,) whether a query was searched for, see `Scorer`.
         scores: (N,) float32, calibrated score of each query, >= 0; likewise.
-        score, raw_score: calibrated frame score, and the same aggregate over `distances`.
+        score, raw_score: calibrated frame score, and the same aggregate over `distances`; for when they are exact see
+            `Scorer`.
         p_value: conformal p-value of the frame score, (0, 1].
         level: what scores before calibration were divided by.
         timings_ms: milliseconds by stage.
@@ -67,12 +68,14 @@ class Scorer:
     Where it remembers what a camera's last frames resembled, queries that are plainly nominal are not searched for.
     What is found then is what a search for all of them finds:
 
-    - the frame score, before and after calibration, and so the p-value;
+    - the frame score, where it is above `exact_above`, and so the p-value;
     - the score, distance and nearest embedding of every query above `exact_above`, and of those next to it in the
       picture, so that what is drawn, tracked and reported of a map there is the same.
 
     The score and the distance of any other query are upper bounds, of which that of the score is at most
-    `exact_above`; its nearest embedding is the nearest of some. `FrameScores.exact` tells them apart.
+    `exact_above`; its nearest embedding is the nearest of some. `FrameScores.exact` tells them apart. A frame score of
+    at most `exact_above` is an upper bound likewise, though the highest were searched for once, and so is the frame
+    score before calibration; where frames follow each other closely both are exact as a rule.
 
     A search is the database's own, which its calibration was made with. Where that is by an approximate index, which
     misses what is nearest now and then, the bounds are of the true distance and not of what it would find: a query
@@ -116,18 +119,19 @@ class Scorer:
         start = time.perf_counter()
         known = [None] * len(queries) if memories is None else memories
         frames = [self._begun(*one) for one in zip(queries, known, strict=True)]
-        asked = [frame.undecided(level * self._exact_above, self._fraction, AHEAD) for frame in frames]
+        threshold, ahead = level * self._exact_above, AHEAD
+        asked = [frame.undecided(threshold, self._fraction, ahead) for frame in frames]
         if self._bounding and memories is not None:
             bounded = [rows if frame.bounded or self._database.bounded_at_once else rows[:0]
                        for frame, rows in zip(frames, asked, strict=True)]
             if any(map(len, bounded)):
                 self._bound(frames, bounded)
-                asked = [frame.undecided(level * self._exact_above, self._fraction, AHEAD) for frame in frames]
-        ahead = 1
+                asked = [frame.undecided(threshold, self._fraction, ahead) for frame in frames]
         while any(map(len, asked)):
             self._search(frames, asked)
-            asked = [frame.undecided(level * self._exact_above, self._fraction, ahead) for frame in frames]
             ahead *= 2  # where bounds all but equal what is searched for there is always another that is higher
+            asked = [frame.undecided(threshold, self._fraction, ahead if frame.above(threshold, self._fraction) else 0)
+                     for frame in frames]
         for frame, memory in zip(frames, known, strict=True):
             if memory is not None and self._remembering:
                 memory.remember(self._database, frame.nearest)
@@ -231,13 +235,18 @@ class _Comparing:
         """(N,) scores of the queries before division by the alarm level; rising with the distance."""
         return self.calibration.relative(self.distances, self.queries.positions)
 
-    def undecided(self, threshold: float, fraction: float, ahead: int = 1) -> npt.NDArray[np.int64]:
+    def above(self, threshold: float, fraction: float) -> bool:
+        """Whether the frame score, or what bounds it, is above a relative score."""
+        return frame_statistic(self.relative, fraction) > threshold
+
+    def undecided(self, threshold: float, fraction: float, ahead: int) -> npt.NDArray[np.int64]:
         """The queries that must be searched for; when there are none, the rest matters no more.
 
         Args:
             threshold: relative score that no bound may exceed, nor one beside it in the picture.
             fraction: of the highest scores, see `frame_statistic`: once all of them are exact no bound can change it.
             ahead: the highest so many times as many are asked for: searching for one lowers it, and another is higher.
+                0: the frame score is plainly nominal.
         """
         if not len(self.exact):
             return np.zeros(0, np.int64)
@@ -247,11 +256,11 @@ class _Comparing:
         beside = cv2.dilate((above & self.exact)[owners].astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
         wanted = above.copy()
         wanted[owners[beside]] = True
-        if not unknown.any():
-            count = min(len(relative), ahead * highest(len(relative), fraction))
-            for values in (relative, self.distances):
-                top = np.argpartition(values, -count)[-count:]
-                wanted[top[values[top] > _NOTHING]] = True
+        count = highest(len(relative), fraction)
+        top = np.argpartition(relative, -count)[-count:]
+        if ahead and not unknown.any() and not self.exact[top].all():
+            top = np.argpartition(relative, -min(len(relative), ahead * count))[-min(len(relative), ahead * count):]
+            wanted[top[relative[top] > _NOTHING]] = True
         return np.flatnonzero(wanted & ~self.exact)
 
     @property
