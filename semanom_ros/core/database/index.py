@@ -87,10 +87,10 @@ class Space:
         """
         count, dimension = part.vectors.shape[0], part.vectors.shape[1] + self.coordinates
         if device.type == 'cpu':
-            whole = np.empty((count, dimension), np.float32)
+            whole = torch.empty((count, dimension))
             for start, vectors in self._embedded(part, device):
-                whole[start:start + len(vectors)] = vectors.numpy()
-            return whole
+                whole[start:start + len(vectors)] = vectors
+            return whole.numpy()
         on_gpu = HalfPrecisionVectors(count, dimension, device)
         for start, vectors in self._embedded(part, device):
             on_gpu.put(start, vectors)
