@@ -81,13 +81,14 @@ def _index(arguments: argparse.Namespace) -> None:
 
 
 def _revert(arguments: argparse.Namespace) -> None:
-    manifest = operations.revert(arguments.database, Bars())
+    manifest = operations.revert(arguments.database, arguments.version, Bars())
     print(f'{arguments.database}: version {manifest.version}, {manifest.vectors:,} vectors, {manifest.change}')
 
 
 def _done(path: Path, before: Manifest | None, manifest: Manifest) -> None:
     was = f' (before: {before.vectors:,})' if before else ''
-    calibrated = 'calibrated' if manifest.calibrated else 'not calibrated: it keeps no frames aside'
+    calibrated = 'calibrated' if manifest.calibrated else (
+        'not calibrated, so that every frame will be unknown: see semanom db info')
     print(f'{path}: version {manifest.version}, {manifest.vectors:,} vectors{was}, '
           f'{manifest.size / 1e6:.1f} MB, {calibrated}')
 

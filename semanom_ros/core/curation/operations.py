@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from fnmatch import fnmatch
 from pathlib import Path
 from zlib import crc32
@@ -12,16 +12,18 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
-from semanom_ros import __version__
 from semanom_ros.core.curation.publishing import IndexSettings, Learned, Recipe, publish, read_recipe
 from semanom_ros.core.curation.reduction import coreset, distinct
-from semanom_ros.core.database.manifest import HELD_OUT, RECORDED, REVIEWED, Manifest, PartEntry
+from semanom_ros.core.database.manifest import HELD_OUT, LARGEST_VERSION, RECORDED, REVIEWED, Manifest, PartEntry
 from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.database.published import read_manifest, verify, verify_files
 from semanom_ros.core.database.storage import NominalAddition, NominalFrame, Part, PartWriter, checked
 from semanom_ros.core.database.transaction import LEARNED, Transaction, exists
+from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel
 from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.errors import DatabaseError
+
+logger = logging.getLogger(__name__)
 
 
 def merge(path: Path, others: Sequence[Path], recipe: Recipe | None = None, progress: Progress = SILENT) -> Manifest:
@@ -96,6 +98,9 @@ def _keys(part: Part, entry: PartEntry) -> list[tuple]:
 def remove(path: Path, sources: Sequence[str], recipe: Recipe | None = None, progress: Progress = SILENT) -> Manifest:
     """Takes the frames of some sources out of a database.
 
+    What `semanom learn` has learned from one of those frames goes with them. Of a compacted database the calibration
+    goes, too: it cannot be made anew, and the distances that it is of were to what is gone.
+
     Args:
         path: the database.
         sources: their paths or names as `info` shows them, the beginning of their SHA-256
@@ -119,11 +124,14 @@ def remove(path: Path, sources: Sequence[str], recipe: Recipe | None = None, pro
                 raise DatabaseError(f'{path}: source: found none that is {wanted}, expected one of '
                                     f'{", ".join(source.path for source in current.sources)}')
             unwanted |= found
+        model = PlausibilityModel.stored(path, current)
         entries: list[PartEntry] = []
+        forget = False
         for number, entry in enumerate(current.parts):
             part = entry.open(path, current.description.dimension)
             records = [part.record(index, False) for index in range(len(part.frames))]
             stays = np.array([(record.source, record.source_sha256) not in unwanted for record in records], bool)
+            forget |= model is not None and any(model.learned_from(records[gone]) for gone in np.flatnonzero(~stays))
             if stays.all():
                 entries.append(entry)
             elif stays.any():
@@ -132,7 +140,12 @@ def remove(path: Path, sources: Sequence[str], recipe: Recipe | None = None, pro
             raise DatabaseError(f'{path}: source: found all of its vectors in {", ".join(sources)}, expected some to '
                                 'be left; name fewer, or delete the folder')
         change = f'removed {", ".join(sources)}'
-        return publish(transaction, current.description, entries, change, recipe, progress=progress)
+        if forget:
+            change += ', and what was learned with it'
+            logger.warning('%s: what semanom learn has learned was learned from them, too, and goes with them; run '
+                           'semanom learn again', path)
+        return publish(transaction, current.description, entries, change, recipe, progress=progress,
+                       forget=forget)
 
 
 def _rewrite(transaction: Transaction, part: Part, entry: PartEntry, folder: Path, frames: npt.NDArray[np.bool_]
@@ -292,25 +305,44 @@ def accept(database: NominalDatabase, additions: Iterable[NominalAddition]) -> N
     return database.successor(manifest)
 
 
-def revert(path: Path, progress: Progress = SILENT) -> Manifest:
-    """Makes a new version that is as the one before the current one, be that corrupt.
+def revert(path: Path, version: int | None = None, progress: Progress = SILENT) -> Manifest:
+    """Makes a new version that is as an earlier one, calibration and index included; the current one may be corrupt.
+
+    Args:
+        path: the database.
+        version: which, of those that keep their files; None: the one before the current one.
+        progress: is told.
 
     Raises:
         DatabaseError: there is none, or it is corrupt, too.
     """
     read_manifest(path)
     with Transaction(Path(path)) as transaction:
-        current = _current(transaction)
-        before = transaction.version_before()
-        if before is None:
-            raise DatabaseError(f'{path}: found no version before {current.version}, expected one to go back to')
+        before = transaction.earlier(version)
         verify_files(transaction.root, before, progress)
-        manifest = before.replace(
-            version=transaction.number, change=f'as version {before.version}: {before.change}',
-            created=datetime.now(timezone.utc).isoformat(timespec='seconds'), package_version=__version__,
-            previous=transaction.previous)
+        change = before.change if before.change.startswith('as version ') else (
+            f'as version {before.version}: {before.change}')
+        manifest = transaction.again(before, change)
         transaction.publish(manifest)
         return manifest
+
+
+def keep_versions(path: Path, count: int) -> Manifest:
+    """Says how many versions before the current one keep their files from now on, in a new version.
+
+    Those of older ones are removed at once; where as many are kept already, no version is made.
+
+    Args:
+        path: the database.
+        count: 1 or more.
+    """
+    read_manifest(path)
+    with Transaction(Path(path)) as transaction:
+        current, count = _current(transaction), min(count, LARGEST_VERSION)
+        if count == current.kept:
+            return current
+        transaction.publish(transaction.again(current, f'earlier versions kept: {count}', count))
+        return _current(transaction)
 
 
 def _changing(path: Path, progress: Progress, must_exist: bool = True) -> Transaction:

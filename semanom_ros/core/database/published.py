@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy.typing as npt
 
-from semanom_ros.core.database.folder_files import RESTORE, open_inside
+from semanom_ros.core.database.folder_files import FOLDER, RESTORE, kind_of, open_inside
 from semanom_ros.core.database.manifest import MANIFEST, Manifest
 from semanom_ros.core.database.storage import UNREADABLE, read_arrays, sha256_of
 from semanom_ros.core.progress import SILENT, Progress
@@ -38,6 +40,38 @@ def read_manifest(path: Path) -> Manifest:
     except (OSError, ValueError) as error:  # a name that is too long, or none at all
         raise DatabaseError(f'{path}: unreadable ({getattr(error, "strerror", "") or error}); give another') from error
     return Manifest.read(path / MANIFEST)
+
+
+def kept_versions(path: Path, manifest: Manifest) -> list[Manifest]:
+    """The versions before one that keep their files, the latest first.
+
+    Each names the one before it: a folder that is called like a version and is none of this database is none.
+    """
+    found = [manifest]
+    while (before := _version(Path(path), found[-1].version - 1, found[-1].previous)) is not None:
+        found.append(before)
+    return found[1:]
+
+
+def _version(root: Path, number: int, identity: str) -> Manifest | None:
+    """An earlier version; None where it is gone, or is another."""
+    folder = root / f'v{number:06d}'
+    if not identity or kind_of(folder) != FOLDER:
+        return None
+    with suppress(DatabaseError):  # one that cannot be read cannot be gone back to
+        found = Manifest.read(folder / MANIFEST)
+        return found if (found.version, found.identity) == (number, identity) else None
+    return None
+
+
+def own_bytes(manifests: Sequence[Manifest]) -> list[int]:
+    """Bytes of the files of each version that none before it in the list has: what it costs to keep it, too."""
+    known: set[str] = set()
+    sizes = []
+    for manifest in manifests:
+        sizes.append(sum(entry.size for name, entry in manifest.files.items() if name not in known))
+        known |= manifest.files.keys()
+    return sizes
 
 
 def read_calibration(path: Path, manifest: Manifest) -> dict[str, npt.NDArray]:
