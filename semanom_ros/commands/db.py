@@ -88,6 +88,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
                          'those of older ones are removed')
     history.add_argument('--json', action='store_true', help='print the list as JSON')
 
+    differ = action('diff', 'say what is new in a version of a database, what went, and how much of that was covered')
+    differ.add_argument('database', metavar='DIR', type=Path, help='nominal database')
+    differ.add_argument('other', metavar='OTHER', type=Path, nargs='?',
+                        help='another database, which is looked at as what came of the first; default: the same')
+    differ.add_argument('--from', metavar='N', type=whole(1), dest='first',
+                        help='version of DIR, of those that keep their files; default: the one before --to, of two '
+                        'databases the current one')
+    differ.add_argument('--to', metavar='N', type=whole(1), dest='second',
+                        help='version that it is compared with; default: the current one')
+    differ.add_argument('--json', action='store_true', help='print it as JSON')
+    differ.add_argument('--html', metavar='FILE', type=Path,
+                        help='write a page that also shows the frames that resemble the other version least')
+
     revert = action('revert', 'go back to an earlier version, by a new one that holds the same')
     revert.add_argument('database', metavar='DIR', type=Path, help='nominal database')
     revert.add_argument('--version', metavar='N', type=whole(1),

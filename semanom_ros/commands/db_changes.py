@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 
+from semanom_ros.commands.database_difference import as_json, as_text, write_page
 from semanom_ros.commands.options import recipe_with
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.core.curation import operations
 from semanom_ros.core.curation.coverage import Coverage, coverage
+from semanom_ros.core.curation.differences import Version, difference
 from semanom_ros.core.curation.publishing import IndexSettings
 from semanom_ros.core.database.manifest import Manifest
 from semanom_ros.core.database.nominal_database import NominalDatabase
-from semanom_ros.core.database.published import read_manifest
+from semanom_ros.core.database.published import read_manifest, read_version
 from semanom_ros.core.database.transaction import exists
-from semanom_ros.errors import ParameterError, printable
+from semanom_ros.errors import DatabaseError, ParameterError, printable
 
 
 def _coverage(arguments: argparse.Namespace) -> None:
@@ -80,6 +83,22 @@ def _index(arguments: argparse.Namespace) -> None:
           operations.build_index(arguments.database, index, recipe_with(arguments.database, arguments), Bars()))
 
 
+def _diff(arguments: argparse.Namespace) -> None:
+    after = Version(arguments.other or arguments.database, read_version(
+        arguments.other or arguments.database, arguments.second))
+    first = arguments.first
+    if first is None and arguments.other is None:
+        first = after.manifest.version - 1
+        if not first:
+            raise DatabaseError(f'{arguments.database}: found version 1, expected one that another came before; name '
+                                'another database to compare it with')
+    before = Version(arguments.database, read_version(arguments.database, first))
+    found = difference(before, after, Bars())
+    if arguments.html:
+        write_page(arguments.html, found)
+    print(json.dumps(as_json(found), indent=1) if arguments.json else '\n'.join(map(printable, as_text(found))))
+
+
 def _revert(arguments: argparse.Namespace) -> None:
     manifest = operations.revert(arguments.database, arguments.version, Bars())
     print(f'{arguments.database}: version {manifest.version}, {manifest.vectors:,} vectors, {manifest.change}')
@@ -95,4 +114,4 @@ def _done(path: Path, before: Manifest | None, manifest: Manifest) -> None:
 
 ACTIONS: dict[str, Callable[[argparse.Namespace], None]] = {
     'coverage': _coverage, 'merge': _merge, 'remove': _remove, 'compact': _compact, 'calibrate': _calibrate,
-    'index': _index, 'revert': _revert}
+    'index': _index, 'diff': _diff, 'revert': _revert}

@@ -53,6 +53,31 @@ def kept_versions(path: Path, manifest: Manifest) -> list[Manifest]:
     return found[1:]
 
 
+def read_version(path: Path, number: int | None = None) -> Manifest:
+    """The manifest of a version that keeps its files; None: of the current one.
+
+    Raises:
+        DatabaseError: no database, or no such version.
+    """
+    manifest = read_manifest(path)
+    return manifest if number in (None, manifest.version) else earlier_version(path, manifest, number)
+
+
+def earlier_version(path: Path, manifest: Manifest, number: int) -> Manifest:
+    """A version before one, that keeps its files.
+
+    Raises:
+        DatabaseError: there is no such version.
+    """
+    kept = kept_versions(path, manifest)
+    for version in kept:
+        if version.version == number:
+            return version
+    others = ', '.join(str(version.version) for version in kept) or 'none does'
+    raise DatabaseError(f'{path}: version: found {number}, expected one before {manifest.version} that keeps its files '
+                        f'({others}); see semanom db history')
+
+
 def _version(root: Path, number: int, identity: str) -> Manifest | None:
     """An earlier version; None where it is gone, or is another."""
     folder = root / f'v{number:06d}'

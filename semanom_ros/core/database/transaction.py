@@ -58,7 +58,7 @@ from semanom_ros.core.database.manifest import (
     PastVersion,
     Source,
 )
-from semanom_ros.core.database.published import JOURNAL, STAGING, kept_versions
+from semanom_ros.core.database.published import JOURNAL, STAGING, earlier_version, kept_versions
 from semanom_ros.core.database.storage import (
     FILES,
     LOCK,
@@ -352,13 +352,7 @@ class Transaction:
         current = self.current
         assert current is not None
         if number is not None and number != current.version - 1:
-            kept = kept_versions(self.root, current)
-            for version in kept:
-                if version.version == number:
-                    return version
-            others = ', '.join(str(version.version) for version in kept) or 'none is'
-            raise DatabaseError(f'{self.root}: version: found {number}, expected one before {current.version} that '
-                                f'keeps its files ({others}); see semanom db history')
+            return earlier_version(self.root, current, number)
         folder = self.root / f'v{current.version - 1:06d}'
         expect(folder, FOLDER)
         if not kind_of(folder / MANIFEST):
