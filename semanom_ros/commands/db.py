@@ -35,6 +35,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         one.epilog = ('Distances are measured, and the calibration is made anew from the nominal frames, '
                       'with the parameters of the calibration before, but for what --config or --set gives.')
 
+    def selects(one: argparse.ArgumentParser) -> None:
+        one.add_argument('--source', metavar='BAG', dest='sources', nargs='+', action='extend', default=[],
+                         help='path or name of a recording as `semanom db info` shows it, the beginning of its '
+                         'SHA-256, or a pattern such as `reviewed:*`')
+        one.add_argument('--topic', metavar='T', dest='topics', nargs='+', action='extend', default=[],
+                         help='image topic of a camera, or a pattern such as `/front/*`')
+
     info = action('info', 'say what databases hold and where it came from')
     info.add_argument('databases', metavar='DIR', nargs='+', type=Path, help='nominal database')
     info.add_argument('--json', action='store_true', help='print their manifests as JSON')
@@ -51,12 +58,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
                        help='database that they go into; it is made, or grows where it exists')
     recalibrates(merge)
 
-    remove = action('remove', 'take the frames of some recordings out of a database')
+    remove = action('remove', 'take the frames of some recordings or cameras out of a database')
     remove.add_argument('database', metavar='DIR', type=Path, help='nominal database')
-    remove.add_argument('--source', metavar='BAG', dest='sources', nargs='+', action='extend', required=True,
-                        help='path or name of a recording as `semanom db info` shows it, the beginning of its SHA-256, '
-                        'or a pattern such as `reviewed:*`')
+    selects(remove)
     recalibrates(remove)
+
+    extract = action('extract', 'make a database of some recordings or cameras of another')
+    extract.add_argument('database', metavar='DIR', type=Path, help='nominal database to take from')
+    extract.add_argument('--output', metavar='DIR', type=Path, required=True, help='database to be made')
+    selects(extract)
+    recalibrates(extract)
 
     compact = action('compact', 'keep fewer vectors that stand for all')
     compact.add_argument('database', metavar='DIR', type=Path, help='nominal database')

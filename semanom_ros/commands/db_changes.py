@@ -15,6 +15,7 @@ from semanom_ros.core.curation import operations
 from semanom_ros.core.curation.coverage import Coverage, coverage
 from semanom_ros.core.curation.differences import Version, difference
 from semanom_ros.core.curation.publishing import IndexSettings
+from semanom_ros.core.curation.selection import Selection
 from semanom_ros.core.database.manifest import Manifest
 from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.database.published import read_manifest, read_version
@@ -54,8 +55,21 @@ def _merge(arguments: argparse.Namespace) -> None:
 
 def _remove(arguments: argparse.Namespace) -> None:
     before = read_manifest(arguments.database)
-    _done(arguments.database, before,
-          operations.remove(arguments.database, arguments.sources, recipe_with(arguments.database, arguments), Bars()))
+    _done(arguments.database, before, operations.remove(
+        arguments.database, _selection(arguments), recipe_with(arguments.database, arguments), Bars()))
+
+
+def _extract(arguments: argparse.Namespace) -> None:
+    read_manifest(arguments.database)
+    _done(arguments.output, None, operations.extract(
+        arguments.database, arguments.output, _selection(arguments), recipe_with(arguments.database, arguments),
+        Bars()))
+
+
+def _selection(arguments: argparse.Namespace) -> Selection:
+    if not arguments.sources and not arguments.topics:
+        raise ParameterError(f'{arguments.action}: found nothing to go by, expected --source or --topic; name some')
+    return Selection(tuple(arguments.sources), tuple(arguments.topics))
 
 
 def _compact(arguments: argparse.Namespace) -> None:
@@ -113,5 +127,5 @@ def _done(path: Path, before: Manifest | None, manifest: Manifest) -> None:
 
 
 ACTIONS: dict[str, Callable[[argparse.Namespace], None]] = {
-    'coverage': _coverage, 'merge': _merge, 'remove': _remove, 'compact': _compact, 'calibrate': _calibrate,
-    'index': _index, 'diff': _diff, 'revert': _revert}
+    'coverage': _coverage, 'merge': _merge, 'remove': _remove, 'extract': _extract, 'compact': _compact,
+    'calibrate': _calibrate, 'index': _index, 'diff': _diff, 'revert': _revert}

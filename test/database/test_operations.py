@@ -12,6 +12,7 @@ from semanom_ros.core.curation import operations
 from semanom_ros.core.curation.operations import accept
 from semanom_ros.core.curation.publishing import EXACT, IndexSettings, Recipe, read_recipe
 from semanom_ros.core.curation.reduction import coreset, distinct
+from semanom_ros.core.curation.selection import Selection
 from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.database.manifest import Manifest
 from semanom_ros.core.database.nominal_database import PLAIN, NominalDatabase
@@ -81,7 +82,7 @@ def test_what_does_not_fit_is_not_merged(tmp_path, record, description):
 def test_removing_a_recording(tmp_path, record, content_of, name, opened_as_calibrated):
     record(tmp_path / 'database', {'a': 9, 'b': 5})
     record(tmp_path / 'database', {'c': 4}, append=True)
-    operations.remove(tmp_path / 'database', [name])
+    operations.remove(tmp_path / 'database', Selection((name,)))
     removed = opened_as_calibrated(tmp_path / 'database', Recipe(SearchSettings()))
     without = record(tmp_path / 'without', {'a': 9, 'c': 4}, Recipe(SearchSettings()))
     assert content_of(removed) == content_of(without)
@@ -98,18 +99,18 @@ def test_removing_a_recording(tmp_path, record, content_of, name, opened_as_cali
 def test_removing_what_is_not_there_or_everything(tmp_path, record):
     record(tmp_path / 'database', {'a': 4})
     with pytest.raises(DatabaseError, match=r'source: found none that is b, expected one of /drives/a'):
-        operations.remove(tmp_path / 'database', ['a', 'b'])
+        operations.remove(tmp_path / 'database', Selection(('a', 'b')))
     with pytest.raises(DatabaseError, match='found all of its vectors in a, expected some to be left'):
-        operations.remove(tmp_path / 'database', ['a'])
+        operations.remove(tmp_path / 'database', Selection(('a',)))
     assert NominalDatabase.open(tmp_path / 'database').manifest.version == 1
     assert not (tmp_path / 'database' / 'v000002').exists()
     record(tmp_path / 'database', {'b': 4}, append=True)
-    assert operations.remove(tmp_path / 'database', ['a']).version == 3
+    assert operations.remove(tmp_path / 'database', Selection(('a',))).version == 3
 
 
 def test_a_removed_recording_can_be_recorded_again(tmp_path, record, content_of):
     before = content_of(record(tmp_path / 'database', {'a': 9, 'b': 5}))
-    operations.remove(tmp_path / 'database', ['b'])
+    operations.remove(tmp_path / 'database', Selection(('b',)))
     assert content_of(record(tmp_path / 'database', {'b': 5}, append=True)) == before
 
 
@@ -269,7 +270,7 @@ def test_accepting_again_and_again_stays_small(tmp_path, record, unit_vectors):
     record(path, {'b': 5}, append=True)
     reopened = NominalDatabase.open(path)
     assert reopened.search(unit_vectors(2, 104))[1][:, 0].tolist() == [50, 51]
-    assert operations.remove(path, ['reviewed:*']).vectors == 42 + 24
+    assert operations.remove(path, Selection(('reviewed:*',))).vectors == 42 + 24
 
 
 def test_accepting_into_a_database_that_has_moved_on(tmp_path, record, unit_vectors, description):
@@ -348,7 +349,7 @@ def test_a_version_stays_as_it_is_while_frames_are_accepted(tmp_path, record, un
 
 
 @pytest.mark.parametrize('change', [
-    lambda path: operations.remove(path, ['b']), lambda path: operations.compact(path, size=9),
+    lambda path: operations.remove(path, Selection(('b',))), lambda path: operations.compact(path, size=9),
     lambda path: operations.calibrate(path), lambda path: operations.merge(path, [path.parent / 'other']),
     lambda path: operations.build_index(path, IndexSettings('IVF2,Flat')),
 ], ids=['remove', 'compact', 'calibrate', 'merge', 'index'])
@@ -414,4 +415,4 @@ def test_a_change_is_dated(tmp_path, record):
     manifest = record(tmp_path / 'database', {'a': 9}).manifest
     from datetime import datetime
     assert before - 2 <= datetime.fromisoformat(manifest.created).timestamp() <= time.time() + 1
-    assert manifest.change == 'recorded 7 frames, 2 held out'
+    assert manifest.change == 'recorded 7 frames, 2 held out, of a'

@@ -11,6 +11,7 @@ import pytest
 
 from semanom_ros.core.curation import operations
 from semanom_ros.core.curation.publishing import Recipe
+from semanom_ros.core.curation.selection import Selection
 from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.database.manifest import SCHEMA_VERSION, Manifest
 from semanom_ros.core.database.nominal_database import NominalDatabase
@@ -108,7 +109,7 @@ def test_no_folder_no_database_and_a_recording_that_was_not_finished(tmp_path, d
     with pytest.raises(DatabaseError, match=r'pictures: found one.png in it, expected'):
         DatabaseWriter.begin(tmp_path / 'pictures', description)
     with pytest.raises(DatabaseError, match='found no folder'):
-        operations.remove(tmp_path / 'nowhere', ['a'])
+        operations.remove(tmp_path / 'nowhere', Selection(('a',)))
     assert not (tmp_path / 'nowhere').exists()
 
 

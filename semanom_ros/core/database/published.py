@@ -47,7 +47,12 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def kept_versions(path: Path, manifest: Manifest) -> list[Manifest]:
-    """The versions before one that keep their files, the latest first.
+    """The versions before one that keep their files, the latest first."""
+    return versions_before(path, manifest)[:manifest.kept]
+
+
+def versions_before(path: Path, manifest: Manifest) -> list[Manifest]:
+    """The same, with those whose files a writer was still removing when it was interrupted.
 
     Each names the one before it: a folder that is called like a version and is none of this database is none.
     """

@@ -649,6 +649,11 @@ class PartWriter:
             self._files.append(open_to_change(folder / name))
 
     @property
+    def sources(self) -> list[str]:
+        """Paths of the recordings that its frames are of."""
+        return [path for path, _ in self._sources]
+
+    @property
     def frames(self) -> int:
         """How many frames it holds."""
         return len(self._rows)

@@ -58,7 +58,7 @@ from semanom_ros.core.database.manifest import (
     PastVersion,
     Source,
 )
-from semanom_ros.core.database.published import JOURNAL, STAGING, earlier_version, kept_versions
+from semanom_ros.core.database.published import JOURNAL, STAGING, earlier_version, versions_before
 from semanom_ros.core.database.storage import (
     FILES,
     LOCK,
@@ -335,7 +335,7 @@ class Transaction:
 
         A folder that is called like a version and is none of this database stays.
         """
-        versions = [manifest, *kept_versions(self.root, manifest)]
+        versions = [manifest, *versions_before(self.root, manifest)]
         kept, old = versions[:1 + manifest.kept], versions[1 + manifest.kept:]
         known = {name for version in kept for name in version.files}
         for version in reversed(old):  # the oldest first, its manifest last: what is interrupted goes on
