@@ -86,12 +86,13 @@ def write_page(path: Path, found: Difference) -> None:
     """
     environment = Environment(loader=PackageLoader('semanom_ros.commands'), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
+    several = len(found.cameras) > 1
     page = environment.get_template('database_difference.html').render(
         found=found, version=__version__, share=_share, usual=USUAL, sentences=(
             _sentence('new', found.total.after, found.before, found.usual[0]),
             _sentence('gone', found.total.before, found.after, found.usual[1])),
-        groups=(('New', [_card(one) for one in found.new], _name(found.before)),
-                ('Gone', [_card(one) for one in found.gone], _name(found.after))))
+        groups=(('New', [_card(one, several) for one in found.new], _name(found.before)),
+                ('Gone', [_card(one, several) for one in found.gone], _name(found.after))))
     beside = path.with_name(f'{path.name}.new')
     try:
         beside.write_text(page, encoding='utf-8')
@@ -102,18 +103,18 @@ def write_page(path: Path, found: Difference) -> None:
         raise DatabaseError(f'{path}: not written ({error.strerror}); make room or give another file') from error
 
 
-def _card(one: OwnFrame) -> dict[str, Any]:
-    """What the page shows of a frame, and of what it resembles most."""
+def _card(one: OwnFrame, several: bool) -> dict[str, Any]:
+    """What the page shows of a frame, and of what it resembles most; with their cameras, where there are several."""
     height, width = one.record.image_size
     return {'frame': one, 'picture': _picture(one.picture, one.box, (height, width)),
             'nearest': _picture(one.nearest.thumbnail, one.nearest.box, one.nearest.image_size),
-            'caption': _caption(one.record.source, one.record.topic, one.record.stamp_ns),
-            'other': _caption(one.nearest.source, one.nearest.topic, one.nearest.stamp_ns)}
+            'caption': _caption(one.record.source, one.record.topic if several else '', one.record.stamp_ns),
+            'other': _caption(one.nearest.source, one.nearest.topic if several else '', one.nearest.stamp_ns)}
 
 
 def _caption(source: str, topic: str, stamp_ns: int) -> str:
     when = datetime.fromtimestamp(stamp_ns / 1e9, timezone.utc).strftime('%Y-%m-%d %H:%M:%S')
-    return f'{Path(source).name}, {when} UTC ({topic})'
+    return f'{Path(source).name}, {when} UTC' + (f' ({topic})' if topic else '')
 
 
 def _picture(content: bytes, box: tuple[int, int, int, int], image_size: tuple[int, int]) -> dict[str, Any] | None:
