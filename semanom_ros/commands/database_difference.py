@@ -36,8 +36,9 @@ def _sentence(what: str, own: Held, other: Version, usual: float | None) -> str:
     if not own.own_frames:
         return f'{what}: no frame'
     text = f'{what}: {own.own_frames:,} frames with {own.own_vectors:,} embeddings'
+    compared = 'them' if own.compared == own.own_frames else f'those in {own.compared:,} frames'
     if own.covered is not None and usual is not None:
-        return (f'{text}; {_share(own.covered)} of them covered by {_name(other)} (within {usual:.3g}; '
+        return (f'{text}; {_share(own.covered)} of {compared} covered by {_name(other)} (within {usual:.3g}; '
                 f'{own.distance:.3g} away on average)')
     if own.distance is None:
         return f'{text}; none of them could be compared'

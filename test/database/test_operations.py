@@ -124,6 +124,9 @@ def test_removing_from_a_compacted_database_leaves_no_calibration(tmp_path, desc
     operations.compact(path, size=30)
     assert read_manifest(path).calibrated
     assert operations.calibrate(path).calibrated, 'nothing went'
+    assert not operations.compact(path, size=20).calibrated, 'distances may have grown'
+    assert operations.revert(path).calibrated
+    assert not operations.merge(tmp_path / 'merged', [path]).calibrated
     manifest = operations.remove(path, Selection(('b',)))
     assert not manifest.calibrated
     assert not [name for name in manifest.files if 'calibration' in name]
