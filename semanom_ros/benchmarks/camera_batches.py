@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count, cycle, islice
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,6 +18,7 @@ from semanom_ros.benchmarks.nominal_drive import judge_of
 from semanom_ros.benchmarks.plan import CAMERAS, IMAGE_SIZE, Plan, drive, forward_pass
 from semanom_ros.benchmarks.timing import in_turn, ratio, summary
 from semanom_ros.core.embedding.embedder import Embedder
+from semanom_ros.core.embedding.preprocessing import Prepared
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.pipeline import CameraState, Judge
 from semanom_ros.core.results import FrameResult, Reason
@@ -53,13 +55,21 @@ def six_cameras(plan: Plan, embedder: Embedder, found: Found) -> None:
     judge, states = judge_of(plan, embedder), [CameraState() for _ in range(CAMERAS)]
     pictures, number = _pictures(), count(1)
 
-    def together() -> None:
+    def batch() -> tuple[list[Frame], list[Prepared] | None]:
         stamp = next(number) * _PERIOD_NS
         frames = [Frame(picture, stamp, f'camera_{index}') for index, picture in enumerate(islice(pictures, CAMERAS))]
-        for result in judge.process_batch(frames, states):
-            _check(result)
+        return frames, [embedder.prepare(frame) for frame in frames] if embedder.prepares_ahead else None
 
-    times = in_turn({'bare': forward_pass(embedder, CAMERAS), 'six': together}, plan.few, 'six cameras')
+    with ThreadPoolExecutor(1) as ahead:  # as in the detector
+        waiting = ahead.submit(batch)
+
+        def together() -> None:
+            nonlocal waiting
+            (frames, prepared), waiting = waiting.result(), ahead.submit(batch)
+            for result in judge.process_batch(frames, states, prepared):
+                _check(result)
+
+        times = in_turn({'bare': forward_pass(embedder, CAMERAS), 'six': together}, plan.few, 'six cameras')
     found.put_ratio('six_cameras_in_process_over_forward', times['bare'], times['six'])
     found.details['six_cameras_in_process'] = {name: summary(values) for name, values in times.items()} | {
         'images_a_second': round(CAMERAS * 1e3 / float(np.median(times['six'])), 2)}
@@ -70,7 +80,7 @@ class OneByOne:
 
     def __init__(self, judge: Judge) -> None:
         self._judge, self._state, self._number = judge, CameraState(), count(1)
-        self._messages = cycle([_message(picture) for picture in drive(_PICTURES)])
+        self._messages = cycle([_message(picture) for picture in drive(_PICTURES, between=True)])
         self.spent: dict[str, list[float]] = defaultdict(list)
 
     def __call__(self) -> None:
@@ -96,7 +106,7 @@ def _check(result: FrameResult) -> None:
 
 
 def _pictures() -> Iterator[npt.NDArray[np.uint8]]:
-    return cycle(list(drive(_PICTURES)))
+    return cycle(list(drive(_PICTURES, between=True)))
 
 
 def _message(picture: npt.NDArray[np.uint8]) -> ImageMessage:

@@ -37,7 +37,7 @@ def backends(plan: Plan, embedder: Embedder, found: Found, engines: Sequence[tup
     `semanom export` makes the engine, for a database of the drive. Scores are those of frames of the drive, every
     other one with something in it that is not nominal, in alarm levels. What is not installed, or refused, is null.
     """
-    original, frames = judge_of(plan, embedder), _frames(plan)
+    original, frames = judge_of(plan, embedder), compared_frames(plan, _FRAMES)
     expected, forward = _scores(original, frames), forward_pass(embedder)
     for backend, precision in engines:
         name = f'{backend}-{precision}'
@@ -77,9 +77,10 @@ def _judge(plan: Plan, database: Path, backend: str, precision: str) -> Judge:
     return Judge.load(plan.settings.method.changed(changes), database)
 
 
-def _frames(plan: Plan) -> list[Frame]:
+def compared_frames(plan: Plan, count: int) -> list[Frame]:
+    """The first of the drive, every other one with something in it that is not nominal."""
     with BagReader(bag_of(plan)) as reader:
-        frames = list(islice(reader.images(TOPIC), _FRAMES))
+        frames = list(islice(reader.images(TOPIC), count))
     generator = np.random.default_rng(3)
     for frame in frames[1::2]:
         frame.image[300:420, 500:660] = generator.integers(0, 256, (120, 160, 3), np.uint8)

@@ -124,7 +124,7 @@ class LiveDetector:
         forward = forward_pass(embedder)
         times: dict[str, list[float]] = {'end_to_end': [], 'forward': []}
         lost = 0
-        images = drive((plan.repeats + 1) * _ATTEMPTS)
+        images = drive((plan.repeats + 1) * _ATTEMPTS, between=True)
         with tqdm(total=plan.repeats, desc='end to end', leave=False, disable=None) as bar:
             for message in map(self._message, images):
                 milliseconds = self._score_one(message)
@@ -187,7 +187,8 @@ class LiveDetector:
 
     def _alone(self) -> float:
         """Seconds from publishing an image that comes alone to receiving its score."""
-        alone = [time for time in map(self._score_one, map(self._message, drive(_SINGLE))) if time is not None]
+        times = map(self._score_one, map(self._message, drive(_SINGLE, between=True)))
+        alone = [time for time in times if time is not None]
         if not alone:
             raise self._process.failure('scored no image')
         return statistics.median(alone) / 1e3
@@ -198,7 +199,7 @@ class LiveDetector:
         Returns:
             How many images were published, and the scores that came back.
         """
-        messages = [self._message(image) for image in drive(_BURST_FRAMES)]
+        messages = [self._message(image) for image in drive(_BURST_FRAMES, between=True)]
         sent: dict[tuple[str, int], float] = {}
         begin = time.perf_counter()
         for number in tqdm(range(count), desc=what, leave=False, disable=None):
@@ -249,7 +250,7 @@ class LiveDetector:
 
     def received(self, plan: Plan, found: Found) -> None:
         """720p images that the working detector receives in a second, from one publisher that makes no pause."""
-        messages = [self._message(image) for image in drive(_BURST_FRAMES)]
+        messages = [self._message(image) for image in drive(_BURST_FRAMES, between=True)]
         published, begin = 0, time.monotonic()
         with tqdm(desc='burst', leave=False, disable=None, unit='frame') as bar:
             while (spent := time.monotonic() - begin) < plan.burst_s:

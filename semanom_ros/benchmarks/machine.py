@@ -25,7 +25,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         'load_average': round(os.getloadavg()[0], 2),
         'gpu': torch.cuda.get_device_name(device) if device.type == 'cuda' else None,
         'system': f'{platform.system()} {platform.machine()}', 'python': platform.python_version(),
-        'torch': torch.__version__, 'faiss': faiss.__version__, 'faiss_gpus': faiss.get_num_gpus(),
+        'torch': torch.__version__, 'faiss': faiss.__version__,
     }
 
 

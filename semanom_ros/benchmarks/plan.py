@@ -44,15 +44,20 @@ class Plan:
         return max(1, self.repeats // 3)
 
 
-def drive(count: int) -> Iterator[npt.NDArray[np.uint8]]:
-    """(720, 1280, 3) uint8 pictures of a smooth pattern that moves under noise, the same at every run."""
+def drive(count: int, between: bool = False) -> Iterator[npt.NDArray[np.uint8]]:
+    """(720, 1280, 3) uint8 pictures of a smooth pattern that moves under noise, the same at every run.
+
+    Args:
+        count: how many.
+        between: those between the others: what a database of the others resembles and does not hold.
+    """
     height, width = IMAGE_SIZE
     generator = np.random.default_rng(0)
     coarse = generator.integers(0, 236, (30, 60, 3), np.uint8)
     pattern = np.asarray(cv2.resize(coarse, (2 * width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
     noise = generator.integers(0, 20, (height, 2 * width, 3), np.uint8)
     for number in range(count):
-        shift, other = 16 * number % width, 37 * number % width
+        shift, other = 16 * number % width + 8 * between, 37 * number % width + 18 * between
         yield pattern[:, shift:shift + width] + noise[:, other:other + width]
 
 

@@ -283,27 +283,7 @@ def _faiss() -> str:
     index.add(vectors)
     if not np.array_equal(index.search(vectors, 1)[1].ravel(), np.arange(8)):
         raise _ProblemError(f'{faiss.__version__}: a search found the wrong vectors', 'reinstall faiss')
-    return f'{faiss.__version__}; searches on the CPU'
-
-
-def _faiss_gpu() -> str:
-    import faiss
-    import numpy as np
-    import torch
-
-    gpus = faiss.get_num_gpus() if hasattr(faiss, 'get_num_gpus') else 0
-    if not gpus:
-        if not torch.cuda.is_available():
-            raise _ProblemError('no GPU; databases are searched on the CPU', '', missing=True)
-        raise _ProblemError(
-            f'faiss {faiss.__version__} has no GPU, torch has', 'pip install faiss-gpu in place of faiss-cpu'
-        )
-    vectors = np.eye(8, dtype=np.float32)
-    index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, faiss.IndexFlatIP(8))
-    index.add(vectors)
-    if not np.array_equal(index.search(vectors, 1)[1].ravel(), np.arange(8)):
-        raise _ProblemError(f'{faiss.__version__}: a search found the wrong vectors', 'reinstall faiss-gpu')
-    return f'searches on {gpus} GPU(s)'
+    return faiss.__version__
 
 
 def _encoder() -> str:
@@ -408,7 +388,6 @@ CHECKS: tuple[tuple[str, bool, Callable[[], str]], ...] = (
     ('torchvision', True, _torchvision),
     ('GPU', False, _gpu),
     ('FAISS', True, _faiss),
-    ('FAISS on the GPU', False, _faiss_gpu),
     ('open_clip', True, _module('open_clip', 'for CLIP encoders and semanom-tiny')),
     ('timm', True, _module('timm', 'for DINOv2 and DINOv3')),
     ('semanom-tiny', True, _encoder),

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 METRICS, REPORT, SCORES = 'metrics.json', 'report.html', 'scores.csv'
 _WRITTEN, _VIDEO = {METRICS, REPORT, SCORES, 'bags'}, '.mp4'
-_LIBRARIES = ('torch', 'faiss-gpu', 'faiss-cpu', 'open_clip_torch', 'timm', 'numpy', 'opencv-python-headless',
+_LIBRARIES = ('torch', 'faiss-cpu', 'open_clip_torch', 'timm', 'numpy', 'opencv-python-headless',
               'rosbags')
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 from semanom_ros.core.curation.operations import build_index
 from semanom_ros.core.curation.publishing import IndexSettings, Recipe
 from semanom_ros.core.curation.writer import DatabaseWriter
+from semanom_ros.core.database.half_precision import HalfPrecisionVectors
+from semanom_ros.core.database.index import Space
 from semanom_ros.core.database.nominal_database import PLAIN, NominalDatabase
 from semanom_ros.core.database.storage import FrameRecord, NominalAddition
 from semanom_ros.core.embedding.description import EmbeddingDescription
@@ -63,6 +66,21 @@ def drives(tmp_path_factory):
     return made, centres
 
 
+def opened(paths, name, search=PLAIN):
+    """A database; `gpu`: on one, or where there is none on the CPU as there (simulated)."""
+    if name != 'gpu' or torch.cuda.is_available():
+        return NominalDatabase.open(paths['exact' if name == 'gpu' else name], search, verify=False,
+                                    device='cuda' if name == 'gpu' else 'cpu')
+
+    def embed_all(space, part, device):
+        held = HalfPrecisionVectors(len(part.vectors), part.vectors.shape[1] + space.coordinates, device)
+        for start, vectors in space._embedded(part, device):
+            held.put(start, vectors)
+        return held
+    with mock.patch.object(Space, 'embed_all', embed_all):
+        return NominalDatabase.open(paths['exact'], search, verify=False)
+
+
 def embedded(vectors):
     patches = vectors.reshape(ROWS, COLUMNS, DIMENSION)
     embedding = FrameEmbedding(Frame(np.zeros((GRID.height, GRID.width, 3), np.uint8), 0), GRID, patches)
@@ -99,15 +117,14 @@ def check(scores, reference, level, fraction, exact_above=EXACT_ABOVE, tolerance
     assert certain.reshape(ROWS, COLUMNS)[near[1:-1, 1:-1]].all()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=90, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_what_is_remembered_changes_nothing_that_counts(drives, data):
     """Frames in any order, with anything strange in them, by any level: against a search for all, and NumPy."""
     paths, centres = drives
-    name = data.draw(st.sampled_from(['exact', 'all lists']))
-    weight = data.draw(st.sampled_from([0.0, 0.5])) if name == 'exact' else 0.0
-    database = NominalDatabase.open(paths[name], SearchSettings(standardize=False, position_weight=weight),
-                                    verify=False)
+    name = data.draw(st.sampled_from(['exact', 'all lists', 'gpu']))
+    weight = data.draw(st.sampled_from([0.0, 0.5])) if name != 'all lists' else 0.0
+    database = opened(paths, name, SearchSettings(standardize=False, position_weight=weight))
     fraction = data.draw(st.sampled_from([0.0, 0.02, 0.1, 1.0]))
     neighbours = data.draw(st.sampled_from([1, 1, 3]))
     exact_above = data.draw(st.sampled_from([EXACT_ABOVE, 0.1]))
@@ -162,6 +179,34 @@ def test_what_is_plainly_nominal_is_not_searched_for(drives, monkeypatch):
     assert asked == [2 * PATCHES]
 
 
+def test_a_gpu_measures_again_what_may_have_been_missed_above_half_the_level_alone(drives, monkeypatch):
+    """Nominal embeddings that all but equal each other: in half precision none is the nearest for certain."""
+    paths, _ = drives
+    database = opened(paths, 'gpu')
+    asked = []
+    measured = HalfPrecisionVectors.measured
+    monkeypatch.setattr(HalfPrecisionVectors, 'measured', lambda self, queries, *rest: asked.append(len(queries))
+                        or measured(self, queries, *rest))
+    held = database._neighbours._on_gpu[0][1]
+    stored = torch.from_numpy(np.concatenate([frame.vectors for frame in database.frames()])).to(held.device)
+    alike = F.normalize(stored[:1] + 1e-5 * torch.randn(stored.shape, generator=torch.Generator().manual_seed(8)).to(
+        held.device), dim=1)
+    held.put(0, alike)
+    held._left.zero_()  # what the vectors before left is no more
+    held.put(0, alike)
+    frame = embedded(F.normalize(alike[:PATCHES].cpu() + 0.01, dim=1))
+    scorer = Scorer(database, calibration(False, 0), ScoreSettings())
+    truth = (1 - frame[1].vectors.double() @ alike.cpu().double().T).amin(dim=1).numpy()
+    for level, times in ((1e-9, 1), (1.0, 9)):
+        asked.clear()
+        scores = scorer.score(*frame, level, SearchMemory())
+        assert 0 < sum(asked) <= PATCHES
+        assert len(asked) <= times
+        np.testing.assert_allclose(scores.distances[scores.exact], truth[scores.exact], atol=1e-6)
+        assert (scores.distances >= truth - 1e-6).all()
+        assert scores.exact.all() or times > 1
+
+
 def test_an_index_that_misses_is_not_mixed_with_what_is_remembered(drives):
     """What is searched for is as without a memory, whatever is remembered; the rest is between the truth and half."""
     paths, centres = drives
@@ -183,17 +228,17 @@ def test_an_index_that_misses_is_not_mixed_with_what_is_remembered(drives):
     assert missed
 
 
+@pytest.mark.parametrize('name', ['exact', 'gpu'])
 @pytest.mark.parametrize('more', [{'density_neighbours': 5}, {'plausible': True}])
-def test_what_is_not_monotone_is_searched_for(drives, more):
+def test_what_is_not_monotone_is_searched_for(drives, more, name):
     paths, centres = drives
-    known = calibration(True, 0)
+    known, more = calibration(True, 0), dict(more)
     if more.pop('plausible', False):
         class Halves:
             def of_queries(self, relative, vectors, positions, owners):
                 return relative / 2
         known = dataclasses.replace(known, judge=Halves())
-    scorer, memory = Scorer(NominalDatabase.open(paths['exact'], PLAIN, verify=False), known,
-                            ScoreSettings(**more)), SearchMemory()
+    scorer, memory = Scorer(opened(paths, name), known, ScoreSettings(**more)), SearchMemory()
     frame = embedded(clustered(torch.Generator().manual_seed(5), PATCHES, 0.05, centres))
     for _ in range(2):
         assert scorer.score(*frame, 5.0, memory).exact.all()

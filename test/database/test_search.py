@@ -21,7 +21,8 @@ from semanom_ros.core.curation import operations
 from semanom_ros.core.curation.publishing import IndexSettings, Recipe, suggested_factory
 from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.database import nominal_database
-from semanom_ros.core.database.index import NearestNeighbours, Space, faiss
+from semanom_ros.core.database.half_precision import HalfPrecisionVectors
+from semanom_ros.core.database.index import NearestNeighbours, Space
 from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.database.storage import FrameRecord, NominalAddition, Statistics
 from semanom_ros.core.embedding.description import EmbeddingDescription
@@ -102,18 +103,28 @@ def test_size_joins_the_distance(tmp_path, record, unit_vectors, position_weight
     np.testing.assert_allclose(distances, expected, atol=1e-4)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def held(vectors):
+    """As on a GPU: on one where there is one."""
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    result = HalfPrecisionVectors(*vectors.shape, device)
+    if len(vectors):
+        result.put(0, torch.from_numpy(vectors).to(device))
+    return result
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_sizes_pieces_and_exclusions(unit_vectors, data):
     dimension = data.draw(st.integers(2, 40))
     sizes = data.draw(st.lists(st.integers(0, 60), min_size=1, max_size=4).filter(any))
     vectors = unit_vectors(sum(sizes), data.draw(st.integers(0, 99)), dimension)
-    queries = unit_vectors(data.draw(st.integers(1, 30)), 1234, dimension)
+    queries = unit_vectors(data.draw(st.integers(1, 40)), 1234, dimension)
     first = data.draw(st.integers(0, len(vectors)))
     end = data.draw(st.integers(first, len(vectors)))
     k = data.draw(st.integers(1, len(vectors)))
     pieces = np.split(vectors, np.cumsum(sizes)[:-1])
-    found, indices = NearestNeighbours(pieces).search(torch.from_numpy(queries), k, (first, end))
+    arrays = [held(piece) for piece in pieces] if data.draw(st.booleans()) else pieces
+    found, indices = NearestNeighbours(arrays).search(torch.from_numpy(queries), k, (first, end))
     left = np.concatenate([vectors[:first], vectors[end:]])
     expected = np.full((len(queries), k), np.inf)
     expected[:, :len(left)] = reference(queries, left, k)
@@ -122,6 +133,40 @@ def test_any_sizes_pieces_and_exclusions(unit_vectors, data):
     assert not ((indices >= first) & (indices < end)).any()
     own = np.take_along_axis(1 - queries.astype(np.float64) @ vectors.T, np.maximum(indices, 0), 1)
     np.testing.assert_allclose(found[indices >= 0], own[indices >= 0], atol=1e-4)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 999), spread=st.sampled_from([0.0, 1e-6, 1e-4, 1e-3, 0.02, 1.0]), k=st.sampled_from([1, 3]),
+       coordinate=st.sampled_from([0.0, 3.0]), dimension=st.sampled_from([4, 24, 700]))
+def test_what_half_precision_is_certain_of_is_so(unit_vectors, seed, spread, k, coordinate, dimension):
+    """Vectors that all but equal each other, and others: never nearer than the truth, and no farther where certain."""
+    generator = np.random.default_rng(seed)
+    centres = unit_vectors(3, seed, dimension)
+    vectors = centres[generator.integers(0, 3, 300)] + spread * unit_vectors(300, seed + 1, dimension)
+    queries = np.concatenate([centres + 0.5 * spread * unit_vectors(3, 7, dimension), unit_vectors(20, 8, dimension)])
+    vectors, queries = (np.column_stack([rows / np.linalg.norm(rows, axis=1, keepdims=True),
+                                         coordinate * generator.random(len(rows))]).astype(np.float32)
+                        for rows in (vectors, queries))
+    true = np.sort(np.square(queries[:, None].astype(np.float64) - vectors[None]).sum(axis=2) / 2, axis=1)[:, :k]
+    neighbours = NearestNeighbours([held(vectors[:170]), held(vectors[170:])])
+    bounds, indices, certain = neighbours.bounds(torch.from_numpy(queries), k)
+    own = np.square(queries[:, None].astype(np.float64) - vectors[indices]).sum(axis=2) / 2
+    np.testing.assert_allclose(bounds, own, atol=3e-6)
+    assert (bounds >= true - 3e-6).all()
+    np.testing.assert_allclose(bounds[certain], true[certain], atol=3e-6)
+    if spread == 1.0 and dimension < 700:
+        assert certain.mean() > 0.5
+    np.testing.assert_allclose(neighbours.search(torch.from_numpy(queries), k)[0], true, atol=3e-6)
+
+
+def test_what_is_not_finite_is_near_nothing(unit_vectors):
+    vectors, queries = unit_vectors(50, 0), unit_vectors(4, 1)
+    queries[1, 2], queries[2] = np.nan, np.inf
+    for arrays in ([vectors[:20], vectors[20:]], [held(vectors[:20]), held(vectors[20:])]):
+        distances, indices = NearestNeighbours(arrays).search(torch.from_numpy(queries), 2)
+        assert np.isinf(distances[1:3]).all()
+        assert (indices[1:3] == -1).all()
+        assert np.isfinite(distances[[0, 3]]).all()
 
 
 def test_dimensions_that_do_not_vary_stay_finite(unit_vectors):
@@ -308,7 +353,7 @@ def test_indices_that_cannot_be_built(tmp_path, record):
     assert NominalDatabase.open(path).manifest.version == 1
 
 
-@pytest.mark.skipif(faiss.get_num_gpus() == 0, reason='FAISS sees no GPU')
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('weight', [0.0, 0.3])
 @pytest.mark.parametrize('standardize', [False, True])
 def test_the_gpu_finds_the_same_distances(tmp_path, record, unit_vectors, weight, standardize):
@@ -341,14 +386,6 @@ def test_faiss_takes_the_matrix_kernels_of_this_cpu():
     if not ran.stdout:
         pytest.skip('this FAISS brings no OpenBLAS')
     assert ran.stdout.strip() not in ('Prescott', 'Core2', 'Nehalem'), 'SSE kernels: search takes several times as long'
-
-
-def test_without_a_gpu_in_faiss_the_cpu_searches(tmp_path, record, unit_vectors, monkeypatch):
-    record(tmp_path / 'database', {'a': 4})
-    monkeypatch.setattr(faiss, 'get_num_gpus', lambda: 0)
-    database = NominalDatabase.open(tmp_path / 'database', device='cuda')
-    assert database.device.type == 'cpu'
-    assert database.search(unit_vectors(2, 0))[0].shape == (2, 1)
 
 
 def test_embeddings_without_length_are_refused(tmp_path: Path, description: EmbeddingDescription, unit_vectors):

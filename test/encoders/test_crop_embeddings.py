@@ -45,7 +45,7 @@ def test_segments_can_be_embedded_as_crops(clip_folder, tmp_path):
     embedding = judge.embedder.embed([frame(3)])[0]
     queries = judge.embedder.queries(embedding)
     crops = masked_crops(embedding.frame.image, labels, queries.boxes[:2], (64, 64))
-    images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) / 255
+    images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).to(judge.embedder.encoder.device) / 255
     torch.testing.assert_close(queries.vectors[:2], judge.embedder.encoder.encode_image(images), **CLOSE)
     assert judge.score(embedding).distances.max() < 1e-5
     assert judge.process(frame(30), CameraState()).score > 0

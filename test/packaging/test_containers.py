@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((REPOSITORY / '.github' / 'workflows').glob('*.yml'))
-CONDA = {'torch': 'pytorch', 'faiss-gpu': 'faiss', 'faiss-cpu': 'faiss'}
+CONDA = {'torch': 'pytorch', 'faiss-cpu': 'faiss'}
 """Names that conda-forge has otherwise."""
 
 

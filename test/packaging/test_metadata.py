@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DISTRIBUTIONS = {
     'PIL': 'pillow',
     'cv2': 'opencv-python-headless',
-    'faiss': 'faiss-gpu',
+    'faiss': 'faiss-cpu',
     'open_clip': 'open-clip-torch',
     'sklearn': 'scikit-learn',
     'yaml': 'pyyaml',

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,26 +11,22 @@ import numpy.typing as npt
 import torch
 
 from semanom_ros.core.database.folder_files import RESTORE
+from semanom_ros.core.database.half_precision import HalfPrecisionVectors, Nearest
 from semanom_ros.core.database.index_file import coordinates, faiss
 from semanom_ros.core.database.storage import CHUNK, Part, Statistics, check_lengths
 from semanom_ros.settings import SearchSettings
 
-
-def gpu_resources() -> Any:
-    """What FAISS needs on a GPU: scratch memory and streams."""
-    import faiss.contrib.torch_utils  # makes FAISS take torch tensors
-    resources = faiss.StandardGpuResources()
-    resources.setTempMemory(256 << 20)
-    return resources
-
-
 _LOOKED_UP = (faiss.IndexIVFScalarQuantizer, faiss.IndexIVFFlat)
 """Indices that measure the distance to a vector as they hold it: other codes estimate it."""
 
+_FEW = 16  # queries that a GPU measures all distances of at once: to go through all first takes as long
 _CELLS = 1 << 24  # of the matrix of distances that is in memory at once
 
 Vectors = npt.NDArray[np.float32] | torch.Tensor
 """(N, D) float32, in NumPy or in torch on any device."""
+
+Searched = npt.NDArray[np.float32] | HalfPrecisionVectors
+"""Vectors (N, d) as they are searched: on the CPU, or on a GPU."""
 
 
 class Space:
@@ -82,20 +79,30 @@ class Space:
             result = torch.cat([result, *added], dim=1)
         return result.contiguous()
 
-    def embed_all(self, part: Part, device: torch.device) -> Vectors:
+    def embed_all(self, part: Part, device: torch.device) -> Searched:
         """The same for the vectors of a part, in steps; NumPy on the CPU.
 
         Raises:
             DatabaseError: embeddings that are not of unit length.
         """
-        count, dimension = part.vectors.shape
-        result = torch.empty((count, dimension + self.coordinates), device=device)
-        for start in range(0, count, CHUNK):
+        count, dimension = part.vectors.shape[0], part.vectors.shape[1] + self.coordinates
+        if device.type == 'cpu':
+            whole = np.empty((count, dimension), np.float32)
+            for start, vectors in self._embedded(part, device):
+                whole[start:start + len(vectors)] = vectors.numpy()
+            return whole
+        on_gpu = HalfPrecisionVectors(count, dimension, device)
+        for start, vectors in self._embedded(part, device):
+            on_gpu.put(start, vectors)
+        return on_gpu
+
+    def _embedded(self, part: Part, device: torch.device) -> Iterator[tuple[int, torch.Tensor]]:
+        """Vectors of a part, brought into the space, from which row on."""
+        for start in range(0, len(part.vectors), CHUNK):
             rows = slice(start, start + CHUNK)
             vectors = part.vectors[rows]
             check_lengths(vectors, f'{part.folder}: vectors from {start} on', RESTORE)
-            result[rows] = self.embed(as_tensor(vectors).to(device), part.places(rows) if self.coordinates else None)
-        return result.numpy() if device.type == 'cpu' else result
+            yield start, self.embed(as_tensor(vectors).to(device), part.places(rows) if self.coordinates else None)
 
 
 def as_tensor(array: Vectors) -> torch.Tensor:
@@ -109,31 +116,32 @@ def as_tensor(array: Vectors) -> torch.Tensor:
 class NearestNeighbours:
     """k nearest of what lies in some arrays, one after the other.
 
-    Exact search goes straight over the arrays: with PyTorch's matrix product on the
-    CPU, with FAISS's brute-force kernels for tensors on a GPU. An approximate index
-    may stand in for the first arrays. An excluded range costs nothing in exact search:
-    the rest is two pieces.
+    Exact search goes straight over the arrays, with PyTorch's matrix product. On the CPU an approximate index may stand
+    in for the first arrays. An excluded range costs nothing in exact search.
     """
 
-    def __init__(self, arrays: Sequence[Vectors], approximate: Any = None, nprobe: int = 1, resources: Any = None
-                 ) -> None:
+    def __init__(self, arrays: Sequence[Searched], approximate: Any = None, nprobe: int = 1) -> None:
         """Of vectors that lie in memory or on a GPU.
 
         Args:
-            arrays: (N_i, d) float32 each, NumPy, or torch on a GPU; their vectors come after those of `approximate`.
+            arrays: (N_i, d) each, all of them in memory or all on a GPU; their vectors come after those of
+                `approximate`.
             approximate: FAISS IVF index.
             nprobe: inverted lists of it that a search visits.
-            resources: `gpu_resources()`, for arrays on a GPU.
         """
-        self._approximate, self._nprobe, self._resources = approximate, nprobe, resources
-        self._on_gpu = any(isinstance(array, torch.Tensor) for array in arrays)
+        self._approximate, self._nprobe = approximate, nprobe
         if isinstance(approximate, _LOOKED_UP):
             approximate.make_direct_map()
-        self._pieces: list[tuple[int, Vectors]] = []
-        self._dimension = arrays[0].shape[1] if approximate is None else approximate.d
+        self._pieces: list[tuple[int, npt.NDArray[np.float32]]] = []
+        self._on_gpu: list[tuple[int, HalfPrecisionVectors]] = []
         self.size = 0 if approximate is None else approximate.ntotal
+        self._dimension = 0 if approximate is None else approximate.d
         for array in arrays:
-            self._pieces.append((self.size, array))
+            if isinstance(array, HalfPrecisionVectors):
+                self._on_gpu.append((self.size, array))
+            else:
+                self._pieces.append((self.size, array))
+                self._dimension = array.shape[1]
             self.size += len(array)
 
     @property
@@ -143,9 +151,15 @@ class NearestNeighbours:
         return not self._on_gpu and (self._approximate is None or isinstance(self._approximate, _LOOKED_UP))
 
     @property
-    def approximate(self) -> bool:
+    def visits_lists(self) -> bool:
         """Whether an index visits some of its inverted lists only, so that there is something quicker: one."""
         return self._approximate is not None and self._nprobe > 1
+
+    @property
+    def goes_through_all(self) -> bool:
+        """Whether a search goes through all vectors in half precision, so that there is something quicker: to leave it
+        at that."""
+        return bool(self._on_gpu)
 
     def vectors(self, indices: npt.NDArray[np.int64]) -> torch.Tensor:
         """(M, d) float32 the vectors (M,) that are searched, as a search sees them; only where they are `looked_up`."""
@@ -159,7 +173,7 @@ class NearestNeighbours:
             found[own] = array[indices[own] - offset]
         return torch.from_numpy(found)
 
-    def search(self, queries: torch.Tensor, k: int, excluded: tuple[int, int] = (0, 0), quick: bool = False
+    def search(self, queries: torch.Tensor, k: int, excluded: tuple[int, int] = (0, 0)
                ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Half the squared distances (M, k), ascending, and indices (M, k).
 
@@ -169,27 +183,59 @@ class NearestNeighbours:
             queries: (M, d) float32.
             k: how many.
             excluded: (first, end) of the indices that are passed over.
-            quick: visit one inverted list for each query.
         """
+        if self._on_gpu and len(queries) <= _FEW:
+            return self._measured(queries, k, excluded)
+        if self._on_gpu:
+            distances, indices, certain = self._through_all(queries, k, excluded)
+            if not certain.all():
+                rows = np.flatnonzero(~certain)
+                distances[rows], indices[rows] = self._measured(queries[torch.from_numpy(rows)], k, excluded)
+            return distances, indices
         found = []
         if self._approximate is not None:
-            found.append(self._search_approximate(queries, k, excluded, quick))
+            found.append(self._search_approximate(queries, k, excluded, self._nprobe))
         for offset, array in self._pieces:
             for start, end in _without(offset, len(array), excluded):
                 piece = array[start - offset:end - offset]
-                distances, indices = self._search_exact(queries, piece, min(k, len(piece)))
-                found.append((distances, indices + start))
+                found.append(_shifted(_knn_on_cpu(queries.cpu(), piece, min(k, len(piece))), start))
         return _merge(found, len(queries), k)
 
-    def _search_exact(self, queries: torch.Tensor, piece: Vectors, k: int
-                      ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        if isinstance(piece, torch.Tensor):
-            distances, indices = faiss.knn_gpu(self._resources, queries.to(piece.device), piece, k,
-                                               metric=faiss.METRIC_L2, device=piece.device.index or 0)
-            return distances.cpu().numpy(), indices.cpu().numpy()
-        return _knn_on_cpu(queries.cpu(), piece, k)
+    def bounds(self, queries: torch.Tensor, k: int
+               ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """The same at less cost, of vectors that are near, and (M,) whether they are the nearest for certain.
 
-    def _search_approximate(self, queries: torch.Tensor, k: int, excluded: tuple[int, int], quick: bool
+        Only where an index `visits_lists`, of which one is visited for each query, or all vectors are gone through.
+        """
+        if self._on_gpu:
+            return self._through_all(queries, k, (0, 0))
+        found = [self._search_approximate(queries, k, (0, 0), 1),
+                 *(_shifted(_knn_on_cpu(queries.cpu(), array, min(k, len(array))), offset)
+                   for offset, array in self._pieces if len(array))]
+        return *_merge(found, len(queries), k), np.zeros(len(queries), bool)
+
+    def _through_all(self, queries: torch.Tensor, k: int, excluded: tuple[int, int]
+                     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        found = Nearest.merged(self._each_on_gpu(HalfPrecisionVectors.search, queries, k, excluded), k)
+        # together: each copy to the host waits for the GPU
+        packed = torch.cat([found.distances.contiguous().view(torch.int32), found.indices.int(),
+                            found.certain[:, None].int()], dim=1).cpu().numpy()
+        return packed[:, :k].copy().view(np.float32), packed[:, k:2 * k].astype(np.int64), packed[:, 2 * k] > 0
+
+    def _measured(self, queries: torch.Tensor, k: int, excluded: tuple[int, int]
+                  ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        found = Nearest.merged(self._each_on_gpu(HalfPrecisionVectors.measured, queries, k, excluded), k)
+        return found.distances.cpu().numpy(), found.indices.cpu().numpy()
+
+    def _each_on_gpu(self, how: Callable[[HalfPrecisionVectors, torch.Tensor, int, tuple[int, int]], Nearest],
+                     queries: torch.Tensor, k: int, excluded: tuple[int, int]) -> Iterator[Nearest]:
+        """What is found in each array, with indices that count through them."""
+        for offset, array in self._on_gpu:
+            if len(array):
+                found = how(array, queries.to(array.device), k, (excluded[0] - offset, excluded[1] - offset))
+                yield replace(found, indices=torch.where(found.indices < 0, -1, found.indices + offset))
+
+    def _search_approximate(self, queries: torch.Tensor, k: int, excluded: tuple[int, int], nprobe: int
                             ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         given: dict[str, Any] = {}
         if excluded[1] > excluded[0]:
@@ -198,10 +244,10 @@ class NearestNeighbours:
             selector = faiss.IDSelectorNot(inner)
             given['sel'] = selector
         rows = queries.cpu().numpy()
-        parameters = faiss.SearchParametersIVF(nprobe=1 if quick else self._nprobe, **given)
+        parameters = faiss.SearchParametersIVF(nprobe=nprobe, **given)
         distances, indices = self._approximate.search(rows, k, params=parameters)
         lacking = (indices < 0).any(axis=1)  # the lists near them hold too few that may be found: all lists, then
-        if lacking.any() and not quick and self._nprobe < self._approximate.nlist:
+        if lacking.any() and self._nprobe <= nprobe < self._approximate.nlist:
             parameters = faiss.SearchParametersIVF(nprobe=self._approximate.nlist, **given)
             distances[lacking], indices[lacking] = self._approximate.search(rows[lacking], k, params=parameters)
         return distances, indices
@@ -225,6 +271,12 @@ def _knn_on_cpu(queries: torch.Tensor, piece: npt.NDArray[np.float32], k: int
     finite = torch.isfinite(own) & torch.isfinite(best)
     return ((best + own).clamp(min=0).masked_fill(~finite, torch.inf).numpy(),
             places.masked_fill(~finite, -1).numpy())
+
+
+def _shifted(found: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]], offset: int
+             ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """With indices that count from `offset` on; -1 stays."""
+    return found[0], np.where(found[1] < 0, -1, found[1] + offset)
 
 
 def _without(offset: int, size: int, excluded: tuple[int, int]) -> list[tuple[int, int]]:

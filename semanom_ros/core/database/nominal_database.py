@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from semanom_ros.core.database.index import NearestNeighbours, Space, Vectors, as_tensor, gpu_resources
-from semanom_ros.core.database.index_file import faiss, read_index
+from semanom_ros.core.database.index import NearestNeighbours, Searched, Space, Vectors, as_tensor
+from semanom_ros.core.database.index_file import read_index
 from semanom_ros.core.database.manifest import HELD_OUT, RECORDED, Manifest, PartEntry
 from semanom_ros.core.database.published import read_calibration, read_learned, read_manifest, verify_files
 from semanom_ros.core.database.storage import VECTORS, FrameRecord, FrameSequence, Part, Statistics
@@ -83,7 +83,7 @@ class NominalDatabase:
         Args:
             path: the folder.
             settings: how to view it; None: the plain cosine distance.
-            device: where to search; `cuda` when FAISS has GPUs, else the CPU is used.
+            device: where to search.
             verify: compare every file with its size and SHA-256 in the manifest. Of vectors that an index stands for,
                 where they are more than READ_LATER bytes, the size alone: they are compared before they are used for
                 the first time, if they ever are.
@@ -121,8 +121,7 @@ class NominalDatabase:
             before: another version of it, opened with the same settings: what it has in memory is used again.
         """
         self.path, self.manifest = Path(path), manifest
-        device = torch.device(device)
-        self.device = device if device.type == 'cuda' and faiss.get_num_gpus() > 0 else torch.device('cpu')
+        self.device = torch.device(device)
         asked, description = settings or PLAIN, manifest.description
         self.settings = replace(asked, standardize=asked.standardize and description.wants_standardizing)
         known = before._opened if before is not None else {}
@@ -133,12 +132,11 @@ class NominalDatabase:
         self._parts = [self._opened[entry.name] for entry in self._entries]
         self.calibration = read_calibration(self.path, manifest)
         self._space = Space(self.settings, self.statistics)
-        self._resources = gpu_resources() if self.device.type == 'cuda' else None
         reused = before is not None and before.manifest.index == manifest.index
         self._index: Any = before._index if before is not None and reused else self._load_index()
         embedded = dict(before._embedded) if before is not None and reused else {}
         covered = 0
-        self._embedded: dict[str, Vectors] = {}  # by part; without those that the index stands for
+        self._embedded: dict[str, Searched] = {}  # by part; without those that the index stands for
         for entry, part in zip(self._entries, self._parts, strict=True):
             if self._index is None or covered >= self._index.ntotal:  # it covers whole parts
                 known_vectors = embedded.get(entry.name)
@@ -146,7 +144,7 @@ class NominalDatabase:
                     known_vectors if known_vectors is not None else self._space.embed_all(part, self.device))
             covered += len(part.vectors)
         nprobe = manifest.index.nprobe if manifest.index else 1
-        self._neighbours = NearestNeighbours(list(self._embedded.values()), self._index, nprobe, self._resources)
+        self._neighbours = NearestNeighbours(list(self._embedded.values()), self._index, nprobe)
         self._frames = FrameSequence(self._parts, held_out=False)
         self._firsts = np.concatenate([[0], *(part.frames['count'] for part in self._parts)]).cumsum()
 
@@ -187,7 +185,7 @@ class NominalDatabase:
             total = total + part.statistics
         return total
 
-    def parts(self) -> list[tuple[Part, PartEntry, Vectors]]:
+    def parts(self) -> list[tuple[Part, PartEntry, Searched]]:
         """The folders of vectors to compare with, and these as they are compared, (n, d) each, where they are searched.
 
         Not those that an approximate index stands for.
@@ -211,7 +209,7 @@ class NominalDatabase:
         """How many nominal embeddings there are."""
         return self._neighbours.size
 
-    def search(self, queries: Vectors, k: int = 1, places: Vectors | None = None, quick: bool = False
+    def search(self, queries: Vectors, k: int = 1, places: Vectors | None = None
                ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """The k nearest nominal embeddings of each query.
 
@@ -220,7 +218,6 @@ class NominalDatabase:
             k: how many neighbours, 1 to the number of vectors.
             places: (M, 3) as `places` gives them, needed where a weight of them is not 0; (M, 2) centres are enough
                 where scale_weight is.
-            quick: look where the nearest most likely is, and nowhere else, where the database is `approximate`.
 
         Returns:
             (M, k) float32 distances, ascending: 1 - cosine, 0 to 2, plus position_weight *
@@ -230,7 +227,16 @@ class NominalDatabase:
         Raises:
             DatabaseError: k is larger than the database.
         """
-        return self._search(queries, k, places, (0, 0), quick)
+        return self._search(queries, k, places, (0, 0))
+
+    def bounds(self, queries: Vectors, k: int, places: Vectors | None
+               ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """The same of nominal embeddings that are near, at less cost than a search, where it is `bounded` at all.
+
+        Returns:
+            as `search`, and (M,) whether a search would find them too, for certain.
+        """
+        return self._neighbours.bounds(self._asked(queries, k, places), k)
 
     def search_excluding(self, queries: Vectors, k: int, forbidden_frame_range: tuple[int, int],
                          places: Vectors | None = None) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
@@ -246,11 +252,17 @@ class NominalDatabase:
         first, end = (int(self._firsts[np.clip(i, 0, len(self._frames))]) for i in forbidden_frame_range)
         return self._search(queries, k, places, (first, end))
 
-    def _search(self, queries: Vectors, k: int, places: Vectors | None, excluded: tuple[int, int], quick: bool = False
+    def _search(self, queries: Vectors, k: int, places: Vectors | None, excluded: tuple[int, int]
                 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        neighbours = self._neighbours
-        if not 1 <= k <= neighbours.size:
-            raise DatabaseError(f'{self.path}: neighbours: found {k}, expected 1 to {neighbours.size}, the '
+        asked = self._asked(queries, k, places)
+        if len(asked) == 0:
+            return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
+        return self._neighbours.search(asked, k, excluded)
+
+    def _asked(self, queries: Vectors, k: int, places: Vectors | None) -> torch.Tensor:
+        """Checked queries, in the space in which they are compared."""
+        if not 1 <= k <= len(self):
+            raise DatabaseError(f'{self.path}: neighbours: found {k}, expected 1 to {len(self)}, the '
                                 'number of its vectors; lower it or record more')
         dimension = self.manifest.description.dimension
         if tuple(queries.shape[1:]) != (dimension,):
@@ -258,14 +270,17 @@ class NominalDatabase:
         if self._space.places and (places is None or places.shape[1] < self._space.places):
             raise ValueError(f'places of {0 if places is None else places.shape[1]} columns, expected '
                              f'{self._space.places}: a weight of them is not 0')
-        if len(queries) == 0:
-            return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
-        return neighbours.search(self._space.embed(as_tensor(queries), places), k, excluded, quick)
+        return self._space.embed(as_tensor(queries), places)
 
     @property
-    def approximate(self) -> bool:
-        """Whether it is searched by an index for which a `quick` search makes a difference."""
-        return self._neighbours.approximate
+    def bounded(self) -> bool:
+        """Whether `bounds` tells something at less cost than a search does."""
+        return self._neighbours.visits_lists or self._neighbours.goes_through_all
+
+    @property
+    def bounded_at_once(self) -> bool:
+        """Whether its `bounds` are near enough to ask for them where nothing else is known of a query."""
+        return self._neighbours.goes_through_all
 
     @property
     def looked_up(self) -> bool:

@@ -21,7 +21,8 @@ class CameraMotion:
 
     def __init__(self) -> None:
         self._flow = Flow()
-        self._last: Grey | None = None
+        self._last: npt.NDArray[np.uint8] | None = None
+        self._grey: Grey | None = None  # of the last one, where it was needed
 
     def advance(self, image: npt.NDArray[np.uint8], boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Takes the next picture; returns where boxes (N, 4) (x, y, width, height) of the last one are in it.
@@ -31,11 +32,12 @@ class CameraMotion:
             boxes: in pixels of the picture.
         """
         height, width = image.shape[:2]
-        grey = small_grey(image)
-        last, self._last = self._last, grey
-        if last is None or last.shape != grey.shape or not len(boxes):
+        last, before = self._last, self._grey
+        self._last, self._grey = image, None
+        if last is None or last.shape != image.shape or not len(boxes):
             return boxes
-        flow = self._flow(last, grey)
+        grey = self._grey = small_grey(image)
+        flow = self._flow(small_grey(last) if before is None else before, grey)
         ratio = np.array([width / grey.shape[1], height / grey.shape[0]], np.float32)
         return np.stack([self._moved(box, flow, ratio) for box in boxes])
 

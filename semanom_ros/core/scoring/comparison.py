@@ -56,18 +56,28 @@ class Comparison:
         return distances, indices[:, 0]
 
     def neighbourhood(self, database: NominalDatabase, queries: Vectors, places: npt.NDArray[np.float32],
-                      excluded: tuple[int, int] | None = None, quick: bool = False
+                      excluded: tuple[int, int] | None = None
                       ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """The same with all of the `neighbours` (N, k), nearest first; upper bounds with `quick`, see `search`."""
+        """The same with all of the `neighbours` (N, k), nearest first."""
         k = min(self.neighbours, len(database))
         if excluded is None:
-            found, indices = database.search(queries, k, places, quick)
+            found, indices = database.search(queries, k, places)
         else:
             found, indices = database.search_excluding(queries, k, excluded, places)
         distances = found.mean(axis=1).astype(np.float32)
         if self.density_neighbours and len(database) > 1:
             distances = distances * self._weights(database, queries, places, found[:, 0], indices[:, 0])
         return distances, indices
+
+    def bounds(self, database: NominalDatabase, queries: Vectors, places: npt.NDArray[np.float32]
+               ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """What the distances of queries cannot exceed (N,), where distances are `monotone` and the database `bounded`.
+
+        With the (N, k) nominal embeddings that they are the mean distance to, and whether that is what
+        `neighbourhood` finds, for certain (N,).
+        """
+        found, indices, certain = database.bounds(queries, min(self.neighbours, len(database)), places)
+        return found.mean(axis=1).astype(np.float32), indices, certain
 
     def _weights(self, database: NominalDatabase, queries: Vectors, places: npt.NDArray[np.float32],
                  nearest_distances: npt.NDArray[np.float32], nearest: npt.NDArray[np.int64]

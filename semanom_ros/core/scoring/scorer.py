@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -23,6 +23,8 @@ EXACT_ABOVE = 0.5
 """Score of a query from which on it is searched for, where nothing lower is of interest."""
 
 AHEAD = 4  # times the queries that a frame score is the mean of
+_NOTHING = 2e-6  # a distance, or score, that is as good as 0: what single precision makes of equal embeddings
+
 
 @dataclass(frozen=True)
 class FrameScores:
@@ -92,7 +94,9 @@ class Scorer:
         self._fraction = settings.frame_score_fraction
         self._exact_above = exact_above
         # a model of what belongs where may give more for less distance
-        self._bounded = self._compare.monotone and calibration.judge is None and database.looked_up
+        falling = self._compare.monotone and calibration.judge is None
+        self._remembering = falling and database.looked_up
+        self._bounding = falling and database.bounded
 
     def score(self, embedding: FrameEmbedding, queries: Queries, level: float, memory: SearchMemory | None = None
               ) -> FrameScores:
@@ -113,15 +117,19 @@ class Scorer:
         known = [None] * len(queries) if memories is None else memories
         frames = [self._begun(*one) for one in zip(queries, known, strict=True)]
         asked = [frame.undecided(level * self._exact_above, self._fraction, AHEAD) for frame in frames]
-        quick = [rows if frame.bounded else rows[:0] for frame, rows in zip(frames, asked, strict=True)]
-        if self._database.approximate and any(map(len, quick)):
-            self._search(frames, quick, quick=True)
-            asked = [frame.undecided(level * self._exact_above, self._fraction, AHEAD) for frame in frames]
+        if self._bounding and memories is not None:
+            bounded = [rows if frame.bounded or self._database.bounded_at_once else rows[:0]
+                       for frame, rows in zip(frames, asked, strict=True)]
+            if any(map(len, bounded)):
+                self._bound(frames, bounded)
+                asked = [frame.undecided(level * self._exact_above, self._fraction, AHEAD) for frame in frames]
+        ahead = 1
         while any(map(len, asked)):
             self._search(frames, asked)
-            asked = [frame.undecided(level * self._exact_above, self._fraction) for frame in frames]
+            asked = [frame.undecided(level * self._exact_above, self._fraction, ahead) for frame in frames]
+            ahead *= 2  # where bounds all but equal what is searched for there is always another that is higher
         for frame, memory in zip(frames, known, strict=True):
-            if memory is not None and self._bounded:
+            if memory is not None and self._remembering:
                 memory.remember(self._database, frame.nearest)
         search = (time.perf_counter() - start) * 1e3 / max(1, len(frames))
         return [self._scored(*one, level, search) for one in zip(embeddings, frames, strict=True)]
@@ -146,27 +154,27 @@ class Scorer:
         """With what is remembered; databases that are not larger than that are searched at once."""
         count, k = len(queries.vectors), min(self._compare.neighbours, len(self._database))
         bounds = None
-        if memory is not None and self._bounded and len(self._database) > count * k:
+        if memory is not None and self._remembering and len(self._database) > count * k:
             embedded = self._database.embed(queries.vectors.cpu(), queries.places)
             bounds = memory.bounds(self._database, embedded, k)
         distances, nearest = bounds or (np.full(count, np.nan, np.float32), np.full((count, k), -1, np.int64))
         return _Comparing(queries, self._calibration, distances, nearest, np.zeros(count, bool))
 
-    def _search(self, frames: Sequence[_Comparing], asked: Sequence[npt.NDArray[np.int64]], quick: bool = False
-                ) -> None:
-        """Searches for the queries that are asked for of each frame; `quick`: for bounds lower than those known."""
-        rows = [torch.from_numpy(chosen) for chosen in asked]
-        vectors = torch.cat([frame.queries.vectors[chosen.to(frame.queries.vectors.device)]
-                             for frame, chosen in zip(frames, rows, strict=True)])
-        places = np.concatenate([frame.queries.places[chosen] for frame, chosen in zip(frames, asked, strict=True)])
-        distances, nearest = self._compare.neighbourhood(self._database, vectors, places, quick=quick)
-        ends = np.cumsum([len(chosen) for chosen in asked])[:-1]
-        found = zip(asked, np.split(distances, ends), np.split(nearest, ends), strict=True)
-        for frame, (chosen, one, its) in zip(frames, found, strict=True):
-            if quick:
-                frame.lower(chosen, one, its)
-            else:
-                frame.take(chosen, one, its)
+    def _bound(self, frames: Sequence[_Comparing], asked: Sequence[npt.NDArray[np.int64]]) -> None:
+        """Bounds of the queries that are asked for of each frame, lower than those known."""
+        vectors, places = _of(frames, asked)
+        distances, nearest, certain = self._compare.bounds(self._database, vectors, places)
+        for frame, rows, own in _shares(frames, asked):
+            frame.lower(rows, distances[own], nearest[own])
+            sure = certain[own]
+            frame.take(rows[sure], distances[own][sure], nearest[own][sure])
+
+    def _search(self, frames: Sequence[_Comparing], asked: Sequence[npt.NDArray[np.int64]]) -> None:
+        """Searches for the queries that are asked for of each frame."""
+        vectors, places = _of(frames, asked)
+        distances, nearest = self._compare.neighbourhood(self._database, vectors, places)
+        for frame, rows, own in _shares(frames, asked):
+            frame.take(rows, distances[own], nearest[own])
 
     def _scored(self, embedding: FrameEmbedding, frame: _Comparing, level: float, search: float) -> FrameScores:
         start = time.perf_counter()
@@ -178,6 +186,26 @@ class Scorer:
             embedding, queries, frame.distances, frame.nearest[:, 0], frame.exact, relative / np.float32(level),
             score / level, frame_statistic(frame.distances, self._fraction), self._calibration.p_value(score), level,
             {**embedding.timings_ms, 'search': search, 'score': (time.perf_counter() - start) * 1e3})
+
+
+def _of(frames: Sequence[_Comparing], asked: Sequence[npt.NDArray[np.int64]]
+        ) -> tuple[torch.Tensor, npt.NDArray[np.float32]]:
+    """Vectors (M, D) and places (M, 3) of the queries that are asked for of each frame, one after the other."""
+    vectors, places = [], []
+    for frame, rows in zip(frames, asked, strict=True):
+        all_, everything = frame.queries.vectors, len(rows) == len(frame.queries.vectors)
+        vectors.append(all_ if everything else all_[torch.from_numpy(rows).to(all_.device)])
+        places.append(frame.queries.places if everything else frame.queries.places[rows])
+    return torch.cat(vectors), np.concatenate(places)
+
+
+def _shares(frames: Sequence[_Comparing], asked: Sequence[npt.NDArray[np.int64]]
+            ) -> Iterator[tuple[_Comparing, npt.NDArray[np.int64], slice]]:
+    """Each frame, which of its queries were asked for, and where they stand among those of all."""
+    start = 0
+    for frame, rows in zip(frames, asked, strict=True):
+        yield frame, rows, slice(start, start + len(rows))
+        start += len(rows)
 
 
 @dataclass
@@ -223,7 +251,7 @@ class _Comparing:
             count = min(len(relative), ahead * highest(len(relative), fraction))
             for values in (relative, self.distances):
                 top = np.argpartition(values, -count)[-count:]
-                wanted[top[values[top] > 0]] = True
+                wanted[top[values[top] > _NOTHING]] = True
         return np.flatnonzero(wanted & ~self.exact)
 
     @property
