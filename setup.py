@@ -203,6 +203,7 @@ setup(
     package_data={
         NAME: [
             'core/embedding/encoders/*/*',
+            'commands/templates/*',
             'evaluation/templates/*',
             '**/*.txt',
         ]

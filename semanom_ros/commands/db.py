@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,8 +15,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from semanom_ros.commands.numbers import number, whole
 from semanom_ros.commands.options import add_parameter_options
 from semanom_ros.commands.progress_bars import Bars
-from semanom_ros.core.database.manifest import AUTO, NPROBE, Manifest
-from semanom_ros.core.database.published import read_manifest, verify
+from semanom_ros.core.database.manifest import AUTO, HELD_OUT, NPROBE, RECORDED, Manifest
+from semanom_ros.core.database.published import kept_versions, own_bytes, read_manifest, verify
 from semanom_ros.core.scoring.calibration import Calibration
 from semanom_ros.errors import SemanomError, printable
 
@@ -34,6 +35,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         one.epilog = ('Distances are measured, and the calibration is made anew from the nominal frames, '
                       'with the parameters of the calibration before, but for what --config or --set gives.')
 
+    def selects(one: argparse.ArgumentParser) -> None:
+        one.add_argument('--source', metavar='BAG', dest='sources', nargs='+', action='extend', default=[],
+                         help='path or name of a recording as `semanom db info` shows it, the beginning of its '
+                         'SHA-256, or a pattern such as `reviewed:*`')
+        one.add_argument('--topic', metavar='T', dest='topics', nargs='+', action='extend', default=[],
+                         help='image topic of a camera, or a pattern such as `/front/*`')
+
     info = action('info', 'say what databases hold and where it came from')
     info.add_argument('databases', metavar='DIR', nargs='+', type=Path, help='nominal database')
     info.add_argument('--json', action='store_true', help='print their manifests as JSON')
@@ -50,12 +58,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
                        help='database that they go into; it is made, or grows where it exists')
     recalibrates(merge)
 
-    remove = action('remove', 'take the frames of some recordings out of a database')
+    remove = action('remove', 'take the frames of some recordings or cameras out of a database')
     remove.add_argument('database', metavar='DIR', type=Path, help='nominal database')
-    remove.add_argument('--source', metavar='BAG', dest='sources', nargs='+', action='extend', required=True,
-                        help='path or name of a recording as `semanom db info` shows it, the beginning of its SHA-256, '
-                        'or a pattern such as `reviewed:*`')
+    selects(remove)
     recalibrates(remove)
+
+    extract = action('extract', 'make a database of some recordings or cameras of another')
+    extract.add_argument('database', metavar='DIR', type=Path, help='nominal database to take from')
+    extract.add_argument('--output', metavar='DIR', type=Path, required=True, help='database to be made')
+    selects(extract)
+    recalibrates(extract)
 
     compact = action('compact', 'keep fewer vectors that stand for all')
     compact.add_argument('database', metavar='DIR', type=Path, help='nominal database')
@@ -79,14 +91,38 @@ def configure(parser: argparse.ArgumentParser) -> None:
                        help=f'inverted lists that a search visits (default {NPROBE})')
     recalibrates(index)
 
-    revert = action('revert', 'go back to the version before the last change')
+    history = action('history', 'list the versions of a database: when and by what they came about, and what it costs '
+                     'to keep them')
+    history.add_argument('database', metavar='DIR', type=Path, help='nominal database')
+    history.add_argument('--keep', metavar='N', type=whole(1),
+                         help='from now on so many versions before the current one keep their files (1 at first); '
+                         'those of older ones are removed')
+    history.add_argument('--json', action='store_true', help='print the list as JSON')
+
+    differ = action('diff', 'say what is new in a version of a database, what went, and how much of that was covered')
+    differ.add_argument('database', metavar='DIR', type=Path, help='nominal database')
+    differ.add_argument('other', metavar='OTHER', type=Path, nargs='?',
+                        help='another database, which is looked at as what came of the first; default: the same')
+    differ.add_argument('--from', metavar='N', type=whole(1), dest='first',
+                        help='version of DIR, of those that keep their files; default: the one before --to, of two '
+                        'databases the current one')
+    differ.add_argument('--to', metavar='N', type=whole(1), dest='second',
+                        help='version that it is compared with; default: the current one')
+    differ.add_argument('--json', action='store_true', help='print it as JSON')
+    differ.add_argument('--html', metavar='FILE', type=Path,
+                        help='write a page that also shows the frames that resemble the other version least')
+
+    revert = action('revert', 'go back to an earlier version, by a new one that holds the same')
     revert.add_argument('database', metavar='DIR', type=Path, help='nominal database')
+    revert.add_argument('--version', metavar='N', type=whole(1),
+                        help='which, of those that keep their files (see `semanom db history`); default: the one '
+                        'before the current one')
 
 
 def run(arguments: argparse.Namespace) -> int | None:
     """Runs the action."""
-    if arguments.action in ('info', 'verify'):
-        return (_info if arguments.action == 'info' else _verify)(arguments)
+    if arguments.action in _LIGHT:
+        return _LIGHT[arguments.action](arguments)
     from semanom_ros.commands.db_changes import ACTIONS  # PyTorch, which the others do without
 
     with logging_redirect_tqdm():
@@ -118,7 +154,7 @@ def _describe(path: Path, manifest: Manifest) -> list[str]:
         f'{manifest.size / 1e6:.1f} MB',
         f'  held out     {manifest.held_out_vectors:,} vectors, from {manifest.held_out_frames:,} frames',
         *(f'  {"calibrated" if number == 0 else "":12} {line}' for number, line in enumerate(
-            Calibration.stored(path, manifest).describe())),
+            (*Calibration.stored(path, manifest).describe(), *_uncalibrated(path, manifest)))),
         '  learned      ' + (f'from {manifest.learned.composites:,} pictures with transplants' if manifest.learned
                              else 'no'),
         f'  search       {how}',
@@ -127,6 +163,7 @@ def _describe(path: Path, manifest: Manifest) -> list[str]:
         f'  input        {made.input_size[0]} x {made.input_size[1]} pixels, '
         f'{made.grid_size[0]} x {made.grid_size[1]} patches' + (f'; {settings}' if settings else ''),
         *(f'  engine       {line}' for line in _engines(path, manifest)),
+        f'  versions     {len(manifest.versions):,}; {_kept(kept_versions(path, manifest), manifest)}',
         '  recorded from']
     for source in manifest.sources:
         begun, ended = (datetime.fromtimestamp(stamp / 1e9, timezone.utc).strftime('%Y-%m-%d %H:%M:%S')
@@ -135,6 +172,44 @@ def _describe(path: Path, manifest: Manifest) -> list[str]:
                      f'{source.held_out_frames:,} held out, {begun} to {ended} UTC'
                      + (f' (fingerprint {source.sha256[:12]})' if source.sha256 else ''))
     return lines
+
+
+def _uncalibrated(path: Path, manifest: Manifest) -> list[str]:
+    """What can be done where there is no calibration."""
+    if manifest.calibrated:
+        return []
+    if any(part.kind == HELD_OUT or (part.kind == RECORDED and part.whole) for part in manifest.parts):
+        return [f'run semanom db calibrate {path}']
+    return ['its frames were compacted, so none can be compared anew: go back (semanom db revert), or append a drive '
+            '(semanom record --append)']
+
+
+def _kept(kept: list[Manifest], manifest: Manifest) -> str:
+    bytes_of = own_bytes([manifest, *kept])[1:]
+    return f'{len(kept):,} earlier {"one keeps its" if len(kept) == 1 else "ones keep their"} files, ' \
+           f'{sum(bytes_of) / 1e6:.1f} MB (at most {manifest.kept:,}; see semanom db history)'
+
+
+def _history(arguments: argparse.Namespace) -> None:
+    path = arguments.database
+    manifest = read_manifest(path)
+    if arguments.keep is not None:
+        from semanom_ros.core.curation.operations import keep_versions  # PyTorch, which the rest does without
+
+        manifest = keep_versions(path, arguments.keep)
+    kept = kept_versions(path, manifest)
+    bytes_of = dict(zip([one.version for one in (manifest, *kept)], own_bytes([manifest, *kept]), strict=True))
+    if arguments.json:
+        print(json.dumps([{**asdict(past), 'kept': past.version in bytes_of, 'bytes': bytes_of.get(past.version, 0)}
+                          for past in manifest.versions], indent=1))
+        return
+    print(f'{"version":>7}  {"made":20}  {"vectors":>12}  {"frames":>9}  {"calibrated":10}  {"files":>12}  by')
+    for past in reversed(manifest.versions):
+        files = f'{bytes_of[past.version] / 1e6:,.1f} MB' if past.version in bytes_of else 'gone'
+        print(printable(f'{past.version:>7}  {past.created[:19]:20}  {past.vectors:>12,}  '
+                        f'{past.frames + past.held_out_frames:>9,}  {"yes" if past.calibrated else "no":10}  '
+                        f'{files:>12}  {past.change}'))
+    print(f'files: of the current version all, of earlier ones what no later one has; {_kept(kept, manifest)}')
 
 
 def _engines(path: Path, manifest: Manifest) -> list[str]:
@@ -168,3 +243,8 @@ def _verify(arguments: argparse.Namespace) -> int:
             print(f'{path}: version {manifest.version}, {len(manifest.files)} files, {manifest.size / 1e6:.1f} MB: '
                   'as they were written')
     return status
+
+
+_LIGHT: dict[str, Callable[[argparse.Namespace], int | None]] = {
+    'info': _info, 'verify': _verify, 'history': _history}
+"""What can do without PyTorch, or imports it when it must."""

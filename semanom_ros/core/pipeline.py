@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.database.storage import FrameRecord, NominalAddition, thumbnail
 from semanom_ros.core.drift.drift_monitor import Drift, DriftMonitor
 from semanom_ros.core.drift.drift_reference import DriftReference, sample_of
+from semanom_ros.core.embedding.device import resolve_device
 from semanom_ros.core.embedding.embedder import Embedder, FrameEmbedding, queries_of
 from semanom_ros.core.embedding.encoders.encoder import Encoder
 from semanom_ros.core.embedding.preprocessing import Prepared
@@ -120,7 +122,7 @@ class Judge:
 
     @classmethod
     def load(cls, settings: MethodSettings, database: Path, embedder: Embedder | None = None) -> Judge:
-        """Loads the encoder (unless given), opens, verifies and compares the database, and warms up.
+        """Loads the encoder (unless given), opens and verifies the database meanwhile, compares them, and warms up.
 
         Args:
             settings: of the method.
@@ -130,8 +132,11 @@ class Judge:
         Raises:
             SemanomError: one line; nothing stays loaded.
         """
-        embedder = embedder or load_embedder(settings, database)
-        opened = NominalDatabase.open(database, settings.search, device=embedder.encoder.device)
+        device = embedder.encoder.device if embedder else resolve_device(settings.encoder.device)
+        with ThreadPoolExecutor(1, 'semanom_opening') as pool:  # to read gigabytes takes as long as to load the encoder
+            opening = pool.submit(NominalDatabase.open, database, settings.search, device=device)
+            embedder = embedder or load_embedder(settings, database)
+            opened = opening.result()
         judge = cls(embedder, opened, settings)
         judge._warn(())
         height, width = embedder.encoder.input_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -11,12 +12,13 @@ from semanom_ros.core.curation import operations
 from semanom_ros.core.curation.operations import accept
 from semanom_ros.core.curation.publishing import IndexSettings, Learned, Recipe, read_recipe
 from semanom_ros.core.curation.recorder import NominalRecorder
+from semanom_ros.core.curation.selection import Selection
 from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.database.storage import NominalAddition, arrays_to_bytes
 from semanom_ros.core.frames import Frame
-from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel
+from semanom_ros.core.plausibility.plausibility_model import Folds, PlausibilityModel
 from semanom_ros.core.scoring.calibration import calibrate
 from semanom_ros.errors import DatabaseError
 
@@ -28,7 +30,10 @@ def settings(world):
 
 @pytest.fixture
 def model(world, settings):
-    return world.model(world.database(settings, recorded=8, held_out=6))
+    """Learned from the frames of the drive `drive`."""
+    database = world.database(settings, recorded=8, held_out=6)
+    made, records = world.model(database), [frame.record for frame in database.frames()]
+    return dataclasses.replace(made, folds=Folds.of(records, np.arange(len(records)) % 2, [made.ensemble] * 2))
 
 
 @pytest.fixture
@@ -106,7 +111,7 @@ def compact(world, path, settings):
 
 def remove(world, path, settings):
     append(world, path, settings)
-    operations.remove(path, ['later'])
+    operations.remove(path, Selection(('later',)))
 
 
 def merge_more(world, path, settings):
@@ -137,6 +142,21 @@ def test_what_was_learned_outlives_a_change(world, path, model, settings, change
     if change is not accept_one:  # that leaves the calibration as it was
         scores = calibrate(database, settings.search, settings.score, PlausibilityModel.of(database))['frame_scores']
         np.testing.assert_array_equal(database.calibration['frame_scores'], scores)
+
+
+def test_what_was_learned_goes_with_what_it_was_learned_from(world, path, settings, caplog):
+    """A drive past an accident, say: it is forgotten altogether, and that is said."""
+    append(world, path, settings)
+    assert read_manifest(path).learned
+    manifest = operations.remove(path, Selection(('drive',)))
+    assert manifest.learned is None
+    assert not [name for name in manifest.files if 'learned' in name]
+    assert manifest.change == 'removed drive, and what was learned from it'
+    assert 'was learned from them, too, and goes with them; run semanom learn again' in caplog.text
+    database = NominalDatabase.open(path, settings.search)
+    scores = calibrate(database, settings.search, settings.score)['frame_scores']
+    np.testing.assert_array_equal(database.calibration['frame_scores'], scores)
+    assert operations.revert(path).learned
 
 
 def test_a_database_merged_into_being_takes_over_what_the_first_has_learned(world, path, settings):

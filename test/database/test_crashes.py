@@ -22,9 +22,10 @@ import pytest
 
 from semanom_ros.core.curation import operations
 from semanom_ros.core.curation.publishing import Recipe
+from semanom_ros.core.curation.selection import Selection
 from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.database.nominal_database import NominalDatabase
-from semanom_ros.core.database.published import read_manifest
+from semanom_ros.core.database.published import kept_versions, read_manifest, read_version
 from semanom_ros.core.database.storage import FrameRecord, NominalAddition
 from semanom_ros.errors import DatabaseError
 from semanom_ros.settings import SearchSettings
@@ -175,6 +176,37 @@ def test_a_change_killed_at_every_change_of_a_file(tmp_path, recording, content_
     assert kill_everywhere(change, start, tmp_path, check, trial) > 15
 
 
+def test_going_back_and_keeping_less_killed_at_every_change_of_a_file(tmp_path, recording, content_of, trial):
+    start = tmp_path / 'start'
+    recording(start)
+    operations.keep_versions(start, 10)
+    recording(start, 'b', append=True)
+    accept(start)
+    states = {n: content_of(NominalDatabase(start, read_version(start, n))) for n in (1, 3, 4)}
+    states |= {5: states[1], 6: states[1], 7: states[1]}  # gone back to, with less kept
+
+    def change(path: Path) -> None:
+        operations.revert(path, 1)
+        operations.keep_versions(path, 1)
+
+    def check(path: Path) -> None:
+        database = NominalDatabase.open(path)
+        assert database.manifest.version in (4, 5, 6)
+        assert content_of(database) == states[database.manifest.version]
+        assert all(content_of(NominalDatabase(path, one)) for one in kept_versions(path, database.manifest))
+        operations.keep_versions(path, 2)
+        manifest = operations.keep_versions(path, 1)  # settles what was left
+        assert [one.version for one in kept_versions(path, manifest)] == [manifest.version - 1]
+        assert {p.relative_to(path).as_posix() for p in path.rglob('*') if p.is_file()} <= {
+            *manifest.files, *kept_versions(path, manifest)[0].files, 'manifest.json', 'manifest.json.new', 'lock',
+            *(f'v{manifest.version - n:06d}/manifest.json' for n in (0, 1))}
+        assert [past.version for past in manifest.versions] == list(range(1, manifest.version + 1))
+        assert content_of(NominalDatabase.open(path)) in (states[4], states[5])
+        operations.verify(path)
+
+    assert kill_everywhere(change, start, tmp_path, check, trial) > 12
+
+
 def test_a_recording_killed_at_random_moments_until_it_is_done(tmp_path, recording, content_of, trial):
     begun = time.monotonic()
     assert run(lambda: recording(tmp_path / 'whole', count=60))
@@ -223,7 +255,7 @@ def test_readers_beside_a_writer_see_whole_versions_only(tmp_path, recording):
             recording(path, f'bag {n}', append=True)
             if n % 4 == 3:
                 operations.compact(path, distance=1e-9)
-                operations.remove(path, [f'bag {n}'])
+                operations.remove(path, Selection((f'bag {n}',)))
 
     process = fork.Process(target=write)
     process.start()

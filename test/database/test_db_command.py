@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from semanom_ros import cli
 from semanom_ros.core.curation.operations import accept
 from semanom_ros.core.curation.publishing import Recipe, read_recipe
+from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.database.storage import NominalAddition
 from semanom_ros.core.scoring.calibration import stored_parameters
@@ -100,6 +102,36 @@ def test_remove(semanom, databases):
     assert NominalDatabase.open(a).manifest.calibrated
 
 
+def test_extract(semanom, databases, tmp_path):
+    a, _ = databases
+    assert semanom('extract', a, '--output', tmp_path / 'new')[2] == (
+        'semanom db: extract: found nothing to go by, expected --source or --topic; name some')
+    assert semanom('remove', a)[0] == 2
+    status, out, _ = semanom('extract', a, '--topic', '/camera', '--source', 'b', '--output', tmp_path / 'new')
+    assert status == 0
+    assert out.startswith(f'{tmp_path / "new"}: version 1, 36 vectors, ')
+    recipe = read_recipe(tmp_path / 'new')
+    assert (recipe.search.position_weight, recipe.score.neighbours) == (0.5, 2), 'as those that it was taken from'
+
+
+def test_what_is_not_calibrated_says_so_and_what_to_do(semanom, tmp_path, record, description, drive):
+    short, thin = tmp_path / 'short', tmp_path / 'thin'
+    record(short, {'a': 1}, Recipe.of(MethodSettings()))
+    assert f'calibrated   no: no frame can be judged\n               run semanom db calibrate {short}' in semanom(
+        'info', short)[1]
+    with DatabaseWriter.begin(thin, description) as writer:
+        for frame in [*drive('a', 9), *drive('b', 9)]:
+            writer.add(frame._replace(record=replace(frame.record, held_out=False)))
+        writer.commit(Recipe.of(MethodSettings()))
+    assert semanom('compact', thin, '--share', '0.5')[1].endswith(', calibrated')
+    assert semanom('remove', thin, '--source', 'b')[1].endswith(
+        ', not calibrated, so that every frame will be unknown: see semanom db info')
+    info = semanom('info', thin)[1]
+    assert 'no: no frame can be judged\n' in info
+    assert '               its frames were compacted, so none can be compared anew: ' in info
+    assert 'versions     3; 1 earlier one keeps its files, ' in info
+
+
 def test_compact(semanom, databases):
     a, b = databases
     assert semanom('compact', a)[0] == 2
@@ -150,7 +182,8 @@ def test_reviewed_frames_can_be_taken_out(semanom, databases, unit_vectors):
 @pytest.mark.parametrize('arguments', [
     ['info', 'nowhere'], ['verify', 'nowhere'], ['merge', 'nowhere', '--output', 'all'], ['calibrate', 'nowhere'],
     ['remove', 'nowhere', '--source', 'a'], ['compact', 'nowhere', '--size', '9'], ['index', 'nowhere'],
-    ['revert', 'nowhere']])
+    ['revert', 'nowhere'], ['history', 'nowhere'], ['history', 'nowhere', '--keep', '3'], ['diff', 'nowhere'],
+    ['extract', 'nowhere', '--source', 'a', '--output', 'all']])
 def test_no_database_is_one_line_and_leaves_nothing(semanom, tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     status, out, err = semanom(*arguments)
@@ -162,7 +195,8 @@ def test_no_database_is_one_line_and_leaves_nothing(semanom, tmp_path, monkeypat
 
 CHANGES = (['merge', 'B', '--output', 'A'], ['merge', 'A', 'B', '--output', 'ALL'], ['remove', 'A', '--source', 'b'],
            ['compact', 'A', '--size', '30'], ['calibrate', 'A', '--set', 'position_weight=0.1'],
-           ['index', 'A', '--factory', 'IVF4,SQfp16'], ['revert', 'A'])
+           ['index', 'A', '--factory', 'IVF4,SQfp16'], ['revert', 'A'], ['history', 'A', '--keep', '3'],
+           ['extract', 'A', '--source', 'b', '--output', 'ALL'])
 
 
 def with_paths(arguments, a, b):
@@ -174,7 +208,7 @@ def everything(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
 
 
-@pytest.mark.parametrize('arguments', [['info', 'A'], ['verify', 'A'], ['coverage', 'A'], *CHANGES])
+@pytest.mark.parametrize('arguments', [['info', 'A'], ['verify', 'A'], ['coverage', 'A'], ['diff', 'A'], *CHANGES])
 def test_a_damaged_database_is_one_line_in_every_command(semanom, databases, arguments, trial):
     """Whatever is damaged: the commands open before, or while, they verify."""
     a, b = databases
@@ -189,7 +223,7 @@ def test_a_damaged_database_is_one_line_in_every_command(semanom, databases, arg
                 before = everything(a)
                 status, _, err = semanom(*with_paths(arguments, a, b))
                 assert status in (0, 2), 'nothing fails inside'
-                assert status == 2 or arguments[0] in ('info', 'coverage', 'revert')
+                assert status == 2 or arguments[0] in ('info', 'coverage', 'revert', 'history')
                 assert len(err.splitlines()) == (1 if status else 0)
                 if status:
                     assert everything(a) == before
@@ -222,9 +256,10 @@ def test_a_full_disk_is_one_line_in_every_command(semanom, databases, arguments,
 
 
 @pytest.mark.parametrize('arguments', [
-    [], ['nonsense'], ['info'], ['merge', 'a'], ['remove', 'a'], ['compact', 'a', '--size', '0'],
+    [], ['nonsense'], ['info'], ['merge', 'a'], ['extract', 'a', '--source', 'b'], ['compact', 'a', '--size', '0'],
     ['compact', 'a', '--share', '1.5'], ['compact', 'a', '--distance', '-1'], ['index', 'a', '--nprobe', 'x'],
-    ['compact', 'a', '--size', '3', '--share', '0.5']])
+    ['compact', 'a', '--size', '3', '--share', '0.5'], ['history', 'a', '--keep', '0'],
+    ['revert', 'a', '--version', 'x'], ['diff', 'a', '--from', '0']])
 def test_bad_usage_is_one_line(capsys, arguments):
     with pytest.raises(SystemExit) as caught:
         cli.main(['db', *arguments])

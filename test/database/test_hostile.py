@@ -252,6 +252,7 @@ def small(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
                 vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.ones((4, 4), np.int32),
                 np.full((4, 2), 0.5, np.float32), b'\xff\xd8 a picture'))
         writer.commit(Recipe(SearchSettings(standardize=False), index=IndexSettings('IVF2,Flat', 2)))
+    operations.keep_versions(path, 3)
     return path, json.loads((path / 'manifest.json').read_text())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,15 +13,16 @@ from semanom_ros.core.curation import operations
 from semanom_ros.core.curation.operations import accept
 from semanom_ros.core.curation.publishing import EXACT, IndexSettings, Recipe, read_recipe
 from semanom_ros.core.curation.reduction import coreset, distinct
+from semanom_ros.core.curation.selection import Selection
 from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.database.manifest import Manifest
 from semanom_ros.core.database.nominal_database import PLAIN, NominalDatabase
 from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.database.storage import FrameRecord, NominalAddition, thumbnail
-from semanom_ros.core.scoring.calibration import stored_parameters
+from semanom_ros.core.scoring.calibration import Calibration, stored_parameters
 from semanom_ros.core.scoring.comparison import Comparison
 from semanom_ros.errors import DatabaseError
-from semanom_ros.settings import ScoreSettings, SearchSettings
+from semanom_ros.settings import AlarmSettings, ScoreSettings, SearchSettings
 
 AS_IT_IS = Recipe(PLAIN)
 
@@ -55,7 +57,6 @@ def test_merging_into_a_database_makes_a_version_of_it(tmp_path, record, content
 
 
 def test_what_does_not_fit_is_not_merged(tmp_path, record, description):
-    from dataclasses import replace
     record(tmp_path / 'a', {'a': 4})
     with DatabaseWriter.begin(tmp_path / 'b', replace(description, variant='instance')) as writer:
         writer.add(NominalAddition(
@@ -81,7 +82,7 @@ def test_what_does_not_fit_is_not_merged(tmp_path, record, description):
 def test_removing_a_recording(tmp_path, record, content_of, name, opened_as_calibrated):
     record(tmp_path / 'database', {'a': 9, 'b': 5})
     record(tmp_path / 'database', {'c': 4}, append=True)
-    operations.remove(tmp_path / 'database', [name])
+    operations.remove(tmp_path / 'database', Selection((name,)))
     removed = opened_as_calibrated(tmp_path / 'database', Recipe(SearchSettings()))
     without = record(tmp_path / 'without', {'a': 9, 'c': 4}, Recipe(SearchSettings()))
     assert content_of(removed) == content_of(without)
@@ -98,19 +99,93 @@ def test_removing_a_recording(tmp_path, record, content_of, name, opened_as_cali
 def test_removing_what_is_not_there_or_everything(tmp_path, record):
     record(tmp_path / 'database', {'a': 4})
     with pytest.raises(DatabaseError, match=r'source: found none that is b, expected one of /drives/a'):
-        operations.remove(tmp_path / 'database', ['a', 'b'])
+        operations.remove(tmp_path / 'database', Selection(('a', 'b')))
     with pytest.raises(DatabaseError, match='found all of its vectors in a, expected some to be left'):
-        operations.remove(tmp_path / 'database', ['a'])
+        operations.remove(tmp_path / 'database', Selection(('a',)))
     assert NominalDatabase.open(tmp_path / 'database').manifest.version == 1
     assert not (tmp_path / 'database' / 'v000002').exists()
     record(tmp_path / 'database', {'b': 4}, append=True)
-    assert operations.remove(tmp_path / 'database', ['a']).version == 3
+    assert operations.remove(tmp_path / 'database', Selection(('a',))).version == 3
 
 
 def test_a_removed_recording_can_be_recorded_again(tmp_path, record, content_of):
     before = content_of(record(tmp_path / 'database', {'a': 9, 'b': 5}))
-    operations.remove(tmp_path / 'database', ['b'])
+    operations.remove(tmp_path / 'database', Selection(('b',)))
     assert content_of(record(tmp_path / 'database', {'b': 5}, append=True)) == before
+
+
+def test_removing_from_a_compacted_database_leaves_no_calibration(tmp_path, description, drive):
+    """It cannot be made anew, and that of before was of distances to what is gone: unknown, not nominal."""
+    path = tmp_path / 'database'
+    with DatabaseWriter.begin(path, description) as writer:
+        for frame in [*drive('a', 9), *drive('b', 9)]:
+            writer.add(frame._replace(record=replace(frame.record, held_out=False)))
+        writer.commit(AS_IT_IS)
+    operations.compact(path, size=30)
+    assert read_manifest(path).calibrated
+    assert operations.calibrate(path).calibrated, 'nothing went'
+    assert not operations.compact(path, size=20).calibrated, 'distances may have grown'
+    assert operations.revert(path).calibrated
+    assert not operations.merge(tmp_path / 'merged', [path]).calibrated
+    manifest = operations.remove(path, Selection(('b',)))
+    assert not manifest.calibrated
+    assert not [name for name in manifest.files if 'calibration' in name]
+    opened = NominalDatabase.open(path)
+    assert not opened.calibration
+    assert 'so no frame can be judged' in Calibration.stored(path, manifest).level_for(AlarmSettings()).doubt
+    assert operations.revert(path).calibrated
+
+
+# -- extract
+
+
+@pytest.fixture
+def two_cameras(tmp_path, description, drive):
+    path = tmp_path / 'database'
+    with DatabaseWriter.begin(path, description) as writer:
+        for bag, topic, count in (('a', '/front', 12), ('a', '/rear', 8), ('b', '/front', 8)):
+            for frame in drive(bag, count, topic=topic):
+                writer.add(frame)
+        writer.commit(AS_IT_IS)
+    return path
+
+
+def test_a_database_of_one_camera(two_cameras, tmp_path, content_of, opened_as_calibrated):
+    before, output = NominalDatabase.open(two_cameras), tmp_path / 'front'
+    manifest = operations.extract(two_cameras, output, Selection(topics=('/front',)))
+    assert (manifest.version, manifest.change) == (1, '/front of database')
+    assert {topic for source in manifest.sources for topic in source.topics} == {'/front'}
+    front = opened_as_calibrated(output, AS_IT_IS)  # with its own frames, compared with its own
+    assert content_of(front) == {record: content for record, content in content_of(before).items()
+                                 if record.topic == '/front'}
+    assert len(front.calibration['frame_scores']) == 3 + 2
+    assert operations.extract(two_cameras, tmp_path / 'b', Selection(('b',), ('/fr*',))).frames == 6
+    operations.verify(output)
+    assert NominalDatabase.open(two_cameras).manifest == before.manifest
+
+
+def test_what_cannot_be_extracted_leaves_nothing(two_cameras, tmp_path, record):
+    output = tmp_path / 'output'
+    for chosen, complaint in (
+            (Selection(topics=('/left',)), r'topic: found none that is /left, expected one of /front, /rear$'),
+            (Selection(('c',)), r'source: found none that is c'),
+            (Selection(('b',), ('/rear',)), r'found no vector of b, /rear in it, expected some')):
+        with pytest.raises(DatabaseError, match=complaint):
+            operations.extract(two_cameras, output, chosen)
+        assert not output.exists()
+    with pytest.raises(DatabaseError, match='found no vector of b, /rear in it'):
+        operations.remove(two_cameras, Selection(('b',), ('/rear',)))
+    record(output, {'a': 4})
+    with pytest.raises(DatabaseError, match=r'found a database \(version 1\), expected none; give another folder'):
+        operations.extract(two_cameras, output, Selection(topics=('/front',)))
+    assert read_manifest(output).version == 1
+
+
+def test_a_camera_is_taken_out(two_cameras, content_of):
+    before = content_of(NominalDatabase.open(two_cameras))
+    operations.remove(two_cameras, Selection(topics=('/rear',)))
+    assert content_of(NominalDatabase.open(two_cameras)) == {
+        record: content for record, content in before.items() if record.topic == '/front'}
 
 
 # -- compact
@@ -269,7 +344,7 @@ def test_accepting_again_and_again_stays_small(tmp_path, record, unit_vectors):
     record(path, {'b': 5}, append=True)
     reopened = NominalDatabase.open(path)
     assert reopened.search(unit_vectors(2, 104))[1][:, 0].tolist() == [50, 51]
-    assert operations.remove(path, ['reviewed:*']).vectors == 42 + 24
+    assert operations.remove(path, Selection(('reviewed:*',))).vectors == 42 + 24
 
 
 def test_accepting_into_a_database_that_has_moved_on(tmp_path, record, unit_vectors, description):
@@ -348,7 +423,7 @@ def test_a_version_stays_as_it_is_while_frames_are_accepted(tmp_path, record, un
 
 
 @pytest.mark.parametrize('change', [
-    lambda path: operations.remove(path, ['b']), lambda path: operations.compact(path, size=9),
+    lambda path: operations.remove(path, Selection(('b',))), lambda path: operations.compact(path, size=9),
     lambda path: operations.calibrate(path), lambda path: operations.merge(path, [path.parent / 'other']),
     lambda path: operations.build_index(path, IndexSettings('IVF2,Flat')),
 ], ids=['remove', 'compact', 'calibrate', 'merge', 'index'])
@@ -414,4 +489,4 @@ def test_a_change_is_dated(tmp_path, record):
     manifest = record(tmp_path / 'database', {'a': 9}).manifest
     from datetime import datetime
     assert before - 2 <= datetime.fromisoformat(manifest.created).timestamp() <= time.time() + 1
-    assert manifest.change == 'recorded 7 frames, 2 held out'
+    assert manifest.change == 'recorded 7 frames, 2 held out, of a'

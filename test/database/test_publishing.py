@@ -10,6 +10,7 @@ import torch
 
 from semanom_ros.core.curation import operations, publishing
 from semanom_ros.core.curation.publishing import AUTO, EXACT, NPROBE, IndexSettings, Recipe, read_recipe
+from semanom_ros.core.curation.selection import Selection
 from semanom_ros.core.database import nominal_database
 from semanom_ros.core.database.index import faiss
 from semanom_ros.core.database.nominal_database import PLAIN, NominalDatabase
@@ -72,7 +73,8 @@ def test_an_index_keeps_what_was_asked_of_it(tmp_path, record):
     # how many lists a search visits is no part of the index
     assert operations.build_index(path, IndexSettings('IVF3,Flat', 3)).index.file == own.file
     assert read_manifest(path).index.nprobe == 3
-    removed = operations.remove(path, ['a'], Recipe(SearchSettings(), index=IndexSettings('IVF3,Flat'))).index
+    recipe = Recipe(SearchSettings(), index=IndexSettings('IVF3,Flat'))
+    removed = operations.remove(path, Selection(('a',)), recipe).index
     assert (removed.factory, removed.nprobe, removed.vectors) == ('IVF3,Flat', 3, 18)
 
 
@@ -83,7 +85,7 @@ def test_exact_stays_exact(tmp_path, record):
     assert operations.calibrate(path).index is None
     assert record(path, {'b': 40}, exact, append=True).manifest.index is None
     assert read_recipe(path).index.factory == EXACT
-    assert operations.remove(path, ['b']).index is None
+    assert operations.remove(path, Selection(('b',))).index is None
     assert not record(path, {'c': 4}, Recipe(SearchSettings()), append=True).manifest.index  # as it was
     asked = Recipe(SearchSettings(), index=IndexSettings())
     assert record(path, {'d': 4}, asked, append=True).manifest.index is not None

@@ -5,16 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from semanom_ros.core.curation import operations
-from semanom_ros.core.curation.publishing import Recipe
+from semanom_ros.core.curation.publishing import IndexSettings, Recipe
+from semanom_ros.core.curation.selection import Selection
 from semanom_ros.core.curation.writer import DatabaseWriter
+from semanom_ros.core.database import nominal_database, published, storage
 from semanom_ros.core.database.manifest import SCHEMA_VERSION, Manifest
-from semanom_ros.core.database.nominal_database import NominalDatabase
+from semanom_ros.core.database.nominal_database import PLAIN, NominalDatabase
 from semanom_ros.core.database.published import read_manifest
+from semanom_ros.core.database.storage import sha256_of
 from semanom_ros.errors import DatabaseError
 from semanom_ros.settings import SearchSettings
 
@@ -108,7 +113,7 @@ def test_no_folder_no_database_and_a_recording_that_was_not_finished(tmp_path, d
     with pytest.raises(DatabaseError, match=r'pictures: found one.png in it, expected'):
         DatabaseWriter.begin(tmp_path / 'pictures', description)
     with pytest.raises(DatabaseError, match='found no folder'):
-        operations.remove(tmp_path / 'nowhere', ['a'])
+        operations.remove(tmp_path / 'nowhere', Selection(('a',)))
     assert not (tmp_path / 'nowhere').exists()
 
 
@@ -212,3 +217,80 @@ def test_a_database_whose_manifest_is_gone_is_not_recorded_over(database, drive,
         shutil.copy(newest, database / 'manifest.json')
         assert {path: path.read_bytes() for path in database.rglob('*') if path.is_file()} == before
         operations.verify(database)
+
+
+# -- a start that does not wait for what it does not read
+
+
+@pytest.fixture
+def indexed(database, monkeypatch) -> Path:
+    """Its vectors are many for what a start waits for, and an index stands for them."""
+    operations.build_index(database, IndexSettings('IVF2,Flat', 2), Recipe(PLAIN))
+    monkeypatch.setattr(nominal_database, 'READ_LATER', 100)
+    return database
+
+
+def damaged(file: Path) -> Path:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+    return file
+
+
+def test_vectors_that_an_index_stands_for_are_compared_before_they_are_used(indexed, unit_vectors, trial):
+    expected = NominalDatabase.open(indexed).search(unit_vectors(5, 0))
+    file = damaged(indexed / 'v000001' / 'recorded' / 'vectors.f32')
+    with trial('Database', 'a flipped bit in vectors that are read late', times=4):
+        opened = NominalDatabase.open(indexed)
+        for found, wanted in zip(opened.search(unit_vectors(5, 0)), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)  # the index has its own
+        assert opened.example(3, 0.1).thumbnail
+        for use in (lambda: opened.frames()[0], lambda: opened.neighbours_of(np.array([3]), 1),
+                    lambda: opened.successor(opened.manifest).frames()[0], lambda: operations.calibrate(indexed)):
+            for _ in range(2):  # also the second time
+                with pytest.raises(DatabaseError, match=f'{file}: found SHA-256 .*, expected .*; it was changed'):
+                    use()
+
+
+def test_sound_vectors_are_compared_once(indexed, monkeypatch):
+    opened, seen = NominalDatabase.open(indexed), []
+    monkeypatch.setattr(storage, 'sha256_of', lambda file: seen.append(file) or sha256_of(file))
+    assert len(opened.frames()[0].vectors) == 6
+    list(opened.frames())
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize('file', ['boxes.i32', 'thumbnails.bin', 'index.faiss', 'calibration.npz'])
+def test_all_else_is_still_compared_when_it_is_opened(indexed, file):
+    (found,) = [path for path in files(indexed) if path.name == file and 'held_out' not in str(path)]
+    damaged(found)
+    assert f'{found}: found SHA-256' in complaint(indexed)
+
+
+def test_where_vectors_are_searched_they_are_compared_when_they_are_opened(indexed):
+    file = damaged(indexed / 'v000001' / 'recorded' / 'vectors.f32')
+    with pytest.raises(DatabaseError, match=f'{file}: found SHA-256'):
+        NominalDatabase.open(indexed, SearchSettings(position_weight=0.5))  # the index is for another space
+
+
+def test_vectors_that_are_read_late_and_were_cut(indexed):
+    file = indexed / 'v000001' / 'recorded' / 'vectors.f32'
+    file.write_bytes(file.read_bytes()[:-64])
+    assert f'{file}: found ' in complaint(indexed)
+
+
+def test_a_fault_does_not_wait_for_the_rest_of_other_files(database, monkeypatch):
+    """Files are verified side by side; the first fault ends it."""
+    others = threading.Event()
+
+    def verified(path, name, entry, advance, content):
+        if name == next(iter(read_manifest(database).files)):
+            others.wait(30)
+            raise DatabaseError(f'{name}: wrong; do something')
+        others.set()
+        while True:  # a file without an end
+            advance(1)
+
+    monkeypatch.setattr(published, 'verify_file', verified)
+    with pytest.raises(DatabaseError, match='wrong'):
+        published.verify_files(database, read_manifest(database))

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
-from fnmatch import fnmatch
 from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
-from semanom_ros import __version__
 from semanom_ros.core.curation.publishing import IndexSettings, Learned, Recipe, publish, read_recipe
 from semanom_ros.core.curation.reduction import coreset, distinct
-from semanom_ros.core.database.manifest import HELD_OUT, RECORDED, REVIEWED, Manifest, PartEntry
+from semanom_ros.core.curation.selection import Selection
+from semanom_ros.core.database.manifest import HELD_OUT, LARGEST_VERSION, RECORDED, REVIEWED, Manifest, PartEntry
 from semanom_ros.core.database.nominal_database import NominalDatabase
 from semanom_ros.core.database.published import read_manifest, verify, verify_files
 from semanom_ros.core.database.storage import NominalAddition, NominalFrame, Part, PartWriter, checked
 from semanom_ros.core.database.transaction import LEARNED, Transaction, exists
+from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel
 from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.errors import DatabaseError
+
+logger = logging.getLogger(__name__)
 
 
 def merge(path: Path, others: Sequence[Path], recipe: Recipe | None = None, progress: Progress = SILENT) -> Manifest:
@@ -93,13 +95,15 @@ def _keys(part: Part, entry: PartEntry) -> list[tuple]:
     return keys
 
 
-def remove(path: Path, sources: Sequence[str], recipe: Recipe | None = None, progress: Progress = SILENT) -> Manifest:
-    """Takes the frames of some sources out of a database.
+def remove(path: Path, chosen: Selection, recipe: Recipe | None = None, progress: Progress = SILENT) -> Manifest:
+    """Takes some frames out of a database.
+
+    What `semanom learn` has learned from one of those frames goes with them. Of a compacted database the calibration
+    goes, too: it cannot be made anew, and the distances that it is of were to what is gone.
 
     Args:
         path: the database.
-        sources: their paths or names as `info` shows them, the beginning of their SHA-256
-            (8 digits at least), or patterns such as `reviewed:*`.
+        chosen: which.
         recipe: what the result is for; None: for what it was made for before.
         progress: is told.
 
@@ -110,29 +114,75 @@ def remove(path: Path, sources: Sequence[str], recipe: Recipe | None = None, pro
     recipe = recipe or read_recipe(path)
     with _changing(path, progress) as transaction:
         current = _current(transaction)
-        unwanted = set()
-        for wanted in sources:
-            found = {(source.path, source.sha256) for source in current.sources
-                     if fnmatch(source.path, wanted) or Path(source.path).name == wanted.rstrip('/')
-                     or (len(wanted) >= 8 and source.sha256.startswith(wanted))}
-            if not found:
-                raise DatabaseError(f'{path}: source: found none that is {wanted}, expected one of '
-                                    f'{", ".join(source.path for source in current.sources)}')
-            unwanted |= found
+        goes = chosen.of(path, current)
+        model = PlausibilityModel.stored(path, current)
         entries: list[PartEntry] = []
+        forget = False
         for number, entry in enumerate(current.parts):
             part = entry.open(path, current.description.dimension)
             records = [part.record(index, False) for index in range(len(part.frames))]
-            stays = np.array([(record.source, record.source_sha256) not in unwanted for record in records], bool)
+            stays = np.array([not goes(record) for record in records], bool)
+            forget |= model is not None and any(model.learned_from(records[gone]) for gone in np.flatnonzero(~stays))
             if stays.all():
                 entries.append(entry)
             elif stays.any():
                 entries += _rewrite(transaction, part, entry, transaction.folder / f'{entry.kind}-{number}', stays)
+        if tuple(entries) == current.parts:
+            raise _none_of(path, chosen)
         if not sum(entry.vectors for entry in entries if entry.kind != HELD_OUT):
-            raise DatabaseError(f'{path}: source: found all of its vectors in {", ".join(sources)}, expected some to '
-                                'be left; name fewer, or delete the folder')
-        change = f'removed {", ".join(sources)}'
-        return publish(transaction, current.description, entries, change, recipe, progress=progress)
+            raise DatabaseError(f'{path}: found all of its vectors in {chosen}, expected some to be left; name fewer, '
+                                'or delete the folder')
+        change = f'removed {chosen}'
+        if forget:
+            change += ', and what was learned from it'
+            logger.warning('%s: what semanom learn has learned was learned from them, too, and goes with them; run '
+                           'semanom learn again', path)
+        return publish(transaction, current.description, entries, change, recipe, progress=progress,
+                       forget=forget)
+
+
+def extract(path: Path, output: Path, chosen: Selection, recipe: Recipe | None = None, progress: Progress = SILENT
+            ) -> Manifest:
+    """Makes a database of some frames of another, such as what one camera recorded.
+
+    It is calibrated with those frames alone, each compared with the others among them. What `semanom learn` has learned
+    stays behind: it was learned from all.
+
+    Args:
+        path: the database, which stays as it is.
+        output: where there is none yet.
+        chosen: which frames.
+        recipe: what the result is for; None: for what `path` is for.
+        progress: is told.
+
+    Raises:
+        DatabaseError: nothing matches, there is a database already, or `path` is unusable.
+    """
+    path = Path(path)
+    manifest = verify(path, progress)
+    before = read_recipe(path)
+    recipe = before if recipe is None else replace(recipe, index=recipe.index or before.index)
+    wanted = chosen.of(path, manifest)
+    with _changing(output, progress, must_exist=False) as transaction:
+        if transaction.current is not None:
+            raise DatabaseError(f'{output}: found a database (version {transaction.current.version}), expected none; '
+                                'give another folder, or add to it with semanom db merge')
+        entries: list[PartEntry] = []
+        progress.begin('extract', len(manifest.parts), 'part')
+        for number, entry in enumerate(manifest.parts):
+            part = entry.open(path, manifest.description.dimension)
+            frames = np.array([wanted(part.record(index, False)) for index in range(len(part.frames))], bool)
+            entries += _rewrite(transaction, part, entry, transaction.folder / f'{entry.kind}-{number}', frames)
+            progress.advance(1)
+        progress.end()
+        if not sum(entry.vectors for entry in entries if entry.kind != HELD_OUT):
+            raise _none_of(path, chosen)
+        change = f'{chosen} of {path.name}'
+        return publish(transaction, manifest.description, entries, change, recipe, progress=progress)
+
+
+def _none_of(path: Path, chosen: Selection) -> DatabaseError:
+    return DatabaseError(f'{path}: found no vector of {chosen} in it, expected some; see semanom db info')
 
 
 def _rewrite(transaction: Transaction, part: Part, entry: PartEntry, folder: Path, frames: npt.NDArray[np.bool_]
@@ -292,25 +342,44 @@ def accept(database: NominalDatabase, additions: Iterable[NominalAddition]) -> N
     return database.successor(manifest)
 
 
-def revert(path: Path, progress: Progress = SILENT) -> Manifest:
-    """Makes a new version that is as the one before the current one, be that corrupt.
+def revert(path: Path, version: int | None = None, progress: Progress = SILENT) -> Manifest:
+    """Makes a new version that is as an earlier one, calibration and index included; the current one may be corrupt.
+
+    Args:
+        path: the database.
+        version: which, of those that keep their files; None: the one before the current one.
+        progress: is told.
 
     Raises:
         DatabaseError: there is none, or it is corrupt, too.
     """
     read_manifest(path)
     with Transaction(Path(path)) as transaction:
-        current = _current(transaction)
-        before = transaction.version_before()
-        if before is None:
-            raise DatabaseError(f'{path}: found no version before {current.version}, expected one to go back to')
+        before = transaction.earlier(version)
         verify_files(transaction.root, before, progress)
-        manifest = before.replace(
-            version=transaction.number, change=f'as version {before.version}: {before.change}',
-            created=datetime.now(timezone.utc).isoformat(timespec='seconds'), package_version=__version__,
-            previous=transaction.previous)
+        change = before.change if before.change.startswith('as version ') else (
+            f'as version {before.version}: {before.change}')
+        manifest = transaction.again(before, change)
         transaction.publish(manifest)
         return manifest
+
+
+def keep_versions(path: Path, count: int) -> Manifest:
+    """Says how many versions before the current one keep their files from now on, in a new version.
+
+    Those of older ones are removed at once; where as many are kept already, no version is made.
+
+    Args:
+        path: the database.
+        count: 1 or more.
+    """
+    read_manifest(path)
+    with Transaction(Path(path)) as transaction:
+        current, count = _current(transaction), min(count, LARGEST_VERSION)
+        if count == current.kept:
+            return current
+        transaction.publish(transaction.again(current, f'earlier versions kept: {count}', count))
+        return _current(transaction)
 
 
 def _changing(path: Path, progress: Progress, must_exist: bool = True) -> Transaction:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from semanom_ros.core.database.index_file import faiss
 from semanom_ros.core.database.manifest import AUTO, EXACT, NPROBE, IndexEntry, LearnedEntry, Manifest, PartEntry
 from semanom_ros.core.database.nominal_database import INDEXED_FROM, NominalDatabase
-from semanom_ros.core.database.published import read_manifest
+from semanom_ros.core.database.published import read_calibration, read_manifest
 from semanom_ros.core.database.storage import CHUNK, NominalFrame, arrays_to_bytes
 from semanom_ros.core.database.transaction import CALIBRATION, INDEX, LEARNED, Transaction
 from semanom_ros.core.embedding.description import EmbeddingDescription
@@ -84,11 +85,6 @@ class Recipe:
         return cls(method.search, method.score, _asked_before(manifest))
 
 
-def recipe_of(database: NominalDatabase) -> Recipe:
-    """What a version was made for."""
-    return Recipe.as_before(database.manifest, stored_parameters(database.calibration))
-
-
 @dataclass(frozen=True)
 class Learned:
     """What `semanom learn` has made.
@@ -115,7 +111,7 @@ def suggested_factory(vectors: int) -> str:
 
 def publish(transaction: Transaction, description: EmbeddingDescription, parts: Iterable[PartEntry], change: str,
             recipe: Recipe | None, *, learned: Learned | LearnedEntry | None = None, progress: Progress = SILENT,
-            frames: Sequence[NominalFrame] | None = None) -> Manifest:
+            frames: Sequence[NominalFrame] | None = None, forget: bool = False) -> Manifest:
     """Makes the next version of these parts: view, index, calibration; and puts it into place in one step.
 
     Args:
@@ -128,6 +124,7 @@ def publish(transaction: Transaction, description: EmbeddingDescription, parts: 
             current version.
         progress: is told.
         frames: to calibrate with; None: those of the parts.
+        forget: what was learned is not taken over from the current version.
 
     Returns:
         The manifest of the version, which is the current one now.
@@ -136,7 +133,8 @@ def publish(transaction: Transaction, description: EmbeddingDescription, parts: 
         DatabaseError: there would be no nominal embedding in it, or the index that is asked for cannot be made.
     """
     manifest = transaction.candidate(description, parts, change)
-    manifest = _with_learned(transaction, manifest, learned)
+    if not forget:
+        manifest = _with_learned(transaction, manifest, learned)
     current = transaction.current
     if recipe is None:
         manifest = transaction.carry_index(manifest)
@@ -246,12 +244,16 @@ def _build_index(transaction: Transaction, manifest: Manifest, search: SearchSet
 
 def _with_calibration(transaction: Transaction, manifest: Manifest, recipe: Recipe, progress: Progress,
                       frames: Sequence[NominalFrame] | None) -> Manifest:
-    """A new calibration; the current one where no frame is whole any more and it was made for the same."""
+    """A new calibration.
+
+    Where no frame is whole any more none can be made. The current one stays true as long as it was made for the same
+    and nothing is gone: with more to compare with, nominal distances only get smaller.
+    """
     database = NominalDatabase(transaction.root, manifest, recipe.search, device=recipe.device)
     current = transaction.current
     if frames is None and not database.held_out() and not database.whole_frames() and current and current.calibration:
-        before = NominalDatabase(transaction.root, current, recipe.search).calibration
-        if stored_parameters(before) == parameters_of(recipe.search, recipe.score):
+        stored = stored_parameters(read_calibration(transaction.root, current))
+        if stored == parameters_of(recipe.search, recipe.score) and set(current.parts) <= set(manifest.parts):
             return transaction.carry(manifest, current.calibration).replace(calibration=current.calibration)
     arrays = calibrate(database, recipe.search, recipe.score, PlausibilityModel.of(database), progress, frames)
     if not arrays:
@@ -265,10 +267,11 @@ def _with_calibration(transaction: Transaction, manifest: Manifest, recipe: Reci
     return made.replace(calibration=name)
 
 
-def read_recipe(path: Any) -> Recipe:
+def read_recipe(path: Path) -> Recipe:
     """What the current version of a database was made for.
 
     Raises:
         DatabaseError: no database, or an unreadable one.
     """
-    return recipe_of(NominalDatabase(path, read_manifest(path)))
+    manifest = read_manifest(path)
+    return Recipe.as_before(manifest, stored_parameters(read_calibration(path, manifest)))

@@ -32,6 +32,9 @@ from semanom_ros.errors import DatabaseError
 
 logger = logging.getLogger(__name__)
 
+MOST_NAMED = 3
+"""Recordings that a change names."""
+
 LARGEST_DESCRIPTION = 1 << 20
 LARGEST_LINE = 1 << 20
 """Bytes of a line of the journal: beyond any path and topic."""
@@ -205,13 +208,20 @@ class DatabaseWriter:
             entries = list(current.parts) if current else []
             entries += [transaction.add_part(part, HELD_OUT if held_out else RECORDED)
                         for held_out, part in sorted(self._parts.items()) if part.frames]
-            change = f'recorded {self.frames} frames, {self.held_out_frames} held out'
+            change = f'recorded {self.frames} frames, {self.held_out_frames} held out, of {self._recordings()}'
             self._staging.rename(transaction.folder)
             return publish(transaction, self.description, entries, change, recipe, progress=progress)
         except OSError as error:
             raise transaction.not_written(error) from error
         finally:
             self.close()
+
+    def _recordings(self) -> str:
+        """What the frames are of, for people."""
+        paths = dict.fromkeys(path for part in self._parts.values() for path in part.sources)
+        names = [path if path.startswith('live:') else Path(path).name for path in paths]
+        more = f' and {len(names) - MOST_NAMED} more' if len(names) > MOST_NAMED else ''
+        return ', '.join(names[:MOST_NAMED]) + more
 
     def close(self) -> None:
         """Stops without publishing; `begin` goes on from here. What has no frame yet leaves nothing."""

@@ -32,6 +32,9 @@ AUTO, EXACT = 'auto', 'exact'
 NPROBE = 8
 """Inverted lists that a search visits, where nothing else is asked for."""
 
+LONGEST_HISTORY = 1000
+"""Earlier versions that a manifest tells of: those of years."""
+
 RECORDED, REVIEWED, HELD_OUT = 'recorded', 'reviewed', 'held_out'
 """Kinds of parts: nominal drives, what a person accepted as nominal, and what calibration keeps aside."""
 
@@ -123,6 +126,24 @@ class LearnedEntry:
 
 
 @dataclass(frozen=True)
+class PastVersion:
+    """What is still known of an earlier version, whether its files are kept or not.
+
+    Attributes:
+        version, change, created, vectors, frames, held_out_frames: as in its manifest.
+        calibrated: whether it was.
+    """
+
+    version: int
+    change: str
+    created: str
+    vectors: int
+    frames: int
+    held_out_frames: int
+    calibrated: bool
+
+
+@dataclass(frozen=True)
 class Manifest:
     """One version of a database: everything that a reader needs to know before it opens a file.
 
@@ -141,6 +162,8 @@ class Manifest:
         created: UTC, ISO 8601.
         package_version: of semanom_ros that wrote it.
         previous: `identity` of the version before, '' for the first one.
+        history: the versions before it, the oldest first; at most LONGEST_HISTORY.
+        kept: how many versions before it keep their files.
     """
 
     version: int
@@ -160,6 +183,8 @@ class Manifest:
     package_version: str
     schema_version: int = SCHEMA_VERSION
     previous: str = ''
+    history: tuple[PastVersion, ...] = ()
+    kept: int = 1
 
     @property
     def identity(self) -> str:
@@ -168,7 +193,9 @@ class Manifest:
 
     @property
     def _content(self) -> dict[str, Any]:
-        return {'format': FORMAT, **asdict(self)}
+        # What is as always is not written: the identity of versions made before these fields were stays the same.
+        usual = {name for name, value in (('history', ()), ('kept', 1)) if getattr(self, name) == value}
+        return {'format': FORMAT, **{name: value for name, value in asdict(self).items() if name not in usual}}
 
     @property
     def size(self) -> int:
@@ -179,6 +206,13 @@ class Manifest:
     def calibrated(self) -> bool:
         """Whether calibration arrays are stored."""
         return bool(self.calibration)
+
+    @property
+    def versions(self) -> tuple[PastVersion, ...]:
+        """Its history, with itself at the end."""
+        own = PastVersion(self.version, self.change, self.created, self.vectors, self.frames, self.held_out_frames,
+                          self.calibrated)
+        return (*self.history, own)
 
     def replace(self, **changes: Any) -> Manifest:
         """The same with some fields changed."""
@@ -238,7 +272,9 @@ def _parse(fields: Fields) -> Manifest:
         index=fields.item_or_none('index', _index), calibration=fields.matching('calibration', f'({NAME})?', _NAMED),
         learned=fields.item_or_none('learned', _learned), files=listed, change=fields.text('change'),
         created=fields.text('created'), package_version=fields.text('package_version'),
-        schema_version=fields.count('schema_version'), previous=fields.optional('previous', fields.text, ''))
+        schema_version=fields.count('schema_version'), previous=fields.optional('previous', fields.text, ''),
+        history=fields.optional('history', lambda name: fields.items(name, _past), ()),
+        kept=fields.optional('kept', lambda name: fields.count(name, 1, LARGEST_VERSION), 1))
     _check(manifest, fields)
     return manifest
 
@@ -252,6 +288,12 @@ def _source(fields: Fields) -> Source:
         fields.text('path'), fields.text('sha256'), fields.texts('topics'), fields.count('frames'),
         fields.count('held_out_frames'), fields.count('first_stamp_ns', STAMPS.start, STAMPS.stop),
         fields.count('last_stamp_ns', STAMPS.start, STAMPS.stop))
+
+
+def _past(fields: Fields) -> PastVersion:
+    return PastVersion(
+        fields.count('version', 1, LARGEST_VERSION), fields.text('change'), fields.text('created'),
+        fields.count('vectors', 1), fields.count('frames'), fields.count('held_out_frames'), fields.flag('calibrated'))
 
 
 def _part(fields: Fields) -> PartEntry:
@@ -309,6 +351,9 @@ def _check(manifest: Manifest, fields: Fields) -> None:
     covered = itertools.accumulate(part.vectors for part in nominal)
     if manifest.index and manifest.index.vectors not in covered:
         fields.wrong('index.vectors', manifest.index.vectors, 'the vectors of whole parts, the first ones')
+    numbers = [past.version for past in manifest.versions]
+    if any(later <= earlier for earlier, later in itertools.pairwise(numbers)):
+        fields.wrong('history', numbers, 'versions that count up to this one')
     for source in manifest.sources:
         if source.first_stamp_ns > source.last_stamp_ns:
             fields.wrong('sources', source.first_stamp_ns, 'a first stamp that is not after the last')

@@ -17,7 +17,7 @@ from semanom_ros.core.database.index import NearestNeighbours, Searched, Space, 
 from semanom_ros.core.database.index_file import read_index
 from semanom_ros.core.database.manifest import HELD_OUT, RECORDED, Manifest, PartEntry
 from semanom_ros.core.database.published import read_calibration, read_learned, read_manifest, verify_files
-from semanom_ros.core.database.storage import FrameRecord, FrameSequence, Part, Statistics
+from semanom_ros.core.database.storage import VECTORS, FrameRecord, FrameSequence, Part, Statistics
 from semanom_ros.core.embedding.description import EmbeddingDescription
 from semanom_ros.errors import DatabaseError
 from semanom_ros.settings import SearchSettings
@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 INDEXED_FROM = 20_000
 """Embeddings from which on an approximate index is quicker than searching them all on a CPU."""
+
+
+READ_LATER = 4 << 30
+"""Bytes of vectors that an index stands for, beyond which a start does not wait until they have been read."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,9 @@ class NominalDatabase:
             path: the folder.
             settings: how to view it; None: the plain cosine distance.
             device: where to search.
-            verify: compare every file with its size and SHA-256 in the manifest.
+            verify: compare every file with its size and SHA-256 in the manifest. Of vectors that an index stands for,
+                where they are more than READ_LATER bytes, the size alone: they are compared before they are used for
+                the first time, if they ever are.
 
         Raises:
             DatabaseError: missing, no database, corrupt, or of another schema.
@@ -89,9 +95,13 @@ class NominalDatabase:
         manifest = read_manifest(path)
         while True:
             try:
+                later = _unread(manifest, settings or PLAIN, torch.device(device)) if verify else ()
                 if verify:
-                    verify_files(path, manifest)
+                    verify_files(path, manifest, later=later)
                 database = cls(path, manifest, settings, device=device)
+                for entry in manifest.parts:
+                    if f'{entry.name}/{VECTORS}' in later:
+                        database._opened[entry.name].vectors.verify_first(manifest.files[f'{entry.name}/{VECTORS}'])
                 database._warn_of_slow_search()
                 return database
             except DatabaseError:
@@ -384,6 +394,19 @@ class NominalDatabase:
 
 PLAIN = SearchSettings(standardize=False)
 """The plain cosine distance."""
+
+
+def _unread(manifest: Manifest, settings: SearchSettings, device: torch.device) -> frozenset[str]:
+    """The files of the vectors that are not read when a version is opened, where they are many."""
+    index, covered, names = manifest.index, 0, set()
+    viewed = replace(settings, standardize=settings.standardize and manifest.description.wants_standardizing)
+    if index is None or dict(index.search) != viewed.values() or device.type == 'cuda':
+        return frozenset()
+    for part in manifest.parts:
+        if part.kind != HELD_OUT and covered < index.vectors:
+            names.add(f'{part.name}/{VECTORS}')
+            covered += part.vectors
+    return frozenset(names) if sum(manifest.files[name].size for name in names) > READ_LATER else frozenset()
 
 
 def _listed(settings: Mapping[str, object]) -> str:

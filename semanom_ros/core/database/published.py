@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy.typing as npt
 
-from semanom_ros.core.database.folder_files import RESTORE, open_inside
+from semanom_ros.core.database.folder_files import FOLDER, RESTORE, kind_of, open_inside
 from semanom_ros.core.database.manifest import MANIFEST, Manifest
-from semanom_ros.core.database.storage import UNREADABLE, read_arrays, sha256_of
+from semanom_ros.core.database.storage import UNREADABLE, FileEntry, changed, read_arrays, sha256_of
 from semanom_ros.core.progress import SILENT, Progress
 from semanom_ros.errors import DatabaseError
+
+_AT_ONCE = 4  # files that are verified at a time: a disk has no more to give
 
 STAGING, JOURNAL = 'staging', 'journal'
 """The folder of a recording that is under way or was interrupted, and in it what confirms its frames."""
@@ -38,6 +44,68 @@ def read_manifest(path: Path) -> Manifest:
     except (OSError, ValueError) as error:  # a name that is too long, or none at all
         raise DatabaseError(f'{path}: unreadable ({getattr(error, "strerror", "") or error}); give another') from error
     return Manifest.read(path / MANIFEST)
+
+
+def kept_versions(path: Path, manifest: Manifest) -> list[Manifest]:
+    """The versions before one that keep their files, the latest first."""
+    return versions_before(path, manifest)[:manifest.kept]
+
+
+def versions_before(path: Path, manifest: Manifest) -> list[Manifest]:
+    """The same, with those whose files a writer was still removing when it was interrupted.
+
+    Each names the one before it: a folder that is called like a version and is none of this database is none.
+    """
+    found = [manifest]
+    while (before := _version(Path(path), found[-1].version - 1, found[-1].previous)) is not None:
+        found.append(before)
+    return found[1:]
+
+
+def read_version(path: Path, number: int | None = None) -> Manifest:
+    """The manifest of a version that keeps its files; None: of the current one.
+
+    Raises:
+        DatabaseError: no database, or no such version.
+    """
+    manifest = read_manifest(path)
+    return manifest if number in (None, manifest.version) else earlier_version(path, manifest, number)
+
+
+def earlier_version(path: Path, manifest: Manifest, number: int) -> Manifest:
+    """A version before one, that keeps its files.
+
+    Raises:
+        DatabaseError: there is no such version.
+    """
+    kept = kept_versions(path, manifest)
+    for version in kept:
+        if version.version == number:
+            return version
+    others = ', '.join(str(version.version) for version in kept) or 'none does'
+    raise DatabaseError(f'{path}: version: found {number}, expected one before {manifest.version} that keeps its files '
+                        f'({others}); see semanom db history')
+
+
+def _version(root: Path, number: int, identity: str) -> Manifest | None:
+    """An earlier version; None where it is gone, or is another."""
+    folder = root / f'v{number:06d}'
+    if not identity or kind_of(folder) != FOLDER:
+        return None
+    with suppress(DatabaseError):  # one that cannot be read cannot be gone back to
+        found = Manifest.read(folder / MANIFEST)
+        return found if (found.version, found.identity) == (number, identity) else None
+    return None
+
+
+def own_bytes(manifests: Sequence[Manifest]) -> list[int]:
+    """Bytes of the files of each version that none before it in the list has: what it costs to keep it, too."""
+    known: set[str] = set()
+    sizes = []
+    for manifest in manifests:
+        sizes.append(sum(entry.size for name, entry in manifest.files.items() if name not in known))
+        known |= manifest.files.keys()
+    return sizes
 
 
 def read_calibration(path: Path, manifest: Manifest) -> dict[str, npt.NDArray]:
@@ -69,28 +137,58 @@ def _arrays(path: Path, file: str, remedy: str) -> dict[str, npt.NDArray]:
         raise DatabaseError(f'{path / file}: unreadable ({reason}); {remedy}') from error
 
 
-def verify_files(path: Path, manifest: Manifest, progress: Progress = SILENT) -> None:
-    """Compares every file with its size and SHA-256 in the manifest.
+def verify_files(path: Path, manifest: Manifest, progress: Progress = SILENT, later: Collection[str] = ()) -> None:
+    """Compares every file with its size and SHA-256 in the manifest, several at a time.
+
+    Args:
+        path, manifest: the folder, and the version.
+        progress: is told.
+        later: of these files the size alone.
 
     Raises:
         DatabaseError: the first file that is missing or changed.
     """
-    progress.begin('verify', sum(entry.size for entry in manifest.files.values()), 'B')
-    for name, entry in manifest.files.items():
+    entries = manifest.files.items()
+    progress.begin('verify', sum(entry.size for name, entry in entries if name not in later), 'B')
+    telling, fault = threading.Lock(), threading.Event()
+
+    def advance(size: int) -> None:
+        if fault.is_set():  # one is enough: nobody waits for the rest of a large file
+            raise CancelledError
+        with telling:
+            progress.advance(size)
+
+    with ThreadPoolExecutor(min(_AT_ONCE, os.cpu_count() or 1), 'semanom_verify') as pool:
+        checks = [pool.submit(verify_file, path, name, entry, advance, name not in later) for name, entry in entries]
         try:
-            with open_inside(path, name) as file:
-                size = os.fstat(file.fileno()).st_size
-                if size != entry.size:
-                    raise DatabaseError(f'{path / name}: found {size} bytes, expected {entry.size}; {RESTORE}')
-                found = sha256_of(file, progress.advance)
-        except FileNotFoundError as error:
-            raise DatabaseError(f'{path / name}: missing, expected {entry.size} bytes; {RESTORE}') from error
-        except OSError as error:
-            raise DatabaseError(f'{path / name}: unreadable ({error.strerror}); {RESTORE}') from error
-        if found != entry.sha256:
-            raise DatabaseError(f'{path / name}: found SHA-256 {found}, expected {entry.sha256}; it was changed after '
-                                f'it was written: {RESTORE}')
+            for check in checks:
+                check.result()
+        except BaseException:
+            fault.set()
+            pool.shutdown(cancel_futures=True)
+            raise
     progress.end()
+
+
+def verify_file(path: Path, name: str, entry: FileEntry, advance: Callable[[int], None] | None = None,
+                content: bool = True) -> None:
+    """Compares one file of a folder with its size, and its `content` with its SHA-256.
+
+    Raises:
+        DatabaseError: it is missing or changed.
+    """
+    try:
+        with open_inside(path, name) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != entry.size:
+                raise DatabaseError(f'{path / name}: found {size} bytes, expected {entry.size}; {RESTORE}')
+            found = sha256_of(file, advance) if content else entry.sha256
+    except FileNotFoundError as error:
+        raise DatabaseError(f'{path / name}: missing, expected {entry.size} bytes; {RESTORE}') from error
+    except OSError as error:
+        raise DatabaseError(f'{path / name}: unreadable ({error.strerror}); {RESTORE}') from error
+    if found != entry.sha256:
+        raise changed(path / name, found, entry)
 
 
 def verify(path: Path, progress: Progress = SILENT) -> Manifest:

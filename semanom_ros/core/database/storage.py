@@ -23,6 +23,7 @@ import json
 import logging
 import math
 import os
+import threading
 import weakref
 import zipfile
 import zlib
@@ -209,6 +210,12 @@ class FileEntry:
     sha256: str
 
 
+def changed(path: Path, found: str, entry: FileEntry) -> DatabaseError:
+    """What is said of a file with another SHA-256 than its entry has."""
+    return DatabaseError(f'{path}: found SHA-256 {found}, expected {entry.sha256}; it was changed after it was '
+                         f'written: {RESTORE}')
+
+
 class HashedFile:
     """A file that is written from its beginning on, and whose checksum grows with it."""
 
@@ -355,8 +362,9 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZip
 LARGEST_ARRAYS, LARGEST_NAMES = 4 << 30, 64 << 20
 """Bytes of an .npz file, and of names.json: beyond any that was written."""
 
+VECTORS = 'vectors.f32'
 GROWING = (
-    ('vectors.f32', np.dtype('<f4'), 0), ('boxes.i32', np.dtype('<i4'), 4), ('positions.f32', np.dtype('<f4'), 2))
+    (VECTORS, np.dtype('<f4'), 0), ('boxes.i32', np.dtype('<i4'), 4), ('positions.f32', np.dtype('<f4'), 2))
 """Files of numbers: name, type, columns (0: the dimension of the embeddings)."""
 
 FRAMES, NAMES, PICTURES, STATISTICS = 'frames.npy', 'names.json', 'thumbnails.bin', 'statistics.npz'
@@ -378,6 +386,22 @@ class StoredFile:
         weakref.finalize(self, self._file.close)
         self._written = self._last_write()
         self.size = self._written[0]
+        self._unverified: FileEntry | None = None
+        self._verifying = threading.Lock()
+
+    def verify_first(self, entry: FileEntry) -> None:
+        """Has the content compared with its SHA-256 when it is read for the first time."""
+        self._unverified = entry
+
+    def _verify(self) -> None:
+        with self._verifying:
+            if self._unverified is not None:
+                with open(self._file.fileno(), 'rb', buffering=0, closefd=False) as file:
+                    file.seek(0)
+                    found = sha256_of(file)
+                if found != self._unverified.sha256:
+                    raise changed(self.path, found, self._unverified)
+                self._unverified = None
 
     def _last_write(self) -> tuple[int, int]:
         found = os.fstat(self._file.fileno())
@@ -387,8 +411,10 @@ class StoredFile:
         """Fills a buffer.
 
         Raises:
-            DatabaseError: it was changed since it was opened.
+            DatabaseError: it was changed since it was opened, or since it was written.
         """
+        if self._unverified is not None:
+            self._verify()
         buffer, filled = buffer.cast('B'), 0
         while filled < len(buffer) and (size := os.preadv(self._file.fileno(), [buffer[filled:]], start + filled)):
             filled += size
@@ -420,6 +446,10 @@ class StoredVectors:
         if file.size % self._width:
             raise ValueError(f'{file.path.name}: found {file.size} bytes, expected rows of {self._width}')
         self.shape = (file.size // self._width, dimension)
+
+    def verify_first(self, entry: FileEntry) -> None:
+        """Has the file compared with its SHA-256 when some of it is read for the first time."""
+        self._file.verify_first(entry)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -457,8 +487,8 @@ class Part:
         self._told = False
         try:
             self.frames = read_array(read_inside(root, f'{name}/{FRAMES}', LARGEST_ARRAYS))
-            (vectors, _, _), *others = GROWING
-            self.vectors = StoredVectors(StoredFile(root, f'{name}/{vectors}'), dimension)
+            _, *others = GROWING
+            self.vectors = StoredVectors(StoredFile(root, f'{name}/{VECTORS}'), dimension)
             self.boxes, self.positions = (
                 StoredFile(root, f'{name}/{file}').rows(dtype, columns) for file, dtype, columns in others)
             names = json.loads(read_inside(root, f'{name}/{NAMES}', LARGEST_NAMES))
@@ -617,6 +647,11 @@ class PartWriter:
         self._files: list[IO[bytes]] = []
         for name in self._names:
             self._files.append(open_to_change(folder / name))
+
+    @property
+    def sources(self) -> list[str]:
+        """Paths of the recordings that its frames are of."""
+        return [path for path, _ in self._sources]
 
     @property
     def frames(self) -> int:

@@ -18,7 +18,8 @@ A new version is written into the folder that carries its number, brought to the
 and published by replacing the manifest at the top. Whatever is interrupted before that
 moment no reader sees: the next writer completes it (the version's own manifest is
 there, and follows the current one), takes it back to `staging` (a recording), or removes
-it. The version before the current one is kept, with its files; older ones are removed.
+it. As many versions before the current one as its manifest says (`kept`, one at first) keep
+their files; those of older ones are removed, and the manifest goes on telling of them.
 
 No link inside the folder is followed, and nothing is removed but what a manifest of
 this database lists, or what writers name so in an unfinished version.
@@ -48,14 +49,16 @@ from semanom_ros.core.database.folder_files import (
 from semanom_ros.core.database.manifest import (
     HELD_OUT,
     LARGEST_VERSION,
+    LONGEST_HISTORY,
     MANIFEST,
     RECORDED,
     REVIEWED,
     Manifest,
     PartEntry,
+    PastVersion,
     Source,
 )
-from semanom_ros.core.database.published import JOURNAL, STAGING
+from semanom_ros.core.database.published import JOURNAL, STAGING, earlier_version, versions_before
 from semanom_ros.core.database.storage import (
     FILES,
     LOCK,
@@ -229,8 +232,25 @@ class Transaction:
             held_out_frames=sum(part.frames for part in held_out),
             sources=self._sources(parts, description.dimension), parts=parts, index=None, calibration='', learned=None,
             files={name: entry for name, entry in sorted(known.items()) if name.startswith(folders)}, change=change,
-            created=datetime.now(timezone.utc).isoformat(timespec='seconds'), package_version=__version__,
-            previous=self.previous)
+            created=_now(), package_version=__version__, previous=self.previous, history=self._history,
+            kept=self.current.kept if self.current else 1)
+
+    @property
+    def _history(self) -> tuple[PastVersion, ...]:
+        return self.current.versions[-LONGEST_HISTORY:] if self.current else ()
+
+    def again(self, manifest: Manifest, change: str, kept: int | None = None) -> Manifest:
+        """The manifest of the next version where it holds the same as one that there is; not yet published.
+
+        Args:
+            manifest: of the current version, or of one that keeps its files.
+            change: what was done, for people.
+            kept: how many versions keep their files from now on; None: as many as now.
+        """
+        assert self.current is not None
+        return manifest.replace(
+            version=self.number, change=change, created=_now(), package_version=__version__, previous=self.previous,
+            history=self._history, kept=self.current.kept if kept is None else kept)
 
     def _sources(self, parts: Iterable[PartEntry], dimension: int) -> tuple[Source, ...]:
         found: dict[tuple[str, str], Source] = {}
@@ -311,46 +331,38 @@ class Transaction:
         self._collect_garbage(manifest)
 
     def _collect_garbage(self, manifest: Manifest) -> None:
-        """Removes what versions before the one before list and no later one does.
+        """Removes what versions before those that are kept list and no later one does.
 
-        Each names the one before it: a folder that is called like a version and is none of this database stays.
+        A folder that is called like a version and is none of this database stays.
         """
-        versions = [manifest]
-        while (before := self._version(versions[-1].version - 1, versions[-1].previous)) is not None:
-            versions.append(before)
-        kept = {name for version in versions[:2] for name in version.files}
-        for version in reversed(versions[2:]):  # the oldest first, its manifest last: what is interrupted goes on
-            for name in version.files.keys() - kept:
+        versions = [manifest, *versions_before(self.root, manifest)]
+        kept, old = versions[:1 + manifest.kept], versions[1 + manifest.kept:]
+        known = {name for version in kept for name in version.files}
+        for version in reversed(old):  # the oldest first, its manifest last: what is interrupted goes on
+            for name in version.files.keys() - known:
                 self._remove(name)
             self._remove(f'v{version.version:06d}/{MANIFEST}')
 
-    def version_before(self) -> Manifest | None:
-        """The version before the current one; None where there is none.
+    def earlier(self, number: int | None = None) -> Manifest:
+        """A version that keeps its files; None: the one before the current one.
 
         Raises:
-            DatabaseError: it is unreadable, or another database's.
+            DatabaseError: there is none, or it is unreadable, or another database's.
         """
         current = self.current
         assert current is not None
+        if number is not None and number != current.version - 1:
+            return earlier_version(self.root, current, number)
         folder = self.root / f'v{current.version - 1:06d}'
         expect(folder, FOLDER)
         if not kind_of(folder / MANIFEST):
-            return None
+            raise DatabaseError(f'{self.root}: found no version before {current.version}, expected one to go back to; '
+                                'see semanom db history')
         found = Manifest.read(folder / MANIFEST)
         if (found.version, found.identity) != (current.version - 1, current.previous):
             raise DatabaseError(f'{folder / MANIFEST}: found version {found.version} of {found.created}, expected the '
                                 f'one that version {current.version} was made of; {RESTORE}')
         return found
-
-    def _version(self, number: int, identity: str) -> Manifest | None:
-        """An earlier version; None where it is gone, or is another."""
-        folder = self.root / f'v{number:06d}'
-        if not identity or kind_of(folder) != FOLDER:
-            return None
-        with suppress(DatabaseError):  # one that cannot be read cannot be gone back to
-            found = Manifest.read(folder / MANIFEST)
-            return found if (found.version, found.identity) == (number, identity) else None
-        return None
 
     def _remove(self, name: str) -> None:
         """Removes a file that a manifest names, and the folders that are empty then; links stay."""
@@ -386,3 +398,7 @@ class Transaction:
         """What a full or read-only disk means for whoever called."""
         return DatabaseError(f'{error.filename or self.root}: not written ({error.strerror}); make room or give '
                              'another folder, then try again: nothing is lost')
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec='seconds')

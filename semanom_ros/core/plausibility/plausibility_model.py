@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -21,7 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from semanom_ros.core.database.manifest import Manifest
 from semanom_ros.core.database.nominal_database import NominalDatabase
+from semanom_ros.core.database.published import read_learned
 from semanom_ros.core.database.storage import FrameRecord
 from semanom_ros.core.plausibility.context_network import ContextNetwork, Lesson
 from semanom_ros.core.plausibility.stored_trees import check_trees
@@ -326,6 +329,10 @@ class PlausibilityModel:
         ensemble = self.folds.without(record) if self.folds is not None else None
         return self if ensemble is None else replace(self, ensemble=ensemble)
 
+    def learned_from(self, record: FrameRecord) -> bool:
+        """Whether it has, or may have, learned from a nominal frame."""
+        return self.folds is None or self.folds.without(record) is not None
+
     def arrays(self) -> dict[str, npt.NDArray]:
         """To store; see `from_arrays`."""
         stored = {**vars(self.projection), **self.ensemble.arrays(), **(vars(self.seen) if self.seen else {})}
@@ -342,18 +349,27 @@ class PlausibilityModel:
         Raises:
             DatabaseError: what is stored makes no model.
         """
+        return cls._checked(database.path, database.manifest, database.learned)
+
+    @classmethod
+    def stored(cls, path: Path, manifest: Manifest) -> PlausibilityModel | None:
+        """That of a version of a database in a folder, likewise; nothing else is opened."""
+        return cls._checked(path, manifest, read_learned(path, manifest))
+
+    @classmethod
+    def _checked(cls, path: Path, manifest: Manifest, arrays: Mapping[str, npt.NDArray]) -> PlausibilityModel | None:
         try:
-            model = cls.from_arrays(database.learned)
-            if model is not None and len(model.projection.mean) != database.manifest.description.dimension:
+            model = cls.from_arrays(arrays)
+            if model is not None and len(model.projection.mean) != manifest.description.dimension:
                 raise ValueError(f'mean: found {len(model.projection.mean)} dimensions, expected '
-                                 f'{database.manifest.description.dimension}')
+                                 f'{manifest.description.dimension}')
             if model is not None:
                 _ = model.ensemble.trees.booster
             return model
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            entry = database.manifest.learned
-            raise DatabaseError(f'{database.path / entry.file if entry else database.path}: holds no model of what '
+            entry = manifest.learned
+            raise DatabaseError(f'{path / entry.file if entry else path}: holds no model of what '
                                 f'belongs where ({reason}); run semanom learn again') from error
 
     @classmethod
