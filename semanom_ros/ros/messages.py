@@ -129,13 +129,27 @@ def picture_of(serialized: bytes, compressed: bool, depth: BitDepth | None = Non
     Raises:
         ImageError: what was received is no such message, or holds no picture.
     """
-    name = 'sensor_msgs/msg/CompressedImage' if compressed else 'sensor_msgs/msg/Image'
-    try:
-        message: Any = _TYPES.deserialize_cdr(memoryview(serialized), name)  # type: ignore[arg-type]
-    except Exception as error:  # rosbags raises several kinds on bytes that are no such message
-        raise ImageError(f'image: found {len(serialized)} bytes that are no {name}; check the camera driver') from error
+    message = _image_of(serialized, compressed)
     image = image_from_compressed(message, depth) if compressed else image_from_message(message, depth)
     return image, stamp_ns(message), message.header.frame_id
+
+
+def encoding_of(serialized: bytes, compressed: bool) -> str:
+    """The encoding that a serialized `sensor_msgs/Image` announces, or the format of a `CompressedImage`.
+
+    Raises:
+        ImageError: it is no such message.
+    """
+    message = _image_of(serialized, compressed)
+    return str(message.format if compressed else message.encoding)
+
+
+def _image_of(serialized: bytes, compressed: bool) -> Any:
+    name = 'sensor_msgs/msg/CompressedImage' if compressed else 'sensor_msgs/msg/Image'
+    try:
+        return _TYPES.deserialize_cdr(memoryview(serialized), name)  # type: ignore[arg-type]
+    except Exception as error:  # rosbags raises several kinds on bytes that are no such message
+        raise ImageError(f'image: found {len(serialized)} bytes that are no {name}; check the camera driver') from error
 
 
 def camera_model(info: CameraInfo, rectified: bool = False) -> CameraModel:
