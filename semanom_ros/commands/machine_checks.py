@@ -105,8 +105,8 @@ def threads(control: Path = Path('/sys/fs/cgroup')) -> str:
 
     allowed, started = cpus_allowed(control), torch.get_num_threads()
     given = os.environ.get('OMP_NUM_THREADS', '')
-    found = (f'PyTorch computes with {started} threads on {allowed} CPUs, OMP_NUM_THREADS is {given or "not set"}; load '
-             f'{os.getloadavg()[0]:.1f}')
+    found = (f'PyTorch computes with {started} threads on {allowed} CPUs, OMP_NUM_THREADS is {given or "not set"}; '
+             f'load {os.getloadavg()[0]:.1f}')
     if started > allowed:
         raise DoubtError(f'{found}: they wait for each other', f'export OMP_NUM_THREADS={allowed}')
     if started == 1 < allowed and given:
@@ -197,7 +197,8 @@ def python_of_the_nodes(prefix: Path | None = None) -> str:
             prefix = Path(get_package_prefix('semanom_ros'))
         except (PackageNotFoundError, OSError):
             raise ProblemError('ros2 run does not find semanom_ros',
-                               f'source install/setup.bash, or export AMENT_PREFIX_PATH={sys.prefix}', missing=True) from None
+                               f'source install/setup.bash, or export AMENT_PREFIX_PATH={sys.prefix}',
+                               missing=True) from None
     python = _interpreter(prefix)
     if not python:
         raise ProblemError(f'{prefix}: found no lib/semanom_ros/detector that a Python runs',

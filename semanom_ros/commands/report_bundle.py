@@ -37,8 +37,8 @@ ENVIRONMENT = (
 _KNOWN_TOKENS = re.compile(
     r'\b(?:gh[opsu]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}'
     r'|xox[abprs]-[\w-]{10,}|AKIA[A-Z0-9]{12,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)')
-_NAMED = re.compile(r'([\w.-]{0,64}(?:token(?!s\b)|secret|passw|pwd|api_?key|credential)[\w.-]{0,64}[\'"]?\s{0,4}[:=]\s{0,4}'
-                    r'[\'"]?)[^\s\'",;&}*]+', re.I)
+_NAMED = re.compile(r'([\w.-]{0,64}(?:token(?!s\b)|secret|passw|pwd|api_?key|credential)[\w.-]{0,64}'
+                    r'[\'"]?\s{0,4}[:=]\s{0,4}[\'"]?)[^\s\'",;&}*]+', re.I)
 _KEY = re.compile(r'-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)', re.S)
 _HOMES = re.compile(r'/(?:home|Users)/[^/\s\'":,;]+')
 

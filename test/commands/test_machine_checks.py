@@ -83,7 +83,7 @@ def test_two_kinds_of_openmp_are_told_apart_from_two_copies(tmp_path: Path) -> N
     maps.write_text(''.join(copies))
     assert machine_checks.openmp(maps) == 'GNU: torch.libs/libgomp-a34b3233.so.1, lib/libgomp.so.1'
     maps.write_text(''.join([*copies, line.format('/opt/conda/lib/libiomp5.so')]))
-    with pytest.raises(DoubtError, match='2 different runtimes.*Intel: lib/libiomp5.so'):
+    with pytest.raises(DoubtError, match=r'2 different runtimes.*Intel: lib/libiomp5\.so'):
         machine_checks.openmp(maps)
 
 
@@ -111,7 +111,7 @@ def test_shared_memory_that_is_too_small_or_of_another_user(tmp_path: Path, monk
 def test_small_buffers_of_sockets(tmp_path: Path) -> None:
     kernel = tmp_path / 'rmem_max'
     kernel.write_text('212992\n')
-    with pytest.raises(DoubtError, match='0.2 MiB') as told:
+    with pytest.raises(DoubtError, match=r'0\.2 MiB') as told:
         machine_checks.shared_memory(kernel=kernel, middleware='rmw_cyclonedds_cpp')
     assert told.value.advice.startswith('sudo sysctl -w net.core.rmem_max')
     kernel.write_text('2147483647')
@@ -132,7 +132,7 @@ def test_the_python_of_the_nodes(tmp_path: Path) -> None:
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E "$@"\n')  # without site-packages
     bare.chmod(0o755)
     script.write_text(f'#!{bare}\n')
-    with pytest.raises(ProblemError, match='runs the nodes and has no .*torch.*; this is') as told:
+    with pytest.raises(ProblemError, match=r'runs the nodes and has no .*torch.*; this is') as told:
         machine_checks.python_of_the_nodes(tmp_path)
     assert told.value.advice.startswith(f'{bare} -m pip install')
     script.write_text('#!/nowhere/python3\n')
