@@ -16,7 +16,10 @@ from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
 
+from semanom_ros.errors import ParameterError
+from semanom_ros.home import expanded
 from semanom_ros.parameter_files import DETECTOR
+from semanom_ros.ros.foxglove import foxglove_layout
 from semanom_ros.ros.launching import (
     BOOLEAN,
     LaunchedNode,
@@ -49,6 +52,10 @@ def generate_launch_description() -> LaunchDescription:
         shared('namespace'),
         shared('use_sim_time'),
         rviz('false'),
+        DeclareLaunchArgument(
+            'foxglove', default_value='',
+            description='File that gets a layout of these cameras for Foxglove and Lichtblick, such as '
+                        '~/semanom.json; empty: none.'),
         shared('fixed_frame'),
         shared('log_level'),
         OpaqueFunction(function=launch_setup),
@@ -76,6 +83,8 @@ def launch_setup(context: LaunchContext) -> list:
         output='screen',
     )
     actions: list = [*said]
+    if argument['foxglove']:
+        actions.append(foxglove_file(argument['foxglove'], launched))
     if argument['rviz'] == 'true':  # the first: where RViz is missing, launch gives up and forgets what it has started
         actions.append(rviz_node(argument, launched))
     if argument['autostart'] == 'true':  # its handlers come before what they wait for
@@ -130,6 +139,16 @@ def autostart(detector: LifecycleNode, detector_name: str) -> list:
             )
         ),
     ]
+
+
+def foxglove_file(path: str, launched: LaunchedNode) -> LogInfo:
+    """Writes the layout of the detector's cameras, and says where."""
+    file, compressed = expanded(path), launched.transport == 'compressed'
+    try:
+        file.write_text(foxglove_layout(launched.name, launched.cameras, launched.image_topics, compressed))
+    except OSError as error:
+        raise ParameterError(f'foxglove: {file}: {error.strerror}; give a file in a folder that is there') from error
+    return LogInfo(msg=f'layout for Foxglove: {file}; open it there by its menu, Layouts, Import from file')
 
 
 def rviz_node(argument: dict[str, str], launched: LaunchedNode) -> Node:

@@ -13,6 +13,7 @@ from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.parameter_files import DETECTOR
 from semanom_ros.recordings.bags import CAMERA_INFO, BagReader, BagWriter, camera_info_topic
 from semanom_ros.recordings.stamps import Stamps
+from semanom_ros.ros import foxglove
 from semanom_ros.ros.messages import write_message
 from semanom_ros.ros.outputs import OUTPUTS, Judged, Output
 from semanom_ros.ros.rviz import FILE, rviz_config, template
@@ -33,8 +34,8 @@ class ResultBag:
     Topics below `/semanom_detector/camera/`: RECORDED, made as the live ones. The camera's pictures, as JPEG on
     `IMAGE_TOPIC/compressed`, its CameraInfo and the transforms of the recording stand beside them, at the frames' own
     stamps, so that the bag can be sent alone. Pictures are in it as JPEG only: raw they would make it twenty times as
-    large. `semanom.rviz` in its folder is the package's layout on these topics. Use it as a context manager; nothing is
-    left after an exception.
+    large. `semanom.rviz` and `foxglove_layout.json` in its folder are the package's layouts on these topics. Use it as
+    a context manager; nothing is left after an exception.
     """
 
     def __init__(self, path: Path, frame_id: str, camera: CameraModel | None = None,
@@ -73,6 +74,8 @@ class ResultBag:
             layout = rviz_config(self._layout, NODE, [CAMERA], [self._image_topic], recorded=self._topics,
                                  fixed_frame='' if transforms else self._frame_id)
             (self._writer.path / FILE).write_text(layout)
+            (self._writer.path / foxglove.FILE).write_text(foxglove.foxglove_layout(
+                NODE, [CAMERA], [self._image_topic], recorded=self._topics))
 
     def add(self, frame: Frame, result: FrameResult) -> None:
         """Adds the next frame and what is said about it, at its stamp."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import shutil
@@ -400,6 +401,7 @@ def test_launch_ends_when_the_detector_does_before_it_is_configured(
         ('detector', {'image_topic': '/front camera/image'}, 'image_topic: found /front camera/image, expected'),
         ('detector', {'cameras': 'front:=/a', 'image_topic': '/b'}, 'cameras: found image_topic too, expected'),
         ('record_nominal', {'cameras': 'front'}, 'cameras: front: found no such file, expected'),
+        ('detector', {'foxglove': '/nowhere/x.json'}, 'foxglove: /nowhere/x.json: No such file'),
         ('detector', {'namespace': 'my robot'}, 'namespace: found my robot, expected'),
     ],
 )
@@ -490,7 +492,7 @@ def test_record_nominal_from_a_camera_until_it_is_stopped(
     assert cli.main(['db', 'verify', str(tmp_path / 'nominal')]) == 0
 
 
-def test_rviz_gets_a_configuration_for_the_cameras(
+def test_viewers_get_a_configuration_for_the_cameras(
     launch: Callable[..., Launched], config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a stand-in for RViz, which keeps what it is started with."""
@@ -502,14 +504,19 @@ def test_rviz_gets_a_configuration_for_the_cameras(
     monkeypatch.setenv('AMENT_PREFIX_PATH', f'{prefix}{os.pathsep}{os.environ["AMENT_PREFIX_PATH"]}')
     launched = launch(
         'detector.launch.py', config=config, autostart='false', rviz='true', camera_names='[front,rear]',
-        image_topic='[/front/image_raw,/rear/image_raw]', image_transport='compressed', namespace='robot'
+        image_topic='[/front/image_raw,/rear/image_raw]', image_transport='compressed', namespace='robot',
+        foxglove=tmp_path / 'layout.json'
     )  # fmt: skip
+    launched.wait_for('layout for Foxglove: .*layout.json')
     launched.wait_for(r'rviz2-1\]: process has finished cleanly')
     launched.wait_for(r'detector-2\]: process started')
     content = kept.read_text()
     for line in ('Value: /robot/semanom_detector/rear/overlay', 'Value: /front/image_raw/compressed', 'Name: Overlay 2',
                  'QMainWindow State: 000000ff'):
         assert line in content
+    panels = json.loads((tmp_path / 'layout.json').read_text())['configById']
+    assert panels['Image!rear_camera']['imageMode']['imageTopic'] == '/rear/image_raw/compressed'
+    assert panels['Image!rear_overlay']['imageMode']['imageTopic'] == '/robot/semanom_detector/rear/overlay'
     assert launched.interrupt() == 0
 
 

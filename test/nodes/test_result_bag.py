@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,11 @@ def test_a_result_bag_holds_what_rviz_shows(encoder: dict[str, Any], learned: Pa
     assert shown == {PREFIX + name for name in ('markers', 'overlay/compressed', 'anomaly_map')} | {
         '/front/image/compressed'}
     assert layout['Global Options']['Fixed Frame'] == 'base_link'
+    panels = json.loads((tmp_path / 'results' / 'foxglove_layout.json').read_text())['configById'].values()
+    pictures = {panel['imageMode']['imageTopic'] for panel in panels if panel.get('imageMode')}
+    assert pictures - {PREFIX + 'anomaly_map', PREFIX + 'mask'} == {
+        '/front/image/compressed', PREFIX + 'overlay/compressed'}
+    assert pictures <= stamps.keys()
 
 
 def test_every_output_is_told_from_what_a_vehicle_sends() -> None:
