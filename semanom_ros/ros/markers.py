@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -13,16 +14,20 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from semanom_ros.core.results import Anomaly, FrameResult
 from semanom_ros.geometry.camera_model import CameraModel
+from semanom_ros.geometry.ground_plane import Footing
 from semanom_ros.rendering.overlay import caption, heat_colour
-from semanom_ros.ros.messages import duration
+from semanom_ros.ros.messages import duration, point
 
 LINE_WIDTH = 0.004  # of the distance
 TEXT_HEIGHT = 0.04
 
 
 def marker_array(result: FrameResult, header: Header, camera: CameraModel | None, distance: float,
-                 lifetime: float) -> MarkerArray:
+                 lifetime: float, footings: Sequence[Footing | None] = (), ground_frame: str = '') -> MarkerArray:
     """A frustum through each anomaly, its outline, and a label; without those that lie where there are no bearings.
+
+    Where an anomaly's feet are known, frustum, outline and label stand as far away as they are, and a line on the
+    ground shows its lower edge.
 
     The first marker deletes those of the frame before, so that nothing stays behind.
 
@@ -32,6 +37,8 @@ def marker_array(result: FrameResult, header: Header, camera: CameraModel | None
         camera: None: nothing can be placed, the old markers are deleted.
         distance: metres from the camera at which outlines and labels stand.
         lifetime: seconds that markers stay when no further frame comes; 0: for ever.
+        footings: where each anomaly stands; none: that is not known of any.
+        ground_frame: of the footings.
 
     Raises:
         CameraError: the camera is not that of the image.
@@ -43,12 +50,17 @@ def marker_array(result: FrameResult, header: Header, camera: CameraModel | None
     for number, anomaly in enumerate(result.anomalies):
         red, green, blue = heat_colour(anomaly.score / max(result.threshold, 1e-9))
         colour = ColorRGBA(r=red / 255, g=green / 255, b=blue / 255, a=1.0)
-        for name, marker in (('frusta', _frustum(anomaly, camera, result.image_size, distance)),
-                             ('outlines', _outline(anomaly, camera, result.image_size, distance)),
-                             ('labels', _label(anomaly, camera, result.image_size, distance))):
+        footing = footings[number] if footings else None
+        away = distance if footing is None else footing.distance
+        markers = [('frusta', _frustum(anomaly, camera, result.image_size, away), header),
+                   ('outlines', _outline(anomaly, camera, result.image_size, away), header),
+                   ('labels', _label(anomaly, camera, result.image_size, away, footing), header)]
+        if footing is not None:
+            markers.append(('feet', _feet(footing), Header(stamp=header.stamp, frame_id=ground_frame)))
+        for name, marker, own in markers:
             if not all(math.isfinite(point.x) for point in (*marker.points, marker.pose.position)):
                 continue  # a part of the image without a bearing; viewers refuse all markers for one such point
-            marker.header, marker.ns, marker.id = header, name, number
+            marker.header, marker.ns, marker.id = own, name, number
             marker.color, marker.lifetime = colour, stay
             array.markers.append(marker)
     return array
@@ -59,7 +71,7 @@ def _frustum(anomaly: Anomaly, camera: CameraModel, image_size: tuple[int, int],
     x, y, width, height = anomaly.box
     left, top, right, bottom = x - 0.5, y - 0.5, x + width - 0.5, y + height - 0.5
     corners = _placed(camera, [(left, top), (right, top), (right, bottom), (left, bottom)], image_size, distance)
-    origin = _point(np.array(camera.origin))
+    origin = point(np.array(camera.origin))
     marker = Marker(type=Marker.LINE_LIST)
     marker.scale.x = distance * LINE_WIDTH / 2
     for number, corner in enumerate(corners):
@@ -76,9 +88,17 @@ def _outline(anomaly: Anomaly, camera: CameraModel, image_size: tuple[int, int],
     return marker
 
 
-def _label(anomaly: Anomaly, camera: CameraModel, image_size: tuple[int, int], distance: float) -> Marker:
+def _feet(footing: Footing) -> Marker:
+    marker = Marker(type=Marker.LINE_STRIP, points=[point(one) for one in footing.edge])
+    marker.scale.x = footing.distance * 2 * LINE_WIDTH
+    return marker
+
+
+def _label(anomaly: Anomaly, camera: CameraModel, image_size: tuple[int, int], distance: float,
+           footing: Footing | None) -> Marker:
     x, y, width, _ = anomaly.box
-    marker = Marker(type=Marker.TEXT_VIEW_FACING, text=caption(anomaly))
+    metres = '' if footing is None else f', {footing.distance:.0f} m'
+    marker = Marker(type=Marker.TEXT_VIEW_FACING, text=caption(anomaly) + metres)
     marker.pose.position = _placed(camera, [(x + (width - 1) / 2, y - 0.5)], image_size, distance)[0]
     marker.pose.position.y -= distance * TEXT_HEIGHT  # up, in the optical frame
     marker.scale.z = distance * TEXT_HEIGHT
@@ -87,9 +107,4 @@ def _label(anomaly: Anomaly, camera: CameraModel, image_size: tuple[int, int], d
 
 def _placed(camera: CameraModel, points: npt.ArrayLike, image_size: tuple[int, int], distance: float) -> list[Point]:
     """Pixels at a distance from the camera."""
-    return [_point(ray * distance + camera.origin) for ray in camera.bearings(points, image_size)]
-
-
-def _point(position: npt.NDArray[np.float64]) -> Point:
-    x, y, z = (float(v) for v in position)
-    return Point(x=x, y=y, z=z)
+    return [point(ray * distance + camera.origin) for ray in camera.bearings(points, image_size)]
