@@ -88,7 +88,7 @@ test-fast: setup
 
 # DISTROS='jazzy --fast' runs a part.
 test-distros:
-	$(BASE_PYTHON) tools/test_distros.py $(DISTROS)
+	$(BASE_PYTHON) tools/distros.py $(DISTROS)
 
 lint: setup
 	$(BIN)/ruff check

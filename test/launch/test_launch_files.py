@@ -276,6 +276,22 @@ def test_detector_as_the_readme_has_it(
     assert 'ERROR' not in launched.output
 
 
+def test_a_detector_that_is_killed_comes_back_active(
+    launch: Callable[..., Launched], watch: Callable[..., Watcher], database: Path, config: Path
+) -> None:
+    launched = launch('detector.launch.py', database=database, config=config, image_topic='/camera/image_raw',
+                      respawn='true')  # fmt: skip
+    watcher = watch()
+    watcher.wait_until_active()
+    (first,) = re.findall(r'detector-1\]: process started with pid \[([0-9]+)\]', launched.output)
+    os.kill(int(first), signal.SIGKILL)
+    launched.wait_for(r'process has died.*exit code -9')
+    watcher.spin_until(lambda: launched.output.count('active: watching') == 2, 'active again')
+    assert watcher.score('camera', '/camera/image_raw').header.stamp.sec == 5
+    assert launched.interrupt() == 0
+    assert launched.output.count('process started with pid') == 2
+
+
 def test_as_typed_both_launch_files_meet(
     launch: Callable[..., Launched], watch: Callable[..., Watcher], config: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch

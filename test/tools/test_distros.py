@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import test_distros as distros
+from tools import distros
 
 
 def test_every_python_of_this_machine_that_is_new_enough_is_found(tmp_path: Path,

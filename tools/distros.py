@@ -1,11 +1,11 @@
 """The tests with the distributions of ROS 2 that PyPI has, and with every Python of this machine.
 
-    python tools/test_distros.py [--fast] [--list] [NAME ...] [-- PYTEST ARGUMENTS]
+    python tools/distros.py [--fast] [--list] [NAME ...] [-- PYTEST ARGUMENTS]
 
-`make test-distros` runs it: Kilted on every Python, Jazzy on this one. Each combination has a virtual environment of its
-own, `.venv-NAME`, which stays for the next time (6 GB, most of it PyTorch), and a log, `out/distros/NAME.log`. Launch
-files are not tested here: launch is not on PyPI. Distributions without wheels are tested in their containers, see
-.github/workflows.
+`make test-distros` runs it: Kilted on every Python, Jazzy on this one. Each combination has a virtual environment of
+its own, `.venv-NAME`, which stays for the next time (6 GB, most of it PyTorch), and a log, `out/distros/NAME.log`.
+Launch files are not tested here: launch is not on PyPI. Distributions without wheels are tested in their containers,
+see .github/workflows.
 """
 
 from __future__ import annotations
