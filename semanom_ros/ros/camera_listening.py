@@ -111,18 +111,21 @@ class _Listener:
         heard.clock = self._node.count_publishers('/clock') > 0
         if heard.kind not in _CLASSES:
             return heard
-        heard.publishers = [
-            f'{info.node_namespace.rstrip("/")}/{info.node_name}: '
-            f'{_words(info.qos_profile.reliability)}, {_words(info.qos_profile.durability)}, '
-            + (f'keeps {info.qos_profile.depth}' if info.qos_profile.depth else 'depth not told')
-            for info in self._node.get_publishers_info_by_topic(heard.topic)]
         heard.info_topic = camera_info_topic(heard.topic)
         self._node.create_subscription(_CLASSES[heard.kind], heard.topic, self._on_image, INPUT, raw=True)
         self._node.create_subscription(CameraInfo, heard.info_topic, self._on_info, INPUT)
         self._spin(lambda: bool(heard.received), wait_s)
         if heard.received:
             self._spin(lambda: False, seconds)
+        heard.publishers = self._publishers()  # at the end: names of nodes come some time after their topics
         return heard
+
+    def _publishers(self) -> list[str]:
+        return [
+            f'{info.node_namespace.rstrip("/")}/{info.node_name}: '
+            f'{_words(info.qos_profile.reliability)}, {_words(info.qos_profile.durability)}, '
+            + (f'keeps {info.qos_profile.depth}' if info.qos_profile.depth else 'depth not told')
+            for info in self._node.get_publishers_info_by_topic(self._heard.topic)]
 
     def _types(self) -> dict[str, str]:
         return {name: types[0] for name, types in self._node.get_topic_names_and_types()
