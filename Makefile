@@ -59,13 +59,14 @@ FAMILIES := semanom_ros/core/embedding/encoders semanom_ros/core/embedding/segme
 PACKAGE_FILES := setup.py requirements/python.txt requirements/constraints.txt setup.cfg pyproject.toml package.xml \
   semanom_ros/__init__.py msg $(wildcard msg/*) $(FAMILIES)
 
-.PHONY: help setup demo test test-fast lint docs reliability audit bench clean distclean
+.PHONY: help setup demo test test-fast test-distros lint docs reliability audit bench clean distclean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo       set up, then simulate, record, detect live and evaluate; see out/demo/report.html'
 	@echo 'make test       set up, then lint and all tests'
 	@echo 'make test-fast  the tests that take little time, without lint'
+	@echo 'make test-distros  the tests with each ROS 2 that PyPI has, and each Python that is here; see out/distros/'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make docs       the documentation as pages; see out/docs/docs/index.html'
 	@echo 'make bench      measure speed; see out/bench/bench.json'
@@ -84,6 +85,10 @@ test: lint
 
 test-fast: setup
 	$(PYTEST) -m 'not slow'
+
+# DISTROS='jazzy --fast' runs a part.
+test-distros:
+	$(BASE_PYTHON) tools/distros.py $(DISTROS)
 
 lint: setup
 	$(BIN)/ruff check

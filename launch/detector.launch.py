@@ -7,16 +7,20 @@ from launch.actions import (
     LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
+    TimerAction,
     UnregisterEventHandler,
 )
 from launch.event_handlers import OnProcessExit, OnProcessStart
 from launch.events import Shutdown, matches_action
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
+from launch_ros.events.lifecycle import ChangeState, StateTransition
 from lifecycle_msgs.msg import Transition
 
+from semanom_ros.errors import ParameterError
+from semanom_ros.home import expanded
 from semanom_ros.parameter_files import DETECTOR
+from semanom_ros.ros.foxglove import foxglove_layout
 from semanom_ros.ros.launching import (
     BOOLEAN,
     LaunchedNode,
@@ -32,6 +36,11 @@ from semanom_ros.ros.rviz import rviz_config, template
 # After Ctrl-C the detector finishes its frame and frees the GPU; launch's 5 seconds can be too few.
 SECONDS_TO_FINISH = '20'
 
+RESPAWN_DELAY_S = 2.0
+
+# DDS takes up to 20 seconds to find that a process was killed: a request may go to its service meanwhile, and is lost.
+ASK_AGAIN_S = 10.0
+
 
 def generate_launch_description() -> LaunchDescription:
     return LaunchDescription([
@@ -46,9 +55,17 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'autostart', default_value='true', choices=BOOLEAN,
             description='Configure and activate the detector; false: somebody else does.'),
+        DeclareLaunchArgument(
+            'respawn', default_value='false', choices=BOOLEAN,
+            description='Start the detector again when its process ends unasked; with autostart it is configured and '
+                        'activated again.'),
         shared('namespace'),
         shared('use_sim_time'),
         rviz('false'),
+        DeclareLaunchArgument(
+            'foxglove', default_value='',
+            description='File that gets a layout of these cameras for Foxglove and Lichtblick, such as '
+                        '~/semanom.json; empty: none.'),
         shared('fixed_frame'),
         shared('log_level'),
         OpaqueFunction(function=launch_setup),
@@ -73,9 +90,13 @@ def launch_setup(context: LaunchContext) -> list:
         ),
         ros_arguments=['--log-level', argument['log_level']],
         sigterm_timeout=SECONDS_TO_FINISH,
+        respawn=argument['respawn'] == 'true',
+        respawn_delay=RESPAWN_DELAY_S,
         output='screen',
     )
     actions: list = [*said]
+    if argument['foxglove']:
+        actions.append(foxglove_file(argument['foxglove'], launched))
     if argument['rviz'] == 'true':  # the first: where RViz is missing, launch gives up and forgets what it has started
         actions.append(rviz_node(argument, launched))
     if argument['autostart'] == 'true':  # its handlers come before what they wait for
@@ -84,7 +105,8 @@ def launch_setup(context: LaunchContext) -> list:
 
 
 def autostart(detector: LifecycleNode, detector_name: str) -> list:
-    """Configures the detector when it runs, and activates it when that worked."""
+    """Configures the detector when it runs, and activates it when that worked; after a respawn likewise."""
+    started, configuring = 0, 0  # the last run of the process, and the last that was seen to configure
 
     def request(transition: int) -> EmitEvent:
         return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(detector), transition_id=transition))
@@ -94,19 +116,56 @@ def autostart(detector: LifecycleNode, detector_name: str) -> list:
     never_ran = OnProcessExit(
         target_action=detector, on_exit=[LogInfo(msg=ended), EmitEvent(event=Shutdown(reason=ended))]
     )
-    # Once: who configures it later, by hand or after mending what failed, has not asked for more.
-    activate = OnStateTransition(
-        target_lifecycle_node=detector,
-        start_state='configuring',
-        goal_state='inactive',
-        entities=[request(Transition.TRANSITION_ACTIVATE)],
-        handle_once=True,
-    )
+
+    def on_start(event: object, context: LaunchContext) -> list:
+        nonlocal started
+        started += 1
+        return [*when_configured(started), request(Transition.TRANSITION_CONFIGURE), *ask_again(started)]
+
+    def ask_again(run: int) -> list[TimerAction]:
+        """Of a process that was started again; the first has no predecessor that could answer in its place."""
+
+        def ask(context: LaunchContext) -> list:
+            if run != started or configuring == run:
+                return []
+            return [request(Transition.TRANSITION_CONFIGURE), *ask_again(run)]
+
+        return [] if run == 1 else [TimerAction(period=ASK_AGAIN_S, actions=[OpaqueFunction(function=ask)])]
+
+    def seen(event: object) -> bool:
+        nonlocal configuring
+        if isinstance(event, StateTransition) and event.action is detector and event.goal_state == 'configuring':
+            configuring = started
+        return False
+
+    def when_configured(run: int) -> list[RegisterEventHandler]:
+        """Once for each run of the process: who configures it later, by hand or after mending what failed, has not
+        asked for more."""
+
+        def worked(event: object) -> bool:
+            return (isinstance(event, StateTransition) and event.action is detector and run == started
+                    and (event.start_state, event.goal_state) == ('configuring', 'inactive'))
+
+        activate = OnStateTransition(
+            matcher=worked, entities=[request(Transition.TRANSITION_ACTIVATE)], handle_once=True
+        )
+        failed = OnStateTransition(
+            matcher=lambda event: configure_failed(event) and event.action is detector and run == started,
+            entities=[
+                LogInfo(
+                    msg='The detector is not configured: its log above says why. Mend that, then: '
+                    f'ros2 lifecycle set {detector_name} configure, and activate'
+                ),
+                UnregisterEventHandler(activate),
+            ],
+            handle_once=True,
+        )
+        return [RegisterEventHandler(activate), RegisterEventHandler(failed)]
+
     return [
         RegisterEventHandler(never_ran),
-        RegisterEventHandler(
-            OnProcessStart(target_action=detector, on_start=[request(Transition.TRANSITION_CONFIGURE)])
-        ),
+        RegisterEventHandler(OnProcessStart(target_action=detector, on_start=on_start)),
+        RegisterEventHandler(OnStateTransition(matcher=seen, entities=[])),
         RegisterEventHandler(
             OnStateTransition(
                 target_lifecycle_node=detector,
@@ -115,21 +174,17 @@ def autostart(detector: LifecycleNode, detector_name: str) -> list:
                 handle_once=True,
             )
         ),
-        RegisterEventHandler(activate),
-        RegisterEventHandler(
-            OnStateTransition(
-                matcher=lambda event: configure_failed(event) and event.action is detector,
-                entities=[
-                    LogInfo(
-                        msg='The detector is not configured: its log above says why. Mend that, then: '
-                        f'ros2 lifecycle set {detector_name} configure, and activate'
-                    ),
-                    UnregisterEventHandler(activate),
-                ],
-                handle_once=True,
-            )
-        ),
     ]
+
+
+def foxglove_file(path: str, launched: LaunchedNode) -> LogInfo:
+    """Writes the layout of the detector's cameras, and says where."""
+    file, compressed = expanded(path), launched.transport == 'compressed'
+    try:
+        file.write_text(foxglove_layout(launched.name, launched.cameras, launched.image_topics, compressed))
+    except OSError as error:
+        raise ParameterError(f'foxglove: {file}: {error.strerror}; give a file in a folder that is there') from error
+    return LogInfo(msg=f'layout for Foxglove: {file}; open it there by its menu, Layouts, Import from file')
 
 
 def rviz_node(argument: dict[str, str], launched: LaunchedNode) -> Node:

@@ -77,6 +77,10 @@ class CameraError(SemanomError):
     """A CameraInfo from which no bearing can be computed."""
 
 
+class TransformError(SemanomError):
+    """Nothing tells how two frames lie to each other."""
+
+
 class BagError(SemanomError):
     """A recording is missing, truncated, or lacks a topic."""
 

@@ -193,6 +193,9 @@ class DetectorSettings(Section):
         'replayed recordings without /clock need', LIVE, minimum=0.0, maximum=3600.0)
     image_rectified: bool = row(
         False, 'the images are rectified: bearings come from P of the CameraInfo, not from K and D', RUN)
+    ground_frame: str = row(
+        '', 'frame whose plane z = 0 is the ground, such as `base_footprint`: anomalies then have a position and a '
+        'distance in metres, by CameraInfo and /tf; empty: they have none', RUN)
     marker_distance: float = row(
         10.0, 'distance from the camera at which outlines of anomalies are drawn, in metres', LIVE, minimum=0.1,
         maximum=1000.0)

@@ -13,7 +13,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = REPOSITORY / 'docs' / 'reference.md'
 
 TIMES = {When.AT_ONCE: 'first', When.NEXT: 'then', When.DRAWN: 'last, in a thread of its own'}
-FRAMES = {Needs.NOTHING: 'all', Needs.PICTURE: 'all that hold a picture', Needs.VERDICT: 'all but unknown ones'}
+FRAMES = {Needs.NOTHING: 'all', Needs.PICTURE: 'all that hold a picture', Needs.VERDICT: 'all but unknown ones',
+          Needs.GROUND: 'all but unknown ones, where the ground is known'}
 MESSAGES = ('AnomalyScore', 'AnomalyArray', 'Anomaly', 'NominalMatch', 'Drift', 'DatabaseInfo')
 OPTIONAL = ('vision_msgs/', 'foxglove_msgs/')
 HEAD = """# Outputs and messages

@@ -13,84 +13,110 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from semanom_ros.errors import SemanomError
+from semanom_ros.commands import machine_checks
+from semanom_ros.commands.camera_checks import camera_findings
+from semanom_ros.commands.findings import Finding, ProblemError
+from semanom_ros.commands.options import add_parameter_options, settings_of
+from semanom_ros.commands.report_bundle import check_place, write_bundle
+from semanom_ros.errors import ParameterError, SemanomError
+from semanom_ros.home import expanded
+from semanom_ros.parameter_files import NODES
 from semanom_ros.ros.middleware import large_image_settings
+from semanom_ros.settings import Settings
 
 PATIENCE_S = 10.0
 """For a message between two nodes of this machine."""
 
-
-class _ProblemError(Exception):
-    """What is wrong, and what to do about it."""
-
-    def __init__(self, found: str, advice: str, missing: bool = False) -> None:
-        super().__init__(found)
-        self.found, self.advice, self.missing = found, advice, missing
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report.
-
-    Attributes:
-        name: what was examined.
-        status: `ok`, `missing` or `broken`.
-        required: whether semanom_ros cannot do its work without it.
-        found: version, and what was tried.
-        advice: what to do; '' where all is well.
-    """
-
-    name: str
-    status: str
-    required: bool
-    found: str
-    advice: str = ''
+LONGEST_S = 600.0
+"""Of listening to a camera."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument('--json', action='store_true', help='print the findings as JSON')
+    parser.add_argument('--topic', metavar='TOPIC', help='also listen to this image topic: rate, stamps, clock, QoS')
+    parser.add_argument('--seconds', type=float, default=5.0, metavar='S', help='how long to listen (default: 5)')
+    parser.add_argument('--bundle', type=Path, metavar='FILE.zip',
+                        help='write findings, versions, parameters in force and the database\'s manifest into an '
+                             'archive for an issue: no pictures, and secrets struck out')
+    parser.add_argument('--log', type=Path, metavar='FILE', help='add the last lines of this log to the archive')
+    add_parameter_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Examines this machine; 0 when all that is required works, else 1."""
+    if not 0 < arguments.seconds <= LONGEST_S:
+        raise ParameterError(f'--seconds: found {arguments.seconds:g}, expected more than 0, {LONGEST_S:g} at most; '
+                             'correct it')
+    if arguments.log is not None and arguments.bundle is None:
+        raise ParameterError('--log: found no --bundle, expected one; name the archive that the log goes into')
+    if arguments.bundle is not None:
+        check_place(arguments.bundle)
+    settings = settings_of(arguments)
     findings = []
-    for finding in examine():
+    for finding in examine(settings, arguments.topic, arguments.seconds):
         findings.append(finding)
         if not arguments.json:
-            print(_line(finding), flush=True)
-    failed = [finding.name for finding in findings if finding.required and finding.status != 'ok']
+            print(finding, flush=True)
+    failed = [finding.name for finding in findings if finding.failed]
     if arguments.json:
         print(json.dumps({'ok': not failed, 'findings': [asdict(finding) for finding in findings]}, indent=2))
     else:
         print(f'\nNot usable: {", ".join(failed)}.' if failed else '\nAll that is required works.')
+    if arguments.bundle is not None:
+        _bundle(arguments, settings, findings)
     return 1 if failed else 0
 
 
-def examine() -> Iterator[Finding]:
-    """Tries every prerequisite, one after the other."""
+def _bundle(arguments: argparse.Namespace, settings: Settings, findings: list[Finding]) -> None:
+    parameters: dict[str, Any] = {}
+    if any(finding.name == 'ROS 2' and finding.status == 'ok' for finding in findings):
+        from semanom_ros.ros.running_parameters import running_parameters
+
+        parameters = dict(running_parameters(NODES))
+    databases = [str(given['database']) for given in (*parameters.values(), settings.values()) if given.get('database')]
+    parameters[str(arguments.config or 'defaults')] = settings.values()
+    names = write_bundle(arguments.bundle, findings, parameters, [expanded(path) for path in databases], arguments.log)
+    print(f'{arguments.bundle}: {", ".join(names)}; look through it before you attach it.', file=sys.stderr)
+
+
+def examine(settings: Settings, topic: str | None = None, seconds: float = 5.0) -> Iterator[Finding]:
+    """Tries every prerequisite, one after the other, and listens to a camera where one is named.
+
+    Args:
+        settings: whose weights and database are looked for.
+        topic: of a camera's images.
+        seconds: how long to listen to it.
+    """
     for name, required, check in CHECKS:
+        yield _examined(name, required, check)
+    yield _examined('configuration', False, lambda: _configuration(settings))
+    yield _examined('database', False, lambda: _database(settings))
+    if topic is not None:
         try:
-            yield Finding(name, 'ok', required, check())
-        except _ProblemError as problem:
-            yield Finding(name, 'missing' if problem.missing else 'broken', required, problem.found, problem.advice)
-        except SemanomError as error:
-            yield Finding(name, 'broken', required, str(error))
-        except ModuleNotFoundError as error:
-            package = (error.name or name).split('.')[0]
-            yield Finding(name, 'missing', required, f'no module {error.name}', _install(package))
-        except Exception as error:  # whatever a damaged installation may throw
-            first = (str(error).strip().splitlines() or [''])[0]
-            yield Finding(name, 'broken', required, f'{type(error).__name__}: {first}', _reinstall(name))
+            yield from camera_findings(topic, seconds)
+        except Exception as error:  # rclpy is not there, or the name is none; ROS 2 has its line above
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            yield Finding('camera', 'broken', True, f'{topic}: {first}', 'name its image topic: ros2 topic list -t')
 
 
-def _line(finding: Finding) -> str:
-    mark = finding.status if finding.status == 'ok' or not finding.required else finding.status.upper()
-    advice = f'\n{"":29}-> {finding.advice}' if finding.advice else ''
-    return f'{mark:8} {finding.name:20}{finding.found}{advice}'
+def _examined(name: str, required: bool, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, 'ok', required, check())
+    except ProblemError as problem:
+        return Finding(name, problem.status, required, problem.found, problem.advice)
+    except SemanomError as error:
+        return Finding(name, 'broken', required, str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or name).split('.')[0]
+        return Finding(name, 'missing', required, f'no module {error.name}', _install(package))
+    except Exception as error:  # whatever a damaged installation may throw
+        first = (str(error).strip().splitlines() or [''])[0]
+        return Finding(name, 'broken', required, f'{type(error).__name__}: {first}', _reinstall(name))
 
 
 def _distribution() -> str:
@@ -130,15 +156,23 @@ def _middleware() -> str:
     """With an implementation that is not there, rclpy ends the process that imports it: another one tries."""
     wanted = os.environ.get('RMW_IMPLEMENTATION', '')
     if not wanted:
-        return 'the default one; RMW_IMPLEMENTATION is not set'
+        return f'the default one; RMW_IMPLEMENTATION is not set{_reach()}'
     done = subprocess.run([sys.executable, '-c', 'import rclpy'], capture_output=True, text=True)
     if done.returncode:
         del os.environ['RMW_IMPLEMENTATION']  # the rest is examined with the default one
-        raise _ProblemError(
+        raise ProblemError(
             f'RMW_IMPLEMENTATION is {wanted}, which rclpy cannot load',
             f'unset RMW_IMPLEMENTATION, or {_install(wanted)}',
         )
-    return wanted
+    return f'{wanted}{_reach()}'
+
+
+def _reach() -> str:
+    """How far nodes look for each other, where that was set."""
+    said = ''.join(f', {name} is {os.environ[name]}' for name in ('ROS_AUTOMATIC_DISCOVERY_RANGE', 'ROS_LOCALHOST_ONLY')
+                   if os.environ.get(name))
+    addresses = ('ROS_STATIC_PEERS', 'ROS_DISCOVERY_SERVER')  # which are nobody else's business
+    return said + ''.join(f', {name} is set' for name in addresses if os.environ.get(name))
 
 
 def _large_images() -> str:
@@ -147,7 +181,7 @@ def _large_images() -> str:
 
     settings = large_image_settings()
     if settings and 'fastrtps' in rclpy.get_rmw_implementation_identifier():
-        raise _ProblemError(
+        raise ProblemError(
             'Fast DDS has its default shared memory: raw images may get lost between processes',
             'for the cameras\' processes: export ' + ' '.join(f'{name}={value}' for name, value in settings.items()),
             missing=True,
@@ -184,8 +218,9 @@ def _ros() -> str:
         rclpy.shutdown(context=context)
     where = _distribution() or 'from PyPI'
     if not received:
-        raise _ProblemError(
+        raise ProblemError(
             f'{where}, {implementation}: no message came through in {PATIENCE_S:g} s in domain {domain}',
+            'start its router: ros2 run rmw_zenoh_cpp rmw_zenohd' if 'zenoh' in implementation else
             'look at RMW_IMPLEMENTATION, ROS_AUTOMATIC_DISCOVERY_RANGE, the firewall, and the space in /dev/shm',
         )
     return f'{where}, {implementation}; a message came through in domain {domain}'
@@ -198,7 +233,7 @@ def _messages() -> str:
 
     sent = AnomalyArray(camera='doctor', anomalies=[Anomaly(track_id=1)])
     if deserialize_message(serialize_message(sent), AnomalyArray) != sent:
-        raise _ProblemError('a message changed on its way', 'build the messages again')
+        raise ProblemError('a message changed on its way', 'build the messages again')
     return f'{Path(sys.modules["semanom_ros.msg"].__path__[0])}; serialized and read back'
 
 
@@ -208,7 +243,7 @@ def _share() -> str:
     try:
         return str(get_package_share_directory('semanom_ros'))
     except (PackageNotFoundError, OSError):
-        raise _ProblemError(
+        raise ProblemError(
             'semanom_ros is not in AMENT_PREFIX_PATH: ros2 launch and ros2 run do not find it',
             f'source install/setup.bash, or export AMENT_PREFIX_PATH={sys.prefix}',
             missing=True,
@@ -224,7 +259,7 @@ def _numpy() -> str:
 
     matrix = np.arange(9, dtype=np.float64)
     if not np.array_equal(deserialize_message(serialize_message(CameraInfo(k=matrix)), CameraInfo).k, matrix):
-        raise _ProblemError(f'{np.__version__}: an array changed in a message', 'see cv_bridge below')
+        raise ProblemError(f'{np.__version__}: an array changed in a message', 'see cv_bridge below')
     cv2.cvtColor(np.zeros((4, 4, 3), np.uint8), cv2.COLOR_RGB2BGR)
     return f'{np.__version__}, OpenCV {cv2.__version__}; arrays pass through messages and OpenCV'
 
@@ -244,7 +279,7 @@ def _torchvision() -> str:
     try:
         torchvision.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0]), 0.5)
     except RuntimeError as error:
-        raise _ProblemError(
+        raise ProblemError(
             f'{torchvision.__version__} does not fit torch {torch.__version__}: {str(error).splitlines()[0]}',
             'install the pair that setup.py pins, in one pip command',
         ) from error
@@ -255,13 +290,13 @@ def _gpu() -> str:
     import torch
 
     if torch.version.cuda is None:
-        raise _ProblemError(
+        raise ProblemError(
             f'torch {torch.__version__} is a build without CUDA',
             'on a machine with an NVIDIA GPU: pip install --force-reinstall the pair that setup.py pins',
             missing=True,
         )
     if not torch.cuda.is_available():
-        raise _ProblemError(
+        raise ProblemError(
             f'torch {torch.__version__} sees none; everything runs on the CPU',
             f'if there is one: look at nvidia-smi, the driver must know CUDA {torch.version.cuda}',
             missing=True,
@@ -282,7 +317,7 @@ def _faiss() -> str:
     index = faiss.IndexFlatIP(8)
     index.add(vectors)
     if not np.array_equal(index.search(vectors, 1)[1].ravel(), np.arange(8)):
-        raise _ProblemError(f'{faiss.__version__}: a search found the wrong vectors', 'reinstall faiss')
+        raise ProblemError(f'{faiss.__version__}: a search found the wrong vectors', 'reinstall faiss')
     return faiss.__version__
 
 
@@ -308,10 +343,42 @@ def _weights() -> str:
     here = [card.name for card in cards()
             if card.kind == 'encoder' and card.present and card.name != EncoderSettings().name]
     if not here:
-        raise _ProblemError(
+        raise ProblemError(
             'no weights of real-world encoders', 'semanom models list, then semanom models fetch MODEL', missing=True
         )
     return ', '.join(here)
+
+
+def _configuration(settings: Settings) -> str:
+    """The weights of what the parameters name."""
+    from semanom_ros.core.embedding.registry import cards, find_encoder_weights
+
+    encoder, queries = settings.method.encoder, settings.method.queries
+    file = find_encoder_weights(encoder)
+    found = f'encoder {encoder.name}: {file or "no weights needed"}'
+    if queries.variant == 'grid':
+        return found
+    here = [card for card in cards() if card.kind == 'segmenter' and card.name == queries.segmenter]
+    if here and not any(card.present for card in here) and not queries.segmenter_weights:
+        raise ProblemError(f'segmenter {queries.segmenter}: its weights are not here',
+                           f'semanom models fetch {queries.segmenter}', missing=True)
+    return f'{found}; segmenter {queries.segmenter}'
+
+
+def _database(settings: Settings) -> str:
+    from semanom_ros.core.database.published import read_manifest
+
+    path = expanded(settings.cameras.database)
+    try:
+        manifest = read_manifest(path)
+    except SemanomError as error:
+        found, _, advice = str(error).rpartition('; ')
+        raise ProblemError(found, advice, missing=not path.exists()) from None
+    made = manifest.description
+    if not manifest.calibrated:
+        raise ProblemError(f'{path}: version {manifest.version} is not calibrated: every frame is unknown',
+                           f'semanom db calibrate {path}')
+    return f'{path}: version {manifest.version}, {manifest.vectors} vectors of {made.encoder}'
 
 
 def _bags() -> str:
@@ -326,7 +393,7 @@ def _bags() -> str:
                 writer.write_image('/image', image, 'rgb8', 1, 'camera')
             with BagReader(Path(folder, 'bag')) as reader:
                 if not np.array_equal(next(iter(reader.images('/image'))).image, image):
-                    raise _ProblemError(f'{storage}: a picture changed in a recording', 'reinstall rosbags')
+                    raise ProblemError(f'{storage}: a picture changed in a recording', 'reinstall rosbags')
     return f'rosbags {importlib.metadata.version("rosbags")}; wrote and read {" and ".join(STORAGES)}'
 
 
@@ -341,9 +408,9 @@ def _cv_bridge() -> str:
 
     use = 'semanom_ros needs it for rare encodings of images only'
     if not cv_bridge_conversion.is_here():
-        raise _ProblemError(f'not here; {use}', '', missing=True)
+        raise ProblemError(f'not here; {use}', '', missing=True)
     if fault := cv_bridge_conversion.fault():
-        raise _ProblemError(
+        raise ProblemError(
             fault, f'{use}, other nodes may need it: pip install the NumPy that ROS was built with ("numpy<2")')
     return 'converts an image'
 
@@ -355,7 +422,7 @@ def _module(name: str, purpose: str) -> Callable[[], str]:
         except ModuleNotFoundError as error:
             if error.name != name:
                 raise
-            raise _ProblemError(f'not here; {purpose}', _install(name), missing=True) from None
+            raise ProblemError(f'not here; {purpose}', _install(name), missing=True) from None
         try:
             return importlib.metadata.version(_PIP_NAMES.get(name, name))
         except importlib.metadata.PackageNotFoundError:
@@ -371,7 +438,7 @@ def _ros_package(name: str, purpose: str) -> Callable[[], str]:
         try:
             return str(get_package_prefix(name))
         except (PackageNotFoundError, OSError):
-            raise _ProblemError(f'not here; {purpose}', _install(name), missing=True) from None
+            raise ProblemError(f'not here; {purpose}', _install(name), missing=True) from None
 
     return check
 
@@ -381,10 +448,13 @@ CHECKS: tuple[tuple[str, bool, Callable[[], str]], ...] = (
     ('ROS middleware', True, _middleware),
     ('ROS 2', True, _ros),
     ('large images', False, _large_images),
+    ('shared memory', False, machine_checks.shared_memory),
     ('messages', True, _messages),
     ('ament index', False, _share),
+    ('Python of the nodes', False, machine_checks.python_of_the_nodes),
     ('NumPy', True, _numpy),
     ('PyTorch', True, _torch),
+    ('PyTorch installed', False, machine_checks.torch_installations),
     ('torchvision', True, _torchvision),
     ('GPU', False, _gpu),
     ('FAISS', True, _faiss),
@@ -392,10 +462,14 @@ CHECKS: tuple[tuple[str, bool, Callable[[], str]], ...] = (
     ('timm', True, _module('timm', 'for DINOv2 and DINOv3')),
     ('semanom-tiny', True, _encoder),
     ('other encoders', False, _weights),
+    ('backends', False, machine_checks.backends),
+    ('threads', False, machine_checks.threads),
+    ('OpenMP', False, machine_checks.openmp),
     ('recordings', True, _bags),
     ('video', False, _video),
     ('cv_bridge', False, _cv_bridge),
     ('launch_ros', False, _module('launch_ros', 'for ros2 launch')),
+    ('tf2_msgs', False, _module('tf2_msgs', 'for distances, see ground_frame')),
     ('vision_msgs', False, _module('vision_msgs', 'for ~/NAME/detections')),
     ('foxglove_msgs', False, _module('foxglove_msgs', 'for ~/NAME/annotations')),
     ('ros2bag', False, _ros_package('ros2bag', 'for replay.launch.py')),

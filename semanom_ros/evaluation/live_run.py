@@ -28,6 +28,7 @@ from semanom_ros.evaluation.result_bag import CAMERA, NODE, PREFIX, RECORDED
 from semanom_ros.msg import AnomalyScore
 from semanom_ros.parameter_files import DETECTOR
 from semanom_ros.recordings.bags import BagReader, BagWriter, camera_info_topic
+from semanom_ros.ros import foxglove
 from semanom_ros.ros.background import background_node, domain_environment, private_domain
 from semanom_ros.ros.messages import stamp_of
 from semanom_ros.ros.outputs import SCORE
@@ -103,6 +104,8 @@ def run_live(bag: Path, image_topic: str, database: Path, settings: Settings, ta
     with BagReader(target) as reader:
         layout = rviz_config(template(), NODE, [CAMERA], [image_topic], recorded=reader.topics)
         (target / FILE).write_text(layout)
+        (target / foxglove.FILE).write_text(foxglove.foxglove_layout(
+            NODE, [CAMERA], [image_topic], recorded=reader.topics))
     return run
 
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.results import FrameResult
-from semanom_ros.errors import BagError, CameraError
+from semanom_ros.errors import BagError, CameraError, TransformError
 from semanom_ros.geometry.camera_model import CameraModel
+from semanom_ros.geometry.ground_plane import GroundPlane
+from semanom_ros.geometry.transform_tree import TransformTree
 from semanom_ros.parameter_files import DETECTOR
 from semanom_ros.recordings.bags import CAMERA_INFO, BagReader, BagWriter, camera_info_topic
 from semanom_ros.recordings.stamps import Stamps
+from semanom_ros.ros import foxglove
 from semanom_ros.ros.messages import write_message
 from semanom_ros.ros.outputs import OUTPUTS, Judged, Output
 from semanom_ros.ros.rviz import FILE, rviz_config, template
 from semanom_ros.settings import DetectorSettings
+
+logger = logging.getLogger(__name__)
 
 CAMERA = 'camera'
 NODE = f'/{DETECTOR}'
@@ -33,8 +40,8 @@ class ResultBag:
     Topics below `/semanom_detector/camera/`: RECORDED, made as the live ones. The camera's pictures, as JPEG on
     `IMAGE_TOPIC/compressed`, its CameraInfo and the transforms of the recording stand beside them, at the frames' own
     stamps, so that the bag can be sent alone. Pictures are in it as JPEG only: raw they would make it twenty times as
-    large. `semanom.rviz` in its folder is the package's layout on these topics. Use it as a context manager; nothing is
-    left after an exception.
+    large. `semanom.rviz` and `foxglove_layout.json` in its folder are the package's layouts on these topics. Use it as
+    a context manager; nothing is left after an exception.
     """
 
     def __init__(self, path: Path, frame_id: str, camera: CameraModel | None = None,
@@ -61,6 +68,8 @@ class ResultBag:
         self._recording = recording
         self._image_topic = image_topic.removesuffix(_COMPRESSED)
         self._topics = {self._image_topic + _COMPRESSED}
+        self._transforms = TransformTree(math.inf)
+        self._unplaced = False
 
     def __enter__(self) -> ResultBag:
         return self
@@ -73,6 +82,8 @@ class ResultBag:
             layout = rviz_config(self._layout, NODE, [CAMERA], [self._image_topic], recorded=self._topics,
                                  fixed_frame='' if transforms else self._frame_id)
             (self._writer.path / FILE).write_text(layout)
+            (self._writer.path / foxglove.FILE).write_text(foxglove.foxglove_layout(
+                NODE, [CAMERA], [self._image_topic], recorded=self._topics))
 
     def add(self, frame: Frame, result: FrameResult) -> None:
         """Adds the next frame and what is said about it, at its stamp."""
@@ -81,7 +92,8 @@ class ResultBag:
             self._recording = None
         self._writer.write_image(self._image_topic + _COMPRESSED, frame.image, 'rgb8', frame.stamp_ns, self._frame_id,
                                  compress=True)
-        judged = Judged(frame, result, self._frame_id, self._camera_of(result.image_size), self._settings)
+        judged = Judged(frame, result, self._frame_id, self._camera_of(result.image_size), self._settings,
+                        self._ground(frame.stamp_ns))
         for output in RECORDED:
             if output.needs.met(judged):
                 write_message(self._writer, PREFIX + output.name, output.make(judged), frame.stamp_ns)
@@ -101,8 +113,22 @@ class ResultBag:
                         time_ns = stamps.of_message(topic, message, time_ns)
                     elif message.transforms:
                         time_ns = stamps.of_message(topic, message.transforms[0], time_ns)
+                    if topic in (_TF, _TF_STATIC):
+                        self._transforms.add_message(message, topic == _TF_STATIC)
                     self._writer.write(topic, message, max(0, time_ns))
                     self._topics.add(topic)
+
+    def _ground(self, stamp_ns: int) -> GroundPlane | None:
+        frame = self._settings.ground_frame
+        if not frame:
+            return None
+        try:
+            return GroundPlane(frame, self._transforms.lookup(frame, self._frame_id, stamp_ns))
+        except TransformError as error:
+            if not self._unplaced:
+                logger.warning('distances are left out: %s', error)
+            self._unplaced = True
+            return None
 
     def _camera_of(self, image_size: tuple[int, int]) -> CameraModel | None:
         if self._camera is None:

@@ -31,8 +31,10 @@ from semanom_ros.core.frames import Frame
 from semanom_ros.core.localization.frame_clock import LONGEST_GAP_NS
 from semanom_ros.core.pipeline import CameraState, Judge, evidence_for
 from semanom_ros.core.results import FrameResult, Reason, Verdict
-from semanom_ros.errors import CameraError, ImageError, ParameterError, SemanomError
+from semanom_ros.errors import CameraError, ImageError, ParameterError, SemanomError, TransformError
 from semanom_ros.geometry.camera_model import CameraModel
+from semanom_ros.geometry.ground_plane import GroundPlane
+from semanom_ros.geometry.transform_tree import TransformTree
 from semanom_ros.home import expanded
 from semanom_ros.msg import DatabaseInfo
 from semanom_ros.parameters import Affects, Value
@@ -46,6 +48,7 @@ from semanom_ros.ros.node_parameters import NodeParameters, typed_parameters
 from semanom_ros.ros.outputs import CameraOutputs, Judged, When
 from semanom_ros.ros.qos import INPUT, LATCHED, OUTPUT
 from semanom_ros.ros.starting_ros import running_ros
+from semanom_ros.ros.transform_input import TransformInput
 from semanom_ros.settings import CameraSettings, DetectorSettings, MethodSettings, Settings
 
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -151,6 +154,7 @@ class Detector(GuardedNode, LifecycleNode):
         self._answering = threading.Lock()  # so that nothing is called late after its verdict
         self._judge: Judge | None = None
         self._cameras: list[_Camera] = []
+        self._transforms: TransformInput | None = None
         self._frames: Mailbox[_Waiting] = Mailbox()
         self._prepared: Mailbox[_Waiting] = Mailbox()
         self._renderings: Mailbox[_Drawing] = Mailbox()
@@ -205,7 +209,10 @@ class Detector(GuardedNode, LifecycleNode):
                                      'name one, or leave the parameter out')
             self._judge = Judge.load(self._settings.method, self._database_path)
             self._database_info = self.create_publisher(DatabaseInfo, '~/database_info', LATCHED)
-            self._cameras = [_Camera(self, name, self._settings) for name in names]
+            if self._settings.detector.ground_frame:
+                self._transforms = TransformInput(self)
+            tree = self._transforms.tree if self._transforms else None
+            self._cameras = [_Camera(self, name, self._settings, tree) for name in names]
         except (SemanomError, OSError) as error:  # the other: a name that is too long, a disk that fails
             self._fault = str(error)
             self.get_logger().error(f'cannot configure: {error}')
@@ -369,6 +376,9 @@ class Detector(GuardedNode, LifecycleNode):
         for camera in self._cameras:
             camera.destroy()
         self._cameras = []
+        if self._transforms is not None:
+            self._transforms.destroy()
+            self._transforms = None
         if self._database_info is not None:
             self.destroy_publisher(self._database_info)
             self._database_info = None
@@ -446,7 +456,9 @@ class Detector(GuardedNode, LifecycleNode):
                 judged.append(camera.unknown(waiting.received, *waiting.fault, settings, frame))
             else:
                 assert result is not None
-                judged.append(Judged(frame, result, frame_id, camera.model_of(result.image_size), settings))
+                model = camera.model_of(result.image_size)
+                ground = None if model is None else camera.ground_of(frame_id, result.stamp_ns)
+                judged.append(Judged(frame, result, frame_id, model, settings, ground))
         return judged
 
     def _results(self, ready: Sequence[_Waiting], judge: Judge) -> dict[str, FrameResult]:
@@ -685,7 +697,7 @@ class Detector(GuardedNode, LifecycleNode):
 class _Camera:
     """One camera: its topics, and what is remembered of it."""
 
-    def __init__(self, node: Detector, name: str, settings: Settings) -> None:
+    def __init__(self, node: Detector, name: str, settings: Settings, transforms: TransformTree | None) -> None:
         self.name = name
         self.log = node.get_logger().get_child(name)
         self.monitor = CameraMonitor()
@@ -696,6 +708,7 @@ class _Camera:
         self._node = node
         self._input = CameraInput(node, name, settings.cameras, settings.method, INPUT)
         self._rectified = settings.detector.image_rectified
+        self._transforms, self._ground_frame = transforms, settings.detector.ground_frame
         # from configure on, so that the first frame after activate finds it
         self._infos = node.create_subscription(CameraInfo, f'~/input/{name}/camera_info', self._on_info, INPUT)
         self._model: CameraModel | CameraError = CameraError(
@@ -830,6 +843,19 @@ class _Camera:
             return None
         assert isinstance(model, CameraModel)
         return model
+
+    def ground_of(self, frame_id: str, stamp_ns: int) -> GroundPlane | None:
+        """The ground below the camera of an image; None, and diagnostics warn, where that is not known."""
+        if self._transforms is None:
+            return None
+        try:
+            ground = GroundPlane(self._ground_frame, self._transforms.lookup(self._ground_frame, frame_id, stamp_ns))
+        except TransformError as error:
+            self.monitor.distances(str(error))
+            self.log.warning(f'distances are left out: {error}', throttle_duration_sec=LOG_PERIOD_S)
+            return None
+        self.monitor.distances('')
+        return ground
 
     def status(self, name: str, settings: DetectorSettings) -> DiagnosticStatus:
         """For `/diagnostics`."""

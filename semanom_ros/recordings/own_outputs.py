@@ -12,7 +12,7 @@ from semanom_ros.parameter_files import DETECTOR
 
 _RESULTS = ('semanom_ros/msg/AnomalyArray', 'semanom_ros/msg/AnomalyScore')
 _NAMES = ('anomalies', 'score', 'markers', 'mask', 'anomaly_map', 'overlay', 'overlay/compressed', 'detections',
-          'annotations')
+          'annotations', 'obstacles')
 """Of `ros/outputs.py`; a test compares."""
 _INFORMATION = 'semanom_ros/msg/DatabaseInfo'
 _STATUS = '/diagnostics'

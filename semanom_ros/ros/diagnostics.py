@@ -77,6 +77,7 @@ class CameraMonitor:
         self._waiting_since: float | None = None  # since when a late answer is waited for
         self._late_answer = 0.0  # seconds that the last answer took, where that was too long
         self._bearing_fault = ''
+        self._distance_fault = ''
         self._masks_fault = ''
 
     def start(self) -> None:
@@ -160,6 +161,11 @@ class CameraMonitor:
         with self._lock:
             self._bearing_fault = fault
 
+    def distances(self, fault: str) -> None:
+        """Why distances cannot be computed; empty: they can."""
+        with self._lock:
+            self._distance_fault = fault
+
     def masks(self, fault: str) -> None:
         """Why a frame has no masks; empty: it has some."""
         with self._lock:
@@ -226,6 +232,8 @@ class CameraMonitor:
                 health.add(WARN, self._masks_fault)
             if self._bearing_fault:
                 health.add(WARN, self._bearing_fault)
+            if self._distance_fault:
+                health.add(WARN, f'distances are left out: {self._distance_fault}')
             if self._last is not None and self._last.drift.state is DriftState.DRIFTING:
                 health.add(WARN, f'{self._last.drift}: p-values and the false-alarm rate do not hold; check the '
                                  'camera, or record nominal drives like this one')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from array import array
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from builtin_interfaces.msg import Duration, Time
-from geometry_msgs.msg import Point32, Vector3
+from geometry_msgs.msg import Point, Point32, Vector3
 from rclpy.serialization import serialize_message
 from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
@@ -22,6 +23,7 @@ from semanom_ros.core.drift.drift_reference import DriftReference
 from semanom_ros.core.results import Anomaly, FrameResult, Reason
 from semanom_ros.errors import CameraError, ImageError
 from semanom_ros.geometry.camera_model import CameraModel
+from semanom_ros.geometry.ground_plane import Footing
 from semanom_ros.msg import Anomaly as AnomalyMessage
 from semanom_ros.msg import AnomalyArray, AnomalyScore, DatabaseInfo, NominalMatch
 from semanom_ros.msg import Drift as DriftMessage
@@ -129,13 +131,27 @@ def picture_of(serialized: bytes, compressed: bool, depth: BitDepth | None = Non
     Raises:
         ImageError: what was received is no such message, or holds no picture.
     """
-    name = 'sensor_msgs/msg/CompressedImage' if compressed else 'sensor_msgs/msg/Image'
-    try:
-        message: Any = _TYPES.deserialize_cdr(memoryview(serialized), name)  # type: ignore[arg-type]
-    except Exception as error:  # rosbags raises several kinds on bytes that are no such message
-        raise ImageError(f'image: found {len(serialized)} bytes that are no {name}; check the camera driver') from error
+    message = _image_of(serialized, compressed)
     image = image_from_compressed(message, depth) if compressed else image_from_message(message, depth)
     return image, stamp_ns(message), message.header.frame_id
+
+
+def encoding_of(serialized: bytes, compressed: bool) -> str:
+    """The encoding that a serialized `sensor_msgs/Image` announces, or the format of a `CompressedImage`.
+
+    Raises:
+        ImageError: it is no such message.
+    """
+    message = _image_of(serialized, compressed)
+    return str(message.format if compressed else message.encoding)
+
+
+def _image_of(serialized: bytes, compressed: bool) -> Any:
+    name = 'sensor_msgs/msg/CompressedImage' if compressed else 'sensor_msgs/msg/Image'
+    try:
+        return _TYPES.deserialize_cdr(memoryview(serialized), name)  # type: ignore[arg-type]
+    except Exception as error:  # rosbags raises several kinds on bytes that are no such message
+        raise ImageError(f'image: found {len(serialized)} bytes that are no {name}; check the camera driver') from error
 
 
 def camera_model(info: CameraInfo, rectified: bool = False) -> CameraModel:
@@ -176,13 +192,16 @@ def anomaly_score(result: FrameResult, header: Header) -> AnomalyScore:
                         drift=_drift(result.drift))
 
 
-def anomaly_array(result: FrameResult, header: Header, camera: CameraModel | None) -> AnomalyArray:
+def anomaly_array(result: FrameResult, header: Header, camera: CameraModel | None,
+                  footings: Sequence[Footing | None] = (), ground_frame: str = '') -> AnomalyArray:
     """The verdict and all anomalies.
 
     Args:
         result: of the frame.
         header: of the source image.
         camera: for the bearings; None: they are left out.
+        footings: where each anomaly stands; none: that is not known of any.
+        ground_frame: of the footings.
 
     Raises:
         CameraError: the camera is not that of the image.
@@ -196,7 +215,9 @@ def anomaly_array(result: FrameResult, header: Header, camera: CameraModel | Non
         raw_score=result.raw_score, p_value=result.p_value, threshold=result.threshold, verdict=int(result.verdict),
         anomalous=result.anomalous, held_back=result.held_back, reason=int(result.reason),
         explanation=result.explanation, drift=_drift(result.drift),
-        anomalies=[_anomaly(anomaly, None if bearings is None else bearings[number])
+        ground_frame=ground_frame,
+        anomalies=[_anomaly(anomaly, None if bearings is None else bearings[number],
+                            footings[number] if footings else None)
                    for number, anomaly in enumerate(result.anomalies)])
 
 
@@ -276,7 +297,7 @@ def _colour(colour: tuple[int, int, int]) -> Any:
     return Color(r=red / 255, g=green / 255, b=blue / 255, a=1.0)
 
 
-def _anomaly(anomaly: Anomaly, bearing: npt.NDArray[np.float64] | None) -> AnomalyMessage:
+def _anomaly(anomaly: Anomaly, bearing: npt.NDArray[np.float64] | None, footing: Footing | None) -> AnomalyMessage:
     message = AnomalyMessage(
         track_id=anomaly.track_id, score=anomaly.score, raw_score=anomaly.raw_score, p_value=anomaly.p_value,
         box=_region(anomaly.box), contour=[Point32(x=float(x), y=float(y)) for x, y in anomaly.contour],
@@ -284,6 +305,10 @@ def _anomaly(anomaly: Anomaly, bearing: npt.NDArray[np.float64] | None) -> Anoma
     if bearing is not None and np.isfinite(bearing).all():
         message.has_bearing = True
         message.bearing = Vector3(x=float(bearing[0]), y=float(bearing[1]), z=float(bearing[2]))
+    message.distance = math.nan if footing is None else footing.distance
+    message.position = Point(x=math.nan, y=math.nan, z=math.nan) if footing is None else point(footing.position)
+    if footing is not None:
+        message.distance_source = AnomalyMessage.DISTANCE_GROUND
     if anomaly.nearest is not None:
         message.nearest = _nominal_match(anomaly.nearest)
     return message
@@ -298,6 +323,12 @@ def _nominal_match(example: NominalExample) -> NominalMatch:
 def _region(box: tuple[int, int, int, int]) -> RegionOfInterest:
     x, y, width, height = box
     return RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height)
+
+
+def point(position: npt.NDArray[np.float64]) -> Point:
+    """A `geometry_msgs/Point` of (3,)."""
+    x, y, z = (float(v) for v in position)
+    return Point(x=x, y=y, z=z)
 
 
 def duration(nanoseconds: int) -> Duration:

@@ -13,18 +13,20 @@ import numpy.typing as npt
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import QoSProfile
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.results import FrameResult, Verdict
 from semanom_ros.geometry.camera_model import CameraModel
+from semanom_ros.geometry.ground_plane import Footing, GroundPlane
 from semanom_ros.msg import AnomalyArray, AnomalyScore
 from semanom_ros.rendering.overlay import Picture, render_overlay
 from semanom_ros.ros import messages
 from semanom_ros.ros.markers import marker_array
 from semanom_ros.ros.messages import header, image_to_compressed, image_to_message
+from semanom_ros.ros.obstacles import obstacle_cloud
 from semanom_ros.ros.qos import OUTPUT, OUTPUT_IMAGE
 from semanom_ros.settings import DetectorSettings
 
@@ -42,6 +44,7 @@ class Judged:
         frame_id: of the source image.
         camera: for bearings and markers; None: they are left out.
         settings: of markers and overlays.
+        ground: below the camera; None: positions and distances are left out.
     """
 
     frame: Frame | None
@@ -49,11 +52,25 @@ class Judged:
     frame_id: str
     camera: CameraModel | None
     settings: DetectorSettings
+    ground: GroundPlane | None = None
 
     @property
     def header(self) -> Header:
         """That of the source image."""
         return header(self.result.stamp_ns, self.frame_id)
+
+    @cached_property
+    def footings(self) -> list[Footing | None]:
+        """Where each anomaly stands; None where that is not known."""
+        if self.camera is None or self.ground is None:
+            return [None] * len(self.result.anomalies)
+        return [self.ground.footing(self.camera, anomaly.box, self.result.image_size)
+                for anomaly in self.result.anomalies]
+
+    @property
+    def ground_frame(self) -> str:
+        """Frame of the footings; '' where there are none."""
+        return self.ground.frame if self.ground is not None and self.camera is not None else ''
 
     @cached_property
     def overlay(self) -> Picture:
@@ -83,11 +100,14 @@ class Needs(Enum):
     PICTURE = 1
     VERDICT = 2
     """A known one: where nothing is known an empty mask or list would say that nothing is anomalous."""
+    GROUND = 3
+    """A known verdict, and where the ground is."""
 
     def met(self, judged: Judged) -> bool:
         """Whether a frame has it."""
-        if self is Needs.VERDICT:
-            return judged.result.verdict is not Verdict.UNKNOWN
+        if self in (Needs.VERDICT, Needs.GROUND):
+            return judged.result.verdict is not Verdict.UNKNOWN and (
+                self is Needs.VERDICT or bool(judged.ground_frame))
         return self is Needs.NOTHING or judged.frame is not None
 
 
@@ -129,9 +149,12 @@ def stepped(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 SCORE = Output('score', AnomalyScore, lambda j: messages.anomaly_score(j.result, j.header), When.AT_ONCE)
-ANOMALIES = Output('anomalies', AnomalyArray, lambda j: messages.anomaly_array(j.result, j.header, j.camera))
+ANOMALIES = Output('anomalies', AnomalyArray, lambda j: messages.anomaly_array(
+    j.result, j.header, j.camera, j.footings, j.ground_frame))
 MARKERS = Output('markers', MarkerArray, lambda j: marker_array(
-    j.result, j.header, j.camera, j.settings.marker_distance, j.settings.marker_lifetime))
+    j.result, j.header, j.camera, j.settings.marker_distance, j.settings.marker_lifetime, j.footings, j.ground_frame))
+OBSTACLES = Output('obstacles', PointCloud2, lambda j: obstacle_cloud(
+    j.footings, j.result.stamp_ns, j.ground_frame), needs=Needs.GROUND)
 MASK = Output('mask', Image, lambda j: _picture(j.result.mask, 'mono8', j), qos=OUTPUT_IMAGE, needs=Needs.VERDICT)
 ANOMALY_MAP = Output('anomaly_map', Image, lambda j: _picture(stepped(j.result.anomaly_map), '32FC1', j),
                      qos=OUTPUT_IMAGE, needs=Needs.VERDICT)
@@ -141,7 +164,7 @@ OVERLAY_JPEG = Output('overlay/compressed', CompressedImage, lambda j: image_to_
     j.overlay, j.result.stamp_ns, j.frame_id, quality=j.settings.overlay_jpeg_quality), When.DRAWN, OUTPUT_IMAGE,
     needs=Needs.PICTURE)
 
-OUTPUTS: tuple[Output, ...] = (SCORE, ANOMALIES, MARKERS, MASK, ANOMALY_MAP, OVERLAY, OVERLAY_JPEG)
+OUTPUTS: tuple[Output, ...] = (SCORE, ANOMALIES, MARKERS, OBSTACLES, MASK, ANOMALY_MAP, OVERLAY, OVERLAY_JPEG)
 
 if messages.Detection2DArray is not None:  # where those packages are installed
     OUTPUTS += (Output('detections', messages.Detection2DArray,

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,16 +17,35 @@ from semanom_ros.commands.doctor import CHECKS
 ESSENTIAL = {'ROS middleware', 'ROS 2', 'messages', 'NumPy', 'PyTorch', 'torchvision', 'FAISS', 'timm', 'recordings'}
 
 
-def test_what_the_tests_run_on_is_found_to_work(ros_domain_id: int, capsys: pytest.CaptureFixture[str]) -> None:
-    status = cli.main(['doctor', '--json'])
+def test_what_the_tests_run_on_is_found_to_work(ros_domain_id: int, capsys: pytest.CaptureFixture[str],
+                                                tmp_path: Path) -> None:
+    bundle, database = tmp_path / 'report.zip', f'database={tmp_path / "nominal"}'
+    status = cli.main(['doctor', '--json', '--bundle', str(bundle), '--set', database])
     report = json.loads(capsys.readouterr().out)
     findings = {finding['name']: finding for finding in report['findings']}
-    assert list(findings) == [name for name, _, _ in CHECKS]
+    assert list(findings) == [*(name for name, _, _ in CHECKS), 'configuration', 'database']
+    assert findings['database']['status'] == 'missing'
+    assert findings['database']['advice'].startswith('make one with semanom record')
+    assert 'semanom-tiny' in findings['configuration']['found']
+    with zipfile.ZipFile(bundle) as archive:
+        assert json.loads(archive.read('report.json')) == report['findings']
+        assert str(tmp_path / 'nominal') in archive.read('parameters.json').decode()
     assert {name for name in ESSENTIAL if findings[name]['status'] != 'ok'} == set()
     assert f'domain {ros_domain_id}' in findings['ROS 2']['found']
     broken = [name for name, finding in findings.items() if finding['required'] and finding['status'] != 'ok']
     assert report['ok'] is (not broken)
     assert status == (1 if broken else 0)
+
+
+@pytest.mark.parametrize(('given', 'said'), [
+    (['--seconds', '0'], '--seconds: found 0'), (['--log', 'x.log'], 'found no --bundle'),
+    (['--bundle', 'x.tar'], 'expected .zip'), (['--set', 'encoder_layer=x'], 'encoder_layer')])
+def test_bad_arguments_are_refused_before_anything_is_examined(given: list[str], said: str,
+                                                               capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(['doctor', *given]) == 2
+    told = capsys.readouterr()
+    assert said in told.err
+    assert not told.out
 
 
 def test_damages_are_named_with_what_to_do(ros_domain_id: int, tmp_path: Path) -> None:

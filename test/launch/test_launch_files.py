@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import shutil
@@ -275,6 +276,22 @@ def test_detector_as_the_readme_has_it(
     assert 'ERROR' not in launched.output
 
 
+def test_a_detector_that_is_killed_comes_back_active(
+    launch: Callable[..., Launched], watch: Callable[..., Watcher], database: Path, config: Path
+) -> None:
+    launched = launch('detector.launch.py', database=database, config=config, image_topic='/camera/image_raw',
+                      respawn='true')  # fmt: skip
+    watcher = watch()
+    watcher.wait_until_active()
+    (first,) = re.findall(r'detector-1\]: process started with pid \[([0-9]+)\]', launched.output)
+    os.kill(int(first), signal.SIGKILL)
+    launched.wait_for(r'process has died.*exit code -9')
+    watcher.spin_until(lambda: launched.output.count('active: watching') == 2, 'active again')
+    assert watcher.score('camera', '/camera/image_raw').header.stamp.sec == 5
+    assert launched.interrupt() == 0
+    assert launched.output.count('process started with pid') == 2
+
+
 def test_as_typed_both_launch_files_meet(
     launch: Callable[..., Launched], watch: Callable[..., Watcher], config: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch
@@ -400,6 +417,7 @@ def test_launch_ends_when_the_detector_does_before_it_is_configured(
         ('detector', {'image_topic': '/front camera/image'}, 'image_topic: found /front camera/image, expected'),
         ('detector', {'cameras': 'front:=/a', 'image_topic': '/b'}, 'cameras: found image_topic too, expected'),
         ('record_nominal', {'cameras': 'front'}, 'cameras: front: found no such file, expected'),
+        ('detector', {'foxglove': '/nowhere/x.json'}, 'foxglove: /nowhere/x.json: No such file'),
         ('detector', {'namespace': 'my robot'}, 'namespace: found my robot, expected'),
     ],
 )
@@ -490,7 +508,7 @@ def test_record_nominal_from_a_camera_until_it_is_stopped(
     assert cli.main(['db', 'verify', str(tmp_path / 'nominal')]) == 0
 
 
-def test_rviz_gets_a_configuration_for_the_cameras(
+def test_viewers_get_a_configuration_for_the_cameras(
     launch: Callable[..., Launched], config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a stand-in for RViz, which keeps what it is started with."""
@@ -502,14 +520,19 @@ def test_rviz_gets_a_configuration_for_the_cameras(
     monkeypatch.setenv('AMENT_PREFIX_PATH', f'{prefix}{os.pathsep}{os.environ["AMENT_PREFIX_PATH"]}')
     launched = launch(
         'detector.launch.py', config=config, autostart='false', rviz='true', camera_names='[front,rear]',
-        image_topic='[/front/image_raw,/rear/image_raw]', image_transport='compressed', namespace='robot'
+        image_topic='[/front/image_raw,/rear/image_raw]', image_transport='compressed', namespace='robot',
+        foxglove=tmp_path / 'layout.json'
     )  # fmt: skip
+    launched.wait_for('layout for Foxglove: .*layout.json')
     launched.wait_for(r'rviz2-1\]: process has finished cleanly')
     launched.wait_for(r'detector-2\]: process started')
     content = kept.read_text()
     for line in ('Value: /robot/semanom_detector/rear/overlay', 'Value: /front/image_raw/compressed', 'Name: Overlay 2',
                  'QMainWindow State: 000000ff'):
         assert line in content
+    panels = json.loads((tmp_path / 'layout.json').read_text())['configById']
+    assert panels['Image!rear_camera']['imageMode']['imageTopic'] == '/rear/image_raw/compressed'
+    assert panels['Image!rear_overlay']['imageMode']['imageTopic'] == '/robot/semanom_detector/rear/overlay'
     assert launched.interrupt() == 0
 
 

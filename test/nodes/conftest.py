@@ -116,6 +116,12 @@ def street_with_box(number: int, box: tuple[int, int, int, int] = (48, 40, 24, 1
     return image
 
 
+@pytest.fixture(name='street_with_box', scope='session')
+def _street_with_box() -> Callable[..., np.ndarray]:
+    """That function."""
+    return street_with_box
+
+
 def record_streets(path: Path, numbers: range, masks: bool = False, compress: bool = False) -> Path:
     """A recording of streets on /camera/image, one a second, with masks of the sky and the cars if asked for."""
     with BagWriter(path) as writer:

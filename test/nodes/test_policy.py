@@ -18,7 +18,7 @@ from semanom_ros.ros.camera_input import CameraInput
 from semanom_ros.settings import Settings
 
 POLICY = ElementTree.parse(Path(__file__).resolve().parents[2] / 'config' / 'sros2_policy.xml').getroot()
-ELSEWHERE = ('/camera/', '/clock', '/detections', '/annotations', '/segments', '/image/compressed')
+ELSEWHERE = ('/camera/', '/clock', '/tf', '/detections', '/annotations', '/segments', '/image/compressed')
 """Ends or beginnings of what is used only with other parameters, or where other packages are installed."""
 
 

@@ -11,10 +11,12 @@ import pytest
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 
+from semanom_ros.core.localization.regions_of_map import Region
 from semanom_ros.core.results import Anomaly, FrameResult, Reason, Verdict
 from semanom_ros.errors import CameraError, ImageError
 from semanom_ros.msg import AnomalyArray, AnomalyScore
 from semanom_ros.recordings.images import BitDepth
+from semanom_ros.rendering.overlay import AMBER
 from semanom_ros.ros.markers import marker_array
 from semanom_ros.ros.messages import (
     anomaly_array,
@@ -162,5 +164,20 @@ def test_what_is_seen_where_there_are_no_bearings_has_none(trial) -> None:
         assert first.bearing.x == first.bearing.z == 0
         assert second.has_bearing
         markers = marker_array(result, header(STAMP, 'lens'), camera, 10.0, 1.0).markers
-        assert [marker.id for marker in markers[1:]] == [1, 1, 1]
+        assert [marker.id for marker in markers[1:] if marker.ns != 'state'] == [1, 1, 1]
         assert all(math.isfinite(point.x) for marker in markers for point in (*marker.points, marker.pose.position))
+
+
+def test_markers_say_what_is_held_back_and_what_is_unknown() -> None:
+    info = stereo_right()
+    camera = camera_model(info)
+    region = Region((300, 220, 20, 10), np.ones((10, 20), bool), 200, (305, 225))
+    unknown = FrameResult.unknown(STAMP, 'front', Reason.STALE, '', (480, 640))
+    held_back = replace(unknown, verdict=Verdict.NOMINAL, reason=Reason.UNCONFIRMED, held_back_regions=(region,))
+    first, text = marker_array(unknown, header(STAMP, 'lens'), camera, 10.0, 1.0).markers
+    assert first.action == first.DELETEALL
+    assert (text.ns, text.text) == ('state', 'UNKNOWN, stale')
+    _, outline, text = marker_array(held_back, header(STAMP, 'lens'), camera, 10.0, 1.0).markers
+    assert (outline.ns, outline.type, text.text) == ('held_back', outline.LINE_STRIP, 'HELD BACK, unconfirmed')
+    assert (outline.color.r, outline.color.g) == pytest.approx((AMBER[0] / 255, AMBER[1] / 255))
+    assert marker_array(replace(unknown, image_size=(0, 0)), header(STAMP, ''), camera, 10.0, 1.0).markers[1:] == []
