@@ -204,6 +204,7 @@ setup(
         NAME: [
             'core/embedding/encoders/*/*',
             'evaluation/templates/*',
+            'finding/templates/*',
             '**/*.txt',
         ]
     },
