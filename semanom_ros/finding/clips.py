@@ -14,6 +14,7 @@ from semanom_ros.finding.embedded_recordings import EmbeddedRecordings, Stored
 from semanom_ros.finding.questions import Box, Question
 
 SCANNED = 1 << 15  # embeddings that are compared at a time
+SAMPLED = 64  # frames, evenly spread, that tell what is usual
 JOIN_NS = 2_000_000_000
 """Nanoseconds: frames of a recording that are no farther apart are neighbours, and show one thing."""
 LEAST = 0.5
@@ -73,14 +74,35 @@ def find(recordings: EmbeddedRecordings, question: Question, count: int, progres
         count: of clips, at most.
         progress: is told.
     """
-    scan = _scan(recordings, question, progress)
-    return [_clip(recordings, question, scan, *found) for found, _ in
+    usual = _usual(recordings, question)
+    scan = _scan(recordings, question, usual, progress)
+    return [_clip(recordings, question, usual, scan, *found) for found, _ in
             zip(_peaks(scan), range(count), strict=False)]
 
 
-def _scan(recordings: EmbeddedRecordings, question: Question, progress: Progress) -> _Scan:
-    """Compares every frame: the mean over what is looked for of how similar the most similar patch is."""
+def _usual(recordings: EmbeddedRecordings, question: Question) -> npt.NDArray[np.float32]:
+    """(Q,) how similar the most similar patch of a frame usually is to each piece of what is looked for, of SAMPLED."""
+    step = max(1, recordings.frames // SAMPLED)
+    best = []
+    for one in recordings.stored:
+        for index in range(0, len(one.part.frames), step):
+            vectors = np.asarray(one.part.frame(index, held_out=False).vectors)
+            if len(vectors):
+                best.append(question.similarities(vectors).max(axis=0))
+    return np.mean(best, axis=0) if best else np.zeros(0, np.float32)
+
+
+def _weights(usual: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """(Q,) what each piece counts: that a street has asphalt and sky tells less than what few of them have."""
+    rare = np.maximum(1 - usual, 1e-3)
+    return rare / rare.sum()
+
+
+def _scan(recordings: EmbeddedRecordings, question: Question, usual: npt.NDArray[np.float32], progress: Progress
+          ) -> _Scan:
+    """Compares every frame: the mean over what is looked for, see `_weights`, of how similar its best patch is."""
     scores, stamps, streams, places = [], [], [], []
+    weights = _weights(usual)
     known: dict[tuple[str, str], int] = {}
     progress.begin('search', recordings.frames, 'frame')
     for number, one in enumerate(recordings.stored):
@@ -93,7 +115,7 @@ def _scan(recordings: EmbeddedRecordings, question: Question, progress: Progress
             if len(filled):
                 similar = question.similarities(vectors)
                 best = np.maximum.reduceat(similar, chosen['first'][filled] - first, axis=0)
-                scores.append(best.mean(axis=1))
+                scores.append(best @ weights)
                 stamps.append(chosen['stamp_ns'][filled])
                 places.append(np.stack([np.full(len(filled), number), filled + stretch.start], axis=1))
                 for index in filled + stretch.start:
@@ -137,17 +159,20 @@ def _peaks(scan: _Scan) -> Iterator[tuple[int, int, int]]:
         yield int(best), first, last
 
 
-def _clip(recordings: EmbeddedRecordings, question: Question, scan: _Scan, best: int, first: int, last: int) -> Clip:
+def _clip(recordings: EmbeddedRecordings, question: Question, usual: npt.NDArray[np.float32], scan: _Scan, best: int,
+          first: int, last: int) -> Clip:
     number, index = (int(value) for value in scan.places[best])
     one = recordings.stored[number]
     return Clip(one.record(index), float(scan.scores[best]), int(scan.stamps[first]), int(scan.stamps[last]),
-                last - first + 1, _found_box(one, index, question), one.part.thumbnail(index), one.nominal)
+                last - first + 1, _found_box(one, index, question, usual), one.part.thumbnail(index), one.nominal)
 
 
-def _found_box(one: Stored, index: int, question: Question) -> Box:
+def _found_box(one: Stored, index: int, question: Question, usual: npt.NDArray[np.float32]) -> Box:
     """Where in a frame what is looked for is: the patches round the most similar one that stand out half as much."""
     frame = one.part.frame(index, held_out=False)
-    similar = question.similarities(np.asarray(frame.vectors)).max(axis=1)
+    weights = _weights(usual)
+    # what resembles a rare piece, and not what resembles one that is everywhere still more
+    similar = (question.similarities(np.asarray(frame.vectors)) * (weights / weights.max())).max(axis=1)
     peak = int(similar.argmax())
     above = similar >= (np.median(similar) + similar[peak]) / 2
     boxes = frame.boxes
