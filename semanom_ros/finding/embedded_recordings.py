@@ -70,7 +70,9 @@ def index_recordings(bags: Sequence[Path], folder: Path, settings: Settings, pro
         with BagReader(bag) as reader:
             for topic in [topic for topic in settings.recorder.image_topics if topic] or ['']:
                 reader.image_topic(topic)
-            targets[bag] = folder / f'{reader.path.stem}-{reader.fingerprint()[:8]}'
+            mark = reader.fingerprint()[:8]
+            there = sorted(folder.glob(f'*-{mark}'))  # by whatever name it was indexed, or begun
+            targets[bag] = there[0] if there else folder / f'{reader.path.stem}-{mark}'
     embedder = embedder or embedder_for(settings.method)
     for path in indexed(folder):
         difference = read_manifest(path).description.difference(embedder.description)

@@ -12,7 +12,7 @@ import heapq
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -184,7 +184,8 @@ def greedy(candidates: Iterable[Candidate], mined: Mined, count: int) -> list[Ca
 
 
 def survey(bags: Sequence[Path], judge: Judge, image_topic: str, per_bag: int, known: frozenset[tuple[str, str, int]],
-           before: Sequence[NominalFrame], progress: Progress) -> Survey:
+           before: Sequence[NominalFrame], progress: Progress,
+           told: Callable[[Candidate], object] = lambda candidate: None) -> Survey:
     """Looks at every frame of recordings, without the filter over time: a label helps where it would hold back, too.
 
     Memory grows with what one recording flags, and with `per_bag` frames of each.
@@ -197,6 +198,7 @@ def survey(bags: Sequence[Path], judge: Judge, image_topic: str, per_bag: int, k
         known: frames that were mined before.
         before: what was mined before.
         progress: is told.
+        told: is called with every frame above the alarm level.
 
     Raises:
         SemanomError: a recording or topic will not do.
@@ -209,6 +211,8 @@ def survey(bags: Sequence[Path], judge: Judge, image_topic: str, per_bag: int, k
     for path in bags:
         own = list(_flagged(path, judge, image_topic, known, found, progress))
         found.flagged += len(own)
+        for one in own:
+            told(one)
         found.candidates += greedy(own, Mined(judge.database, before), per_bag)
     for one in found.candidates:  # they are weighed against each other now, and not against those of their recording
         one.forget()
