@@ -22,12 +22,12 @@ HEIGHT, WIDTH, PATCH = 96, 128, 16
 COLOURS = {'red': (250, 10, 10), 'green': (10, 250, 10), 'blue': (10, 10, 250)}
 
 
-def street(seed: int) -> np.ndarray:
-    """(H, W, 3) uint8: grey of two kinds under noise."""
+def street(seed: int, noise: int) -> np.ndarray:
+    """(H, W, 3) uint8: grey of two kinds under noise of so many levels."""
     image = np.full((HEIGHT, WIDTH, 3), 110, np.uint8)
     image[:HEIGHT // 2] = 150
-    noise = np.random.default_rng(seed).integers(-6, 7, (HEIGHT, WIDTH, 1))
-    return np.clip(image.astype(int) + noise, 0, 255).astype(np.uint8)
+    levels = np.random.default_rng(seed).integers(-noise, noise + 1, (HEIGHT, WIDTH, 1))
+    return np.clip(image.astype(int) + levels, 0, 255).astype(np.uint8)
 
 
 def with_thing(image: np.ndarray, colour: str, x: int = 48, y: int = 64) -> np.ndarray:
@@ -37,14 +37,14 @@ def with_thing(image: np.ndarray, colour: str, x: int = 48, y: int = 64) -> np.n
     return image
 
 
-def write_drive(path: Path, things: dict[int, str], frames: int = 20, seed: int = 0) -> Path:
+def write_drive(path: Path, things: dict[int, str], frames: int = 20, seed: int = 0, noise: int = 2) -> Path:
     """A recording at 2 Hz with a latched topic at its beginning; `things` are the frames that show one."""
     with BagWriter(path) as bag:
         types = bag.typestore.types
         bag.declare('/robot_description', 'std_msgs/msg/String', latched=True)
         bag.write('/robot_description', types['std_msgs/msg/String']('a robot'), START + LATE)
         for number in range(frames):
-            image, stamp = street(1000 * seed + number), START + number * SECOND // 2
+            image, stamp = street(1000 * seed + number, noise), START + number * SECOND // 2
             if number in things:
                 image = with_thing(image, things[number])
             header = types['std_msgs/msg/Header'](types['builtin_interfaces/msg/Time'](*divmod(stamp, SECOND)), 'cam')
@@ -65,9 +65,9 @@ class Fleet:
         self.given: dict[str, Any] = {'encoder': f'torchscript:{folder / "patches.ts"}', 'input_size': [HEIGHT, WIDTH],
                                       'device': 'cpu', 'precision': 'fp32'}
         self.settings = Settings.of(self.given)
-        self.one = write_drive(folder / 'one', {6: 'red', 7: 'red', 8: 'red', 15: 'blue'})
+        self.one = write_drive(folder / 'one', {6: 'red', 7: 'red', 8: 'red', 15: 'blue'}, seed=3)
         self.two = write_drive(folder / 'two', {10: 'red', 11: 'red'}, seed=1)
-        self.nominal = write_drive(folder / 'nominal', {}, frames=60, seed=2)
+        self.nominal = write_drive(folder / 'nominal', {}, frames=60, seed=2, noise=6)  # it knows more than they show
         self.index = folder / 'index'
         index_recordings([self.one, self.two], self.index, self.settings, SILENT)
         self.database = folder / 'database'
