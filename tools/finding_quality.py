@@ -94,7 +94,7 @@ def measure_find(index: Path, pictures: Sequence[Path]) -> None:
 
 
 def measure_mine(bags: Sequence[Path], database: Path) -> None:
-    """Prints how many different anomalies the first so many frames show, mined, by score alone, and at random."""
+    """Prints how many different anomalies are in view in the first so many frames: mined, by score alone, at random."""
     judge = Judge.load(MethodSettings(), database)
     everything: list[Candidate] = []
     truth: dict[str, dict[int, dict[str, dict]]] = {}
@@ -116,7 +116,7 @@ def measure_mine(bags: Sequence[Path], database: Path) -> None:
     print(f'{len(frames)} frames, {found.flagged} above the alarm level, '
           f'{len(set().union(*(things(*frame) for frame in frames)))} anomalies; mined until nothing new is left: '
           f'{len(mined)}\n\n| frames | mined | by score alone | at random |\n|---|---|---|---|')
-    for size in (5, 10, 20, 40):
+    for size in sorted({size for size in (5, 10, len(mined)) if size <= len(mined)}):
         chance = [len(set().union(*(things(*frames[place]) for place in generator.choice(len(frames), size, False))))
                   for _ in range(DRAWS)]
         print(f'| {size} | {count(mined[:size])} | {count(by_score[:size])} | {np.mean(chance):.1f} |')
