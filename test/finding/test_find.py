@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from semanom_ros.cli import main
 from semanom_ros.core.database.storage import LOCK, Lock
@@ -20,10 +21,11 @@ from semanom_ros.core.embedding.encoders.encoder import TextAlignedEncoder
 from semanom_ros.core.progress import SILENT
 from semanom_ros.errors import BagError, DatabaseError, SemanomError
 from semanom_ros.finding import questions
+from semanom_ros.finding.clip_bags import Stretch, write_clips
 from semanom_ros.finding.clips import find
 from semanom_ros.finding.embedded_recordings import EmbeddedRecordings, index_recordings, indexed
 from semanom_ros.finding.opening import Places
-from semanom_ros.recordings.bags import BagReader
+from semanom_ros.recordings.bags import BagReader, BagWriter
 
 SECOND = 10**9
 START = 1_700_000_000 * SECOND
@@ -161,6 +163,22 @@ def test_clips_are_exported_with_their_messages(fleet: Any, tmp_path: Path) -> N
                 ] == expected
         assert clip.counts['/robot_description'] == 1  # though it came before
         assert len(expected) == 14
+
+
+def test_messages_of_other_packages_are_exported_with_their_definitions(tmp_path: Path) -> None:
+    types = get_typestore(Stores.ROS2_KILTED)
+    types.register(get_types_from_msg('float64 force\nstring name', 'gripper_msgs/msg/Grip'))
+    with BagWriter(tmp_path / 'bag') as bag:
+        bag.declare('/grip', 'gripper_msgs/msg/Grip', definitions=types)
+        for second in range(5):
+            message = types.types['gripper_msgs/msg/Grip'](float(second), 'left')
+            cdr = types.serialize_cdr(message, 'gripper_msgs/msg/Grip')
+            bag.write_cdr('/grip', 'gripper_msgs/msg/Grip', cdr, START + second * SECOND)
+    stretch = Stretch(START + SECOND, START + 3 * SECOND, tmp_path / 'clip')
+    assert write_clips(tmp_path / 'bag', [stretch]) == []
+    with BagReader(tmp_path / 'clip') as clip:
+        assert [(message.force, message.name) for _, _, message in clip.messages()] == [
+            (1.0, 'left'), (2.0, 'left'), (3.0, 'left')]
 
 
 def test_what_vanished_is_found_and_said(fleet: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
