@@ -93,9 +93,9 @@ def measure_find(index: Path, pictures: Sequence[Path]) -> None:
         print(f'| {caption} | {sum(map(stretches, own.values()))} | {" | ".join(cells)} |', flush=True)
 
 
-def measure_mine(bags: Sequence[Path], database: Path) -> None:
+def measure_mine(bags: Sequence[Path], database: Path, rate: float) -> None:
     """Prints how many different anomalies are in view in the first so many frames: mined, by score alone, at random."""
-    judge = Judge.load(MethodSettings(), database)
+    judge = Judge.load(MethodSettings().changed({'false_alarm_rate': rate}), database)
     everything: list[Candidate] = []
     truth: dict[str, dict[int, dict[str, dict]]] = {}
     for bag in bags:
@@ -116,7 +116,7 @@ def measure_mine(bags: Sequence[Path], database: Path) -> None:
     print(f'{len(frames)} frames, {found.flagged} above the alarm level, '
           f'{len(set().union(*(things(*frame) for frame in frames)))} anomalies; mined until nothing new is left: '
           f'{len(mined)}\n\n| frames | mined | by score alone | at random |\n|---|---|---|---|')
-    for size in sorted({size for size in (5, 10, len(mined)) if size <= len(mined)}):
+    for size in sorted({size for size in (5, 10, 20, len(mined)) if size <= len(mined)}):
         chance = [len(set().union(*(things(*frames[place]) for place in generator.choice(len(frames), size, False))))
                   for _ in range(DRAWS)]
         print(f'| {size} | {count(mined[:size])} | {count(by_score[:size])} | {np.mean(chance):.1f} |')
@@ -133,12 +133,13 @@ def main() -> None:
     mining = what.add_parser('mine')
     mining.add_argument('bags', type=Path, nargs='+')
     mining.add_argument('--database', type=Path, required=True)
+    mining.add_argument('--false-alarm-rate', type=float, default=0.01)
     arguments = parser.parse_args()
     try:
         if arguments.what == 'find':
             measure_find(arguments.index, arguments.pictures)
         else:
-            measure_mine(arguments.bags, arguments.database)
+            measure_mine(arguments.bags, arguments.database, arguments.false_alarm_rate)
     except SemanomError as error:
         parser.exit(2, f'{error}\n')
 
