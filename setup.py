@@ -205,6 +205,7 @@ setup(
             'core/embedding/encoders/*/*',
             'commands/templates/*',
             'evaluation/templates/*',
+            'finding/templates/*',
             '**/*.txt',
         ]
     },

@@ -28,6 +28,9 @@ COMMANDS = {
     'record': 'turn nominal bags into a nominal database',
     'learn': 'learn from nominal recordings what belongs where',
     'evaluate': 'replay a bag through the detector and measure it',
+    'index': 'embed recordings, so that things can be found in them',
+    'find': 'find things in recordings, by a picture or by words',
+    'mine': 'choose the frames of recordings that are most worth a label',
     'benchmark': 'measure on a public set of road anomalies, beside published figures',
     'export': 'make an engine of a database\'s encoder, and certify it',
     'db': 'look after nominal databases',
@@ -94,7 +97,8 @@ def parser_for(named: str) -> tuple[argparse.ArgumentParser, ModuleType | None]:
     for name, text in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.')
         if name == named:  # only the command that runs pays for its imports
-            suffix = '_' if keyword.iskeyword(name) else ''  # `import` is no name for a module
+            # `import` is no name for a module, and `index` that of another one
+            suffix = '_' if keyword.iskeyword(name) or name == 'index' else ''
             module = importlib.import_module(f'semanom_ros.commands.{name}{suffix}')
             module.configure(subparser)
     return parser, module

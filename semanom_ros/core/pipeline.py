@@ -410,16 +410,9 @@ def _held_back(dropped: list[tuple[Region, Track | None, Reason]], settings: Fil
     return reason, f'fills less than filter_agreement {settings.agreement:g} of its segment'
 
 
-def evidence_for(frame: Frame, result: FrameResult) -> NominalAddition:
-    """What becomes nominal when a person finds a flagged frame harmless.
-
-    The embeddings, as they were judged, that speak for patches above the pixel threshold in the anomalous regions
-    (anywhere, where the filter was off).
-
-    Args:
-        frame: that was flagged.
-        result: what was said about it.
-    """
+def evident_queries(result: FrameResult) -> npt.NDArray[np.int64]:
+    """Indices of the queries that speak for patches above the pixel threshold in the anomalous regions of a flagged
+    frame (anywhere, where the filter was off)."""
     queries = result.queries
     assert queries is not None
     assert result.scores is not None
@@ -431,7 +424,20 @@ def evidence_for(frame: Frame, result: FrameResult) -> NominalAddition:
         y, x = np.nonzero(result.mask)
         inside[((y + 1) * rows - 1) // height, ((x + 1) * columns - 1) // width] = True
         chosen = chosen & inside if (chosen & inside).any() else inside
-    own = np.unique(queries.owners[chosen])
-    record = FrameRecord(frame.source or f'live:{frame.topic}', '', frame.topic, frame.stamp_ns, (height, width))
+    return np.unique(queries.owners[chosen])
+
+
+def evidence_for(frame: Frame, result: FrameResult) -> NominalAddition:
+    """What becomes nominal when a person finds a flagged frame harmless: the embeddings of `evident_queries`, as they
+    were judged.
+
+    Args:
+        frame: that was flagged.
+        result: what was said about it.
+    """
+    queries = result.queries
+    assert queries is not None
+    own = evident_queries(result)
+    record = FrameRecord(frame.source or f'live:{frame.topic}', '', frame.topic, frame.stamp_ns, result.image_size)
     return NominalAddition(record, queries.vectors[torch.from_numpy(own)], queries.boxes[own], queries.positions[own],
                            thumbnail(frame.image, EVIDENCE_SIZE))

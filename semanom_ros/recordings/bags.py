@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.typesys.store import Typestore
 
 from semanom_ros.core.frames import Frame, Segments
 from semanom_ros.errors import BagError, ImageError
@@ -325,6 +326,14 @@ class BagReader:
             return next((message for _, _, message in self.messages([topic])), None)
         return None
 
+    def definitions(self, topic: str) -> Typestore:
+        """Message definitions that know the type of a topic, with which its messages can be written again.
+
+        Raises:
+            BagError: there is no usable one.
+        """
+        return self._definitions.store(self.topics[topic])
+
     def fingerprint(self) -> str:
         """SHA-256 over the sizes, beginnings and ends of the storage files: which recording this is, wherever it lies.
 
@@ -438,22 +447,25 @@ class BagWriter:
         else:
             self.abort()
 
-    def declare(self, topic: str, type: str, latched: bool = False) -> None:
+    def declare(self, topic: str, type: str, latched: bool = False, definitions: Typestore | None = None) -> None:
         """Adds a topic before its first message.
 
         Args:
             topic: name.
             type: as `sensor_msgs/msg/Image`.
             latched: publish it transient local when it is played, as /tf_static is.
+            definitions: that know the type, such as those of the recording that its messages come from; None:
+                `typestore`.
 
         Raises:
             BagError: the type is not known.
         """
         if topic not in self._connections:
-            if type not in self.typestore.fielddefs:
+            known = definitions or self.typestore
+            if type not in known.fielddefs:
                 raise BagError(f'{self.path}: found message type {type}, expected a standard one or one of semanom_ros')
             self._connections[topic] = self._writer.add_connection(
-                topic, type, typestore=self.typestore, offered_qos_profiles=[_qos(latched or topic == '/tf_static')])
+                topic, type, typestore=known, offered_qos_profiles=[_qos(latched or topic == '/tf_static')])
 
     def write(self, topic: str, message: Any, t_ns: int) -> None:
         """Adds a message.

@@ -45,7 +45,8 @@ class BagRecording:
 
 
 def record_bags(bags: Sequence[Path], database: Path, settings: Settings, progress: Progress,
-                embedder: Embedder | None = None, stop: Callable[[], bool] = lambda: False) -> BagRecording:
+                embedder: Embedder | None = None, stop: Callable[[], bool] = lambda: False, *,
+                calibrated: bool = True) -> BagRecording:
     """Embeds nominal recordings, calibrates on the stretches kept aside, and puts the database in its place.
 
     Killed at any moment, or stopped, it leaves what it did so far beside the database; called
@@ -61,6 +62,7 @@ def record_bags(bags: Sequence[Path], database: Path, settings: Settings, progre
         progress: is told.
         embedder: loaded already; None: loaded from the settings.
         stop: is asked between frames; True ends the recording without a commit.
+        calibrated: False: what is recorded is to be found again and not to be judged by, so nothing is calibrated.
 
     Raises:
         SemanomError: a recording, topic, encoder or database will not do, or there is no frame in any recording.
@@ -86,7 +88,8 @@ def record_bags(bags: Sequence[Path], database: Path, settings: Settings, progre
             if not recorder.summary.frames and not recorder.summary.known:
                 raise BagError(f'{", ".join(map(str, bags))}: found no frame that can be recorded, expected images; '
                                'see the messages above')
-            result.manifest = writer.commit(Recipe.of(settings.method, asked.index), progress)
+            recipe = Recipe.of(settings.method, asked.index) if calibrated else None
+            result.manifest = writer.commit(recipe, progress)
         result.seconds = time.monotonic() - begun
     return result
 

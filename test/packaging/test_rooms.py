@@ -29,7 +29,7 @@ FLOORS = (
     ('core.pipeline',),
     ('rendering', 'recordings'),
     ('ros',),
-    ('simulation',),
+    ('simulation', 'finding'),
     ('evaluation',),
     ('benchmarks',),
     ('nodes', 'commands'),

@@ -1,0 +1,1 @@
+"""Finding things in recordings that were embedded, and choosing what of them is worth a label."""
