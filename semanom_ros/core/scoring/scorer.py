@@ -23,6 +23,7 @@ EXACT_ABOVE = 0.5
 """Score of a query from which on it is searched for, where nothing lower is of interest."""
 
 AHEAD = 4  # times the queries that a frame score is the mean of
+_SEARCHED = 16  # queries that are searched for without being bounded first
 _NOTHING = 2e-6  # a distance, or score, that is as good as 0: what single precision makes of equal embeddings
 
 
@@ -42,8 +43,7 @@ class FrameScores:
             where there is none.
         exact: (N,) whether a query was searched for, see `Scorer`.
         scores: (N,) float32, calibrated score of each query, >= 0; likewise.
-        score, raw_score: calibrated frame score, and the same aggregate over `distances`; for when they are exact see
-            `Scorer`.
+        score, raw_score: calibrated frame score, and the same aggregate over `distances`.
         p_value: conformal p-value of the frame score, (0, 1].
         level: what scores before calibration were divided by.
         timings_ms: milliseconds by stage.
@@ -68,14 +68,12 @@ class Scorer:
     Where it remembers what a camera's last frames resembled, queries that are plainly nominal are not searched for.
     What is found then is what a search for all of them finds:
 
-    - the frame score, where it is above `exact_above`, and so the p-value;
+    - the frame score, before and after calibration, and so the p-value;
     - the score, distance and nearest embedding of every query above `exact_above`, and of those next to it in the
       picture, so that what is drawn, tracked and reported of a map there is the same.
 
     The score and the distance of any other query are upper bounds, of which that of the score is at most
-    `exact_above`; its nearest embedding is the nearest of some. `FrameScores.exact` tells them apart. A frame score of
-    at most `exact_above` is an upper bound likewise, though the highest were searched for once, and so is the frame
-    score before calibration; where frames follow each other closely both are exact as a rule.
+    `exact_above`; its nearest embedding is the nearest of some. `FrameScores.exact` tells them apart.
 
     A search is the database's own, which its calibration was made with. Where that is by an approximate index, which
     misses what is nearest now and then, the bounds are of the true distance and not of what it would find: a query
@@ -119,19 +117,14 @@ class Scorer:
         start = time.perf_counter()
         known = [None] * len(queries) if memories is None else memories
         frames = [self._begun(*one) for one in zip(queries, known, strict=True)]
-        threshold, ahead = level * self._exact_above, AHEAD
-        asked = [frame.undecided(threshold, self._fraction, ahead) for frame in frames]
-        if self._bounding and memories is not None:
-            bounded = [rows if frame.bounded or self._database.bounded_at_once else rows[:0]
-                       for frame, rows in zip(frames, asked, strict=True)]
-            if any(map(len, bounded)):
-                self._bound(frames, bounded)
-                asked = [frame.undecided(threshold, self._fraction, ahead) for frame in frames]
-        while any(map(len, asked)):
-            self._search(frames, asked)
-            ahead *= 2  # where bounds all but equal what is searched for there is always another that is higher
-            asked = [frame.undecided(threshold, self._fraction, ahead if frame.above(threshold, self._fraction) else 0)
-                     for frame in frames]
+        threshold = level * self._exact_above
+        while any(map(len, asked := [frame.undecided(threshold, self._fraction) for frame in frames])):
+            loose = [frame.loose(rows, self._database.bounded_at_once) if self._bounding and memories is not None
+                     else rows[:0] for frame, rows in zip(frames, asked, strict=True)]
+            if sum(map(len, loose)) > _SEARCHED:
+                self._bound(frames, loose)
+            else:
+                self._search(frames, asked)
         for frame, memory in zip(frames, known, strict=True):
             if memory is not None and self._remembering:
                 memory.remember(self._database, frame.nearest)
@@ -162,7 +155,7 @@ class Scorer:
             embedded = self._database.embed(queries.vectors.cpu(), queries.places)
             bounds = memory.bounds(self._database, embedded, k)
         distances, nearest = bounds or (np.full(count, np.nan, np.float32), np.full((count, k), -1, np.int64))
-        return _Comparing(queries, self._calibration, distances, nearest, np.zeros(count, bool))
+        return _Comparing(queries, self._calibration, distances, nearest, *np.zeros((2, count), bool))
 
     def _bound(self, frames: Sequence[_Comparing], asked: Sequence[npt.NDArray[np.int64]]) -> None:
         """Bounds of the queries that are asked for of each frame, lower than those known."""
@@ -222,6 +215,7 @@ class _Comparing:
         distances: (N,) of each query; of those that are not `exact` upper bounds, NaN: none is known.
         nearest: (N, k) nominal embeddings that it is the distance to.
         exact: (N,) whether a query was searched for.
+        asked: (N,) whether the database was asked for its bound.
     """
 
     queries: Queries
@@ -229,24 +223,19 @@ class _Comparing:
     distances: npt.NDArray[np.float32]
     nearest: npt.NDArray[np.int64]
     exact: npt.NDArray[np.bool_]
+    asked: npt.NDArray[np.bool_]
 
     @property
     def relative(self) -> npt.NDArray[np.float32]:
         """(N,) scores of the queries before division by the alarm level; rising with the distance."""
         return self.calibration.relative(self.distances, self.queries.positions)
 
-    def above(self, threshold: float, fraction: float) -> bool:
-        """Whether the frame score, or what bounds it, is above a relative score."""
-        return frame_statistic(self.relative, fraction) > threshold
-
-    def undecided(self, threshold: float, fraction: float, ahead: int) -> npt.NDArray[np.int64]:
+    def undecided(self, threshold: float, fraction: float) -> npt.NDArray[np.int64]:
         """The queries that must be searched for; when there are none, the rest matters no more.
 
         Args:
             threshold: relative score that no bound may exceed, nor one beside it in the picture.
-            fraction: of the highest scores, see `frame_statistic`: once all of them are exact no bound can change it.
-            ahead: the highest so many times as many are asked for: searching for one lowers it, and another is higher.
-                0: the frame score is plainly nominal.
+            fraction: of the highest scores, see `frame_statistic`: once they are above all bounds none can change it.
         """
         if not len(self.exact):
             return np.zeros(0, np.int64)
@@ -256,21 +245,31 @@ class _Comparing:
         beside = cv2.dilate((above & self.exact)[owners].astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
         wanted = above.copy()
         wanted[owners[beside]] = True
-        count = highest(len(relative), fraction)
-        top = np.argpartition(relative, -count)[-count:]
-        if ahead and not unknown.any() and not self.exact[top].all():
-            top = np.argpartition(relative, -min(len(relative), ahead * count))[-min(len(relative), ahead * count):]
-            wanted[top[relative[top] > _NOTHING]] = True
+        if not unknown.any():
+            count = highest(len(relative), fraction)
+            for values in (relative, self.distances):
+                found = values[self.exact]
+                if len(found) < count:  # the highest bounds first, and more: what is searched for is lower
+                    few = min(len(values), AHEAD * count)
+                    least = np.partition(values, -few)[-few]
+                    wanted |= values >= max(least, _NOTHING)
+                else:
+                    wanted |= values > max(float(np.partition(found, -count)[-count]), _NOTHING)
         return np.flatnonzero(wanted & ~self.exact)
 
-    @property
-    def bounded(self) -> bool:
-        """Whether something is known of its queries."""
-        return not np.isnan(self.distances).all()
+    def loose(self, rows: npt.NDArray[np.int64], at_once: bool) -> npt.NDArray[np.int64]:
+        """Those of some queries whose bounds the database has not been asked for, where that pays.
+
+        Args:
+            rows: queries.
+            at_once: whether it pays where nothing is known of them.
+        """
+        return rows[~self.asked[rows]] if at_once or not np.isnan(self.distances).all() else rows[:0]
 
     def lower(self, rows: npt.NDArray[np.int64], distances: npt.NDArray[np.float32], nearest: npt.NDArray[np.int64]
               ) -> None:
-        """Bounds of some of the queries, which count where they are lower."""
+        """The database's bounds of some of the queries, which count where they are lower."""
+        self.asked[rows] = True
         better = ~(self.distances[rows] <= distances)
         self.distances[rows[better]], self.nearest[rows[better]] = distances[better], nearest[better]
 
