@@ -23,19 +23,19 @@ FLAGGED = range(8, 14)
 """Frames of the drive that show the square."""
 
 
-def street(seed: int) -> np.ndarray:
-    """(H, W, 3) uint8: grey of two kinds under noise."""
+def street(seed: int, noise: int) -> np.ndarray:
+    """(H, W, 3) uint8: grey of two kinds under noise of so many levels."""
     image = np.full((HEIGHT, WIDTH, 3), 110, np.uint8)
     image[:HEIGHT // 2] = 150
-    levels = np.random.default_rng(seed).integers(-6, 7, (HEIGHT, WIDTH, 1))
+    levels = np.random.default_rng(seed).integers(-noise, noise + 1, (HEIGHT, WIDTH, 1))
     return np.clip(image.astype(int) + levels, 0, 255).astype(np.uint8)
 
 
-def write_drive(path: Path, frames: int, seed: int, flagged: range = range(0)) -> Path:
+def write_drive(path: Path, frames: int, seed: int, noise: int, flagged: range = range(0)) -> Path:
     """A recording at 2 Hz."""
     with BagWriter(path) as bag:
         for number in range(frames):
-            image = street(1000 * seed + number)
+            image = street(1000 * seed + number, noise)
             if number in flagged:
                 image[64:64 + 2 * PATCH, 48:48 + 2 * PATCH] = (250, 10, 10)
             bag.write_image('/camera/image_raw', image, 'rgb8', START + number * SECOND // 2, 'camera')
@@ -52,9 +52,10 @@ class Drive:
         given: dict[str, Any] = {'encoder': f'torchscript:{folder / "patches.ts"}', 'input_size': [HEIGHT, WIDTH],
                                  'device': 'cpu', 'precision': 'fp32'}
         self.settings = Settings.of(given)
-        self.drive = write_drive(folder / 'drive', 20, 3, FLAGGED)
+        self.drive = write_drive(folder / 'drive', 20, 3, 2, FLAGGED)
         self.database = folder / 'nominal'
-        record_bags([write_drive(folder / 'plain', 60, 2)], self.database, self.settings, SILENT)
+        # it knows more than the drive shows
+        record_bags([write_drive(folder / 'plain', 60, 2, 6)], self.database, self.settings, SILENT)
         self.results = folder / 'results'
         judge, state = Judge.load(self.settings.method, self.database), CameraState()
         with BagReader(self.drive) as reader, ResultBag(self.results, 'camera', recording=self.drive) as bag:

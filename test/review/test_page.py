@@ -52,7 +52,8 @@ def test_one_case_for_a_thing_that_is_tracked(cases: Cases, client: Any) -> None
     x, y, width, height = case['box']
     assert x <= 64 < x + width
     assert y <= 80 < y + height
-    assert listing['sources'] == [{'path': cases.sources[0].path, 'topic': '/camera/image_raw/compressed', 'frames': 20}]
+    source = listing['sources'][0]
+    assert (source['topic'], source['frames']) == ('/camera/image_raw/compressed', 20)
     details = client.get('/api/cases/0').get_json()
     assert Path(details['nearest']['source']).name == 'plain'
     assert client.get('/nearest/0.jpg').data[:2] == b'\xff\xd8'
@@ -96,7 +97,8 @@ def test_authors_who_differ_are_shown(cases: Cases, client: Any, verdicts: Verdi
     ('/api/cases/9/verdict', {'verdict': 'nominal'}, 404), ('/api/cases/0/verdict', {'verdict': 'missed'}, 400),
     ('/api/cases/0/verdict', {'verdict': 'revoked'}, 400), ('/api/cases/0/verdict', [], 400),
     ('/api/cases/0/verdict', {'verdict': 'anomaly', 'kind': 'x' * 1000}, 400)])
-def test_bad_requests_add_nothing(client: Any, verdicts: VerdictFolder, address: str, content: Any, status: int) -> None:
+def test_bad_requests_add_nothing(client: Any, verdicts: VerdictFolder, address: str, content: Any, status: int
+                                  ) -> None:
     assert post(client, address, content).status_code == status
     assert not verdicts.read()
 
@@ -151,7 +153,7 @@ def test_folders_without_results_are_said(drive: Any, tmp_path: Path, capsys: py
 def test_folders_of_recordings_and_mined_frames(drive: Any, tmp_path: Path) -> None:
     shutil.copytree(drive.results, tmp_path / 'all' / 'evaluated' / 'results')
     assert main(['mine', str(drive.drive), '--database', str(drive.database), '--output',
-                 str(tmp_path / 'all' / 'mined')]) == 0
+                 str(tmp_path / 'all' / 'mined'), '--budget', '1']) == 0
     (tmp_path / 'pictures').mkdir()
     found = Cases([tmp_path / 'all'], tmp_path / 'pictures', SILENT)
     assert sorted(Path(one.path).name for one in found.sources) == ['drive', 'results']
