@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(f'{len(cases.cases)} cases in {len(cases.sources)} recordings; verdicts of {verdicts.author} go to '
               f'{verdicts.own}', flush=True)
         host = f'[{arguments.host}]' if ':' in arguments.host else arguments.host
-        print(f'http://{host}:{server.server_port}/{"?token=..." if token else ""} (Ctrl-C ends it)', flush=True)
+        print(f'http://{host}:{server.port}/{"?token=..." if token else ""} (Ctrl-C ends it)', flush=True)
         try:
             server.serve_forever()
         finally:
