@@ -220,12 +220,12 @@ class Cases:
         try:
             mined = json.loads(read_small(path))['mined']
             for one in mined:
-                picture = (path.parent / one['image']).resolve()
-                if path.parent.resolve() not in picture.parents or not picture.is_file():
+                picture = _inside(path.parent, one['image'])
+                if picture is None:
                     self.notes.append(f'{path}: {one["image"]} is not there')
                     continue
-                outlines = tuple(Outline(0, float(thing['score']), float(thing['p_value']), _box(thing['box']), (),
-                                         '', None) for thing in one['anomalies'])
+                outlines = tuple(Outline(0, float(thing['score']), float(thing['p_value']), _box(thing['box']), (), '',
+                                         _mined_nearest(path.parent, thing['nearest'])) for thing in one['anomalies'])
                 # The page is told the size by the picture itself.
                 shown = Shown(int(one['stamp_ns']), (0, 0), picture, 'anomalous', float(one['score']), '', outlines)
                 self.sources.append(Reviewed(one['recording'], one['recording_sha256'], one['topic'], [shown]))
@@ -283,6 +283,20 @@ def _outline(message: Any) -> Outline:
                           bytes(near.thumbnail.data))
     return Outline(int(message.track_id), float(message.score), float(message.p_value), _region(message.box),
                    tuple((float(point.x), float(point.y)) for point in message.contour), message.label, nearest)
+
+
+def _mined_nearest(run: Path, near: Any) -> Nearest | None:
+    if near is None:
+        return None
+    picture = _inside(run, near['image'])
+    return Nearest(near['recording'], near['topic'], int(near['stamp_ns']), _box(near['box']), float(near['distance']),
+                   picture.read_bytes() if picture else b'')
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    """A file in a folder, wherever its name would lead; None where there is none."""
+    path = (folder / name).resolve()
+    return path if folder.resolve() in path.parents and path.is_file() else None
 
 
 def _region(roi: Any) -> tuple[int, int, int, int]:

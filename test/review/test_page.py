@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 from pathlib import Path
@@ -105,6 +106,7 @@ def test_bad_requests_add_nothing(client: Any, verdicts: VerdictFolder, address:
 
 def test_strangers_are_kept_out(client: Any, verdicts: VerdictFolder) -> None:
     assert client.get('/', base_url='http://evil.example:8765').status_code == 403  # DNS rebinding
+    assert client.get('/', headers={'Host': '[::1'}).status_code in (400, 403)
     assert client.get('/', base_url='http://127.0.0.1:8765').status_code == 200
     nominal = {'verdict': 'nominal'}
     assert client.post('/api/cases/0/verdict', json=nominal).status_code == 403  # a form of another page
@@ -160,6 +162,15 @@ def test_folders_of_recordings_and_mined_frames(drive: Any, tmp_path: Path) -> N
     mined = next(source for source in found.sources if Path(source.path).name == 'drive')
     assert cv2.imread(str(mined.frames[0].picture))[80, 64, 2] > 200
     assert len(found.cases) == 2
+    nearest = mined.frames[0].outlines[0].nearest
+    assert nearest is not None
+    assert Path(nearest.source).name == 'plain'
+    assert nearest.picture[:2] == b'\xff\xd8'
+    content = json.loads((tmp_path / 'all' / 'mined' / '001' / 'mined.json').read_text())
+    content['mined'][0]['image'] = '../../../../../etc/hostname'  # a run that somebody sent
+    (tmp_path / 'all' / 'mined' / '001' / 'mined.json').write_text(json.dumps(content))
+    with pytest.raises(SemanomError, match=r'etc/hostname is not there'):
+        Cases([tmp_path / 'all' / 'mined'], tmp_path / 'pictures', SILENT)
 
 
 def test_figures_on_the_command_line(cases: Cases, verdicts: VerdictFolder, capsys: pytest.CaptureFixture[str]) -> None:
