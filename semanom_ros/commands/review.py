@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ParameterError('DIR: found none, expected what is to be reviewed; name result bags, or --stats')
     try:
         from semanom_ros.review.page import review_page
-        from semanom_ros.review.serving import listening, read_token
+        from semanom_ros.review.serving import bound, read_token, server_on
     except ModuleNotFoundError as error:
         if error.name not in ('flask', 'werkzeug'):
             raise
@@ -62,11 +65,12 @@ def run(arguments: argparse.Namespace) -> None:
 
     token = read_token(arguments.token_file) if arguments.token_file else ''
     verdicts.read()  # what is wrong with them is said before hours are spent
-    with logging_redirect_tqdm(), tempfile.TemporaryDirectory(prefix='semanom_review_') as pictures:
+    with bound(arguments.host, arguments.port, token) as listener, _ended_by_sigterm(), logging_redirect_tqdm(), \
+            tempfile.TemporaryDirectory(prefix='semanom_review_') as pictures:
         cases = Cases(arguments.folders, Path(pictures), Bars())
         for note in cases.notes:
             logging.warning('%s', note)
-        server = listening(review_page(cases, verdicts, token), arguments.host, arguments.port, token)
+        server = server_on(listener, review_page(cases, verdicts, token))
         print(f'{len(cases.cases)} cases in {len(cases.sources)} recordings; verdicts of {verdicts.author} go to '
               f'{verdicts.own}', flush=True)
         host = f'[{arguments.host}]' if ':' in arguments.host else arguments.host
@@ -75,6 +79,16 @@ def run(arguments: argparse.Namespace) -> None:
             server.serve_forever()
         finally:
             server.server_close()
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends as Ctrl-C does, so that no pictures are left behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _print_figures(verdicts: Any, as_json: bool) -> None:

@@ -34,11 +34,10 @@ def read_token(path: Path) -> str:
     return token
 
 
-def listening(app: Flask, host: str, port: int, token: str) -> BaseWSGIServer:
-    """A server that listens; `serve_forever` answers.
+def bound(host: str, port: int, token: str) -> socket.socket:
+    """A socket that listens.
 
     Args:
-        app: what answers.
         host: address of this machine to listen on.
         port: 0: any that is free.
         token: that every request has to bring; '': none.
@@ -62,6 +61,12 @@ def listening(app: Flask, host: str, port: int, token: str) -> BaseWSGIServer:
         listener.close()
         why = 'is in use' if error.errno == errno.EADDRINUSE else f'cannot be used ({error.strerror})'
         raise SemanomError(f'--port: {host}:{port} {why}; give another --port (0: any that is free)') from error
+    return listener
+
+
+def server_on(listener: socket.socket, app: Flask) -> BaseWSGIServer:
+    """What answers on a socket, which it takes over: `serve_forever`, then `server_close`."""
     logging.getLogger('werkzeug').setLevel(logging.WARNING)  # not every picture
     with listener:  # the server has a copy
-        return make_server(host, listener.getsockname()[1], app, threaded=True, fd=listener.fileno())
+        host, port = listener.getsockname()[:2]
+        return make_server(host, port, app, threaded=True, fd=listener.fileno())

@@ -17,7 +17,7 @@ pytest.importorskip('flask', reason="Flask is not installed: pip install -e '.[r
 from semanom_ros.core.progress import SILENT
 from semanom_ros.review.cases import Cases
 from semanom_ros.review.page import review_page
-from semanom_ros.review.serving import listening
+from semanom_ros.review.serving import bound, server_on
 from semanom_ros.review.verdict_files import Opinion, VerdictFolder, standing
 
 
@@ -40,7 +40,7 @@ def test_a_person_judges_by_keys(drive: Any, browser: Any, tmp_path: Path) -> No
     (tmp_path / 'pictures').mkdir()
     cases = Cases([drive.results], tmp_path / 'pictures', SILENT)
     verdicts = VerdictFolder(tmp_path / 'verdicts', 'anna', 'desk')
-    server = listening(review_page(cases, verdicts), '127.0.0.1', 0, '')
+    server = server_on(bound('127.0.0.1', 0, ''), review_page(cases, verdicts))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
