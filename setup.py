@@ -23,6 +23,7 @@ NAME = 'semanom_ros'
 HERE = Path(__file__).resolve().parent  # colcon --symlink-install runs a link to this file in its build folder
 VERSION = re.search(r"^__version__ = '(.+)'$", (HERE / NAME / '__init__.py').read_text(), re.M).group(1)
 
+REVIEW = ['flask>=2.2', 'werkzeug>=2.2']
 OPENVINO = ['openvino>=2024.4', 'nncf>=2.13']
 ONNXRUNTIME = ['onnxruntime>=1.18', 'onnx>=1.16']
 SEGMENTATION = ['transformers>=4.56,<6', 'pillow>=10']
@@ -206,6 +207,8 @@ setup(
             'commands/templates/*',
             'evaluation/templates/*',
             'finding/templates/*',
+            'review/static/*',
+            'review/templates/*',
             '**/*.txt',
         ]
     },
@@ -226,9 +229,12 @@ setup(
         'tensorrt': ['tensorrt>=10'],
         # where it does not come with apt (python3-opencv), see requirements/python.txt
         'opencv': ['opencv-python-headless>=4.9'],
+        # the page of semanom review
+        'review': REVIEW,
         'docs': ['sphinx>=8', 'myst-parser>=4', 'furo>=2024.8.6'],
         'test': [
             *SEGMENTATION,
+            *REVIEW,
             'colcon-common-extensions>=0.3',
             'setuptools>=70.1,<80',  # colcon --symlink-install needs `setup.py develop`
             'pytest>=8,<9',  # launch_testing's plugin breaks pytest 9

@@ -31,6 +31,7 @@ COMMANDS = {
     'index': 'embed recordings, so that things can be found in them',
     'find': 'find things in recordings, by a picture or by words',
     'mine': 'choose the frames of recordings that are most worth a label',
+    'review': 'judge what was flagged, on a local page',
     'benchmark': 'measure on a public set of road anomalies, beside published figures',
     'export': 'make an engine of a database\'s encoder, and certify it',
     'db': 'look after nominal databases',

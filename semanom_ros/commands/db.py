@@ -112,6 +112,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     differ.add_argument('--html', metavar='FILE', type=Path,
                         help='write a page that also shows the frames that resemble the other version least')
 
+    applies = action('apply-verdicts', 'make nominal what people found nominal with semanom review, as a new version')
+    applies.add_argument('database', metavar='DIR', type=Path, help='nominal database')
+    applies.add_argument('--verdicts', metavar='DIR', type=Path,
+                         help='folder of verdicts (default: DIR_verdicts beside the database)')
+    applies.add_argument('--recording', metavar='BAG', dest='recordings', nargs='+', action='extend', default=[],
+                         type=Path, help='where recordings lie now, if they were moved')
+    applies.add_argument('--regression', metavar='BAG', type=Path,
+                         help='replay this recording before and after, show which verdicts change, and ask')
+    applies.add_argument('--image-topic', default='', metavar='T', help='of --regression, where it has several')
+    applies.add_argument('--yes', action='store_true', help='do not ask')
+    add_parameter_options(applies)
+
     revert = action('revert', 'go back to an earlier version, by a new one that holds the same')
     revert.add_argument('database', metavar='DIR', type=Path, help='nominal database')
     revert.add_argument('--version', metavar='N', type=whole(1),

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from semanom_ros.commands.applying_verdicts import apply_verdicts
 from semanom_ros.commands.database_difference import as_json, as_text, write_page
 from semanom_ros.commands.options import recipe_with
 from semanom_ros.commands.progress_bars import Bars
@@ -127,5 +128,6 @@ def _done(path: Path, before: Manifest | None, manifest: Manifest) -> None:
 
 
 ACTIONS: dict[str, Callable[[argparse.Namespace], None]] = {
-    'coverage': _coverage, 'merge': _merge, 'remove': _remove, 'extract': _extract, 'compact': _compact,
+    'apply-verdicts': apply_verdicts, 'coverage': _coverage, 'merge': _merge, 'remove': _remove, 'extract': _extract,
+    'compact': _compact,
     'calibrate': _calibrate, 'index': _index, 'diff': _diff, 'revert': _revert}

@@ -3,6 +3,7 @@
 Each run is a folder of its own, `001`, `002`, ..., that comes into place in one step:
 
     images/           the frames as they were recorded
+    nominal/          the nominal example that is most like each outlined thing
     annotations.json  COCO: the outlined regions as candidates for annotations
     mined.json        where each frame comes from, what it scored and would score with those before it nominal
     clips/            the seconds round each frame with all messages, MCAP
@@ -33,7 +34,8 @@ from semanom_ros.recordings.bags import BagReader
 from semanom_ros.recordings.images import compress_pixels
 from semanom_ros.recordings.picture_files import JPEG_QUALITY
 
-IMAGES, ANNOTATIONS, MINED, CLIPS, THINGS = 'images', 'annotations.json', 'mined.json', 'clips', 'things'
+IMAGES, NOMINAL, CLIPS, THINGS = 'images', 'nominal', 'clips', 'things'
+ANNOTATIONS, MINED = 'annotations.json', 'mined.json'
 CATEGORY = 'anomaly'
 MARGIN_NS = 2_000_000_000
 """Nanoseconds that a clip begins before its frame, and ends behind it."""
@@ -108,7 +110,8 @@ class LabelTasks:
         run, staging = self.folder / f'{number:03d}', self.folder / '.unfinished'
         shutil.rmtree(staging, ignore_errors=True)
         try:
-            (staging / IMAGES).mkdir(parents=True)
+            for name in (IMAGES, NOMINAL):
+                (staging / name).mkdir(parents=True)
             names = {one.evidence.record.key: f'{number:03d}_{rank:04d}_{Path(one.evidence.record.source).stem}.jpg'
                      for rank, one in enumerate(chosen, 1)}
             self._write_recordings(staging, chosen, names)
@@ -117,6 +120,11 @@ class LabelTasks:
                     writer.add(one.evidence)
                 writer.commit()
             write_durably(staging / ANNOTATIONS, json.dumps(_coco(chosen, names)).encode())
+            for one in chosen:
+                for place, anomaly in enumerate(one.anomalies):
+                    if anomaly.nearest is not None and anomaly.nearest.thumbnail:
+                        (staging / _nominal_picture(names[one.evidence.record.key], place)).write_bytes(
+                            anomaly.nearest.thumbnail)
             content = {
                 'frames': survey.frames, 'flagged': survey.flagged, 'unknown': dict(survey.unknown),
                 'bad_images': survey.bad_images, 'damaged': survey.damaged,
@@ -182,4 +190,19 @@ def _described(rank: int, one: Candidate, names: dict[tuple[str, str, int], str]
         'recording': record.source, 'recording_sha256': record.source_sha256, 'topic': record.topic,
         'stamp_ns': record.stamp_ns, 'score': round(one.score, 4), 'worth': round(one.worth, 4),
         'anomalies': [{'box': [int(value) for value in anomaly.box], 'score': round(anomaly.score, 4),
-                       'p_value': anomaly.p_value} for anomaly in one.anomalies]}
+                       'p_value': anomaly.p_value, 'nearest': _nearest(anomaly, names[record.key], place)}
+                      for place, anomaly in enumerate(one.anomalies)]}
+
+
+def _nearest(anomaly: Anomaly, name: str, place: int) -> dict[str, Any] | None:
+    near = anomaly.nearest
+    if near is None:
+        return None
+    return {'recording': near.source, 'topic': near.topic, 'stamp_ns': near.stamp_ns,
+            'box': [int(value) for value in near.box], 'distance': round(near.distance, 4),
+            'image': _nominal_picture(name, place) if near.thumbnail else ''}
+
+
+def _nominal_picture(name: str, place: int) -> str:
+    """Of the nominal example for a thing of a frame, in the run's folder."""
+    return f'{NOMINAL}/{Path(name).stem}_{place}.jpg'

@@ -30,7 +30,7 @@ FLOORS = (
     ('rendering', 'recordings'),
     ('ros',),
     ('simulation', 'finding'),
-    ('evaluation',),
+    ('evaluation', 'review'),
     ('benchmarks',),
     ('nodes', 'commands'),
     ('cli',),
