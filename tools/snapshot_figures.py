@@ -57,9 +57,9 @@ class Rule:
         one = self.snapshots.alarm('camera', tracks, when_ns, f'{len(self.snapshots.counts)}_{when_ns}')
         if one is None:
             return
-        evidence = self.novelty.evidence(frame) if self.novelty else None
+        evidence = None if self.novelty is None else self.novelty.evidence(frame)
         new = evidence is None or self.novelty is None or self.novelty.is_new(evidence)
-        if self.snapshots.decide(one, new) and self.novelty and evidence:
+        if self.snapshots.decide(one, new) and self.novelty is not None and evidence is not None:
             self.novelty.keep(one.name, evidence)
 
     def end(self, now_ns: int, truth: dict[int, dict[str, str]], source: str) -> None:

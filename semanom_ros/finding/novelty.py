@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import zipfile
+import zlib
 from dataclasses import fields
 from pathlib import Path
 
@@ -58,12 +59,13 @@ class Novelty:
         for path in sorted(self._folder.glob('*.npz')):
             try:
                 self._kept[path.stem] = self._read(path)
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
                 self.unusable += 1
                 log.warning('%s: left out of what was kept: %s', path, error)
         self._mined = self._all()
 
-    def __len__(self) -> int:
+    @property
+    def known(self) -> int:
         """Snapshots that are known."""
         return len(self._kept)
 

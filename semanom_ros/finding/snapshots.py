@@ -7,8 +7,10 @@ the messages' own.
 
 from __future__ import annotations
 
+import stat
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Hashable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -150,7 +152,8 @@ class Snapshots:
         ring: of messages.
         counts: alarms by what became of them: KEPT, or one of SKIPPED.
         open: snapshots that wait for their end.
-        used: bytes of all snapshots on the disk.
+        used: bytes of all snapshots on the disk; whoever looks there sets it.
+        reserved: bytes of the messages that are being written.
     """
 
     def __init__(self, settings: SnapshotSettings, used: int = 0) -> None:
@@ -164,7 +167,7 @@ class Snapshots:
         self.ring = Ring(settings.memory * 10**6)
         self.counts = Counter[str]()
         self.open: list[Snapshot] = []
-        self.used = used
+        self.used, self.reserved = used, 0
         self._kept: deque[int] = deque()  # when, of the last hour
         self._tracks: dict[str, deque[Hashable]] = {}
 
@@ -188,7 +191,7 @@ class Snapshots:
             self.counts[BUSY] += 1
         elif self._spent(when_ns):
             self.counts[HOURLY] += 1
-        elif self.used >= self._most_bytes:
+        elif self.used + self.reserved >= self._most_bytes:
             self.counts[FULL] += 1
         else:
             snapshot = Snapshot(camera, name, when_ns - self._before_ns, when_ns + self._after_ns)
@@ -223,16 +226,17 @@ class Snapshots:
         held, messages = self.ring.between(snapshot.start_ns, snapshot.end_ns)
         taken = Taken(held, messages, sum(len(one.cdr) for one in (*held, *messages)), self.ring.lost_ns
                       >= snapshot.start_ns)
-        if self.used + taken.bytes > self._most_bytes:
+        if self.used + self.reserved + taken.bytes > self._most_bytes:
             self.counts[FULL] += 1
             return None
-        self.used += taken.bytes  # until it is known what it takes
+        self.reserved += taken.bytes  # until it is known what it takes
         self._kept.append(snapshot.end_ns)
         return taken
 
     def written(self, snapshot: Snapshot, taken: Taken, size: int) -> None:
         """A snapshot that was taken is on the disk, with this size in bytes; 0: it could not be written."""
-        self.used += size - taken.bytes
+        self.reserved -= taken.bytes
+        self.used += size
         self.counts[KEPT if size else FAILED] += 1
         if not size and snapshot.end_ns in self._kept:
             self._kept.remove(snapshot.end_ns)
@@ -264,4 +268,9 @@ def write_snapshot(path: Path, taken: Taken) -> int:
 
 def size_of(folder: Path) -> int:
     """Bytes of the files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob('*') if path.is_file() and not path.is_symlink())
+    size = 0
+    for path in folder.rglob('*'):
+        with suppress(FileNotFoundError):  # it was moved elsewhere meanwhile
+            found = path.lstat()
+            size += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return size

@@ -44,6 +44,10 @@ PERIOD_S = 0.1
 """How often it is looked whether a snapshot has its end."""
 
 DIAGNOSTICS_PERIOD_S = 1.0
+
+MEASURE_PERIOD_S = 10.0
+"""How often it is looked what the folder takes: snapshots may be moved elsewhere."""
+
 STOP_S = 15.0
 """So long the end of the node waits for what is being written."""
 
@@ -122,9 +126,10 @@ class SnapshotRecorder(GuardedNode):
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(PERIOD_S, self._end_snapshots, clock=steady)
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._once_a_second, clock=steady)
+        self.create_timer(MEASURE_PERIOD_S, lambda: self._jobs.put(self._measure), clock=steady)
         self._worker.start()
         self.get_logger().info(f'watching {", ".join(names)}; snapshots go to {self._folder}, '
-                               f'{len(self._novelty)} are known from before')
+                               f'{self._novelty.known} are known from before')
 
     def close(self) -> None:
         """Writes what is new, though its time is not over, and ends."""
@@ -218,6 +223,11 @@ class SnapshotRecorder(GuardedNode):
             except Exception as error:
                 self.failed('worker', error)
 
+    def _measure(self) -> None:
+        size = size_of(self._folder)
+        with self._lock:
+            self._snapshots.used = size
+
     def _judge_alarm(self, camera: CameraInput, snapshot: Snapshot, picture: Message | None) -> None:
         """Finds out whether an alarm is new; where that cannot be told it is kept: better twice than never."""
         candidate, new = None, True
@@ -266,7 +276,8 @@ class SnapshotRecorder(GuardedNode):
                 'snapshots kept': counts[KEPT], **{f'skipped: {reason}': counts[reason] for reason in SKIPPED},
                 ALONE: counts[ALONE], SHORT: counts[SHORT], UNKNOWN: counts[UNKNOWN], 'snapshots open': open,
                 'megabytes on the disk': f'{used / 1e6:.1f}', 'seconds in memory': f'{ring.seconds:.1f}',
-                'megabytes in memory': f'{ring.bytes / 1e6:.1f}', 'known things': len(self._novelty)}
+                'megabytes in memory': f'{ring.bytes / 1e6:.1f}', 'known things': self._novelty.known,
+                'embeddings left out': self._novelty.unusable}
         new, self._reported = counts - self._reported, counts
         health = Health()
         if self._fault:
