@@ -32,6 +32,7 @@ COMMANDS = {
     'semanom': f'{NAME}.cli:main',
     'detector': f'{NAME}.nodes.starting:detector',
     'nominal_recorder': f'{NAME}.nodes.starting:nominal_recorder',
+    'snapshot_recorder': f'{NAME}.nodes.starting:snapshot_recorder',
 }
 SHIM = '#!/bin/sh\nexec "$(dirname "$(readlink -f "$0")")/../../bin/{}" "$@"\n'
 

@@ -14,11 +14,18 @@ import yaml
 from semanom_ros.errors import ParameterError
 from semanom_ros.parameter_yaml import NodeSection, sections_of
 from semanom_ros.parameters import Parameter, Section, Value
-from semanom_ros.settings import CameraSettings, DetectorSettings, MethodSettings, RecorderSettings, Settings
+from semanom_ros.settings import (
+    CameraSettings,
+    DetectorSettings,
+    MethodSettings,
+    RecorderSettings,
+    Settings,
+    SnapshotSettings,
+)
 
 log = logging.getLogger(__name__)
 
-DETECTOR, RECORDER = 'semanom_detector', 'nominal_recorder'
+DETECTOR, RECORDER, SNAPSHOTS = 'semanom_detector', 'nominal_recorder', 'snapshot_recorder'
 NODES = (DETECTOR, RECORDER)
 
 OF_EVERY_NODE = ('use_sim_time', 'qos_overrides', 'start_type_description_service')
@@ -94,6 +101,7 @@ def readme_tables() -> str:
         ('Both nodes', CameraSettings),
         ('Detector', DetectorSettings),
         ('Recorder', RecorderSettings),
+        ('Snapshot recorder', SnapshotSettings),
     ):
         rows = '\n'.join(
             f'| `{p.name}`{_mark(p)} | `{_in_yaml(p.default)}` | {_sentence(p.description)} |'
@@ -121,6 +129,8 @@ def generated_files(repository: Path) -> dict[Path, str]:
             'detector', MethodSettings, CameraSettings, DetectorSettings),
         repository / 'config' / 'recorder.yaml': parameter_file(
             'recorder', MethodSettings, CameraSettings, RecorderSettings),
+        repository / 'config' / 'snapshots.yaml': parameter_file(
+            'snapshot recorder', MethodSettings, CameraSettings, SnapshotSettings),
         readme: marked.sub(lambda match: f'{match[1]}{readme_tables()}{match[2]}', text),
     }
 

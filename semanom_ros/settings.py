@@ -249,6 +249,30 @@ class RecorderSettings(Section):
 
 
 @dataclass(frozen=True)
+class SnapshotSettings(Section):
+    """The snapshot recorder."""
+
+    folder: str = row('~/semanom/snapshots', 'folder that gets the snapshots', RUN, name='snapshot_folder')
+    topics: tuple[str, ...] = row(
+        ('/tf', '/tf_static'), 'topics that are kept beside the images and results of the cameras', RUN,
+        name='snapshot_topics')
+    before: float = row(
+        5.0, 'seconds that are kept of the time before an alarm', RUN, name='snapshot_before', minimum=0.0,
+        maximum=300.0)
+    after: float = row(
+        5.0, 'seconds that are kept of the time after it began', RUN, name='snapshot_after', minimum=0.0,
+        maximum=300.0)
+    per_hour: int = row(
+        20, 'snapshots in an hour, at most', RUN, name='snapshots_per_hour', minimum=1, maximum=3600)
+    megabytes: int = row(
+        10000, 'megabytes that all snapshots in the folder may take, at most; nothing is deleted, so that what comes '
+        'later is not kept', RUN, name='snapshot_megabytes', minimum=1, maximum=10000000)
+    memory: int = row(
+        1000, 'megabytes of messages in memory, at most; the oldest go first, and snapshots are then shorter', RUN,
+        name='snapshot_memory', minimum=1, maximum=100000)
+
+
+@dataclass(frozen=True)
 class Settings(Section):
     """Everything."""
 
@@ -256,3 +280,4 @@ class Settings(Section):
     cameras: CameraSettings = CameraSettings()
     detector: DetectorSettings = DetectorSettings()
     recorder: RecorderSettings = RecorderSettings()
+    snapshots: SnapshotSettings = SnapshotSettings()

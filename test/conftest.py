@@ -32,7 +32,8 @@ SLOW = (
     'nodes/test_detector_inputs.py',
     'nodes/test_detector_lifecycle.py', 'nodes/test_detector_outputs.py', 'nodes/test_detector_services.py',
     'nodes/test_detector_verdicts.py',
-    'nodes/test_nominal_recorder.py', 'nodes/test_policy.py', 'packaging/test_build.py', 'recordings/test_record.py',
+    'nodes/test_nominal_recorder.py', 'nodes/test_policy.py', 'nodes/test_snapshot_recorder.py',
+    'packaging/test_build.py', 'recordings/test_record.py',
     'recordings/test_without_ros.py', 'ros/test_replaying.py', 'simulation', 'tools')
 """Folders and modules that `make test-fast` leaves out: builds, whole programs, drives, training, processes killed."""
 

@@ -20,6 +20,11 @@ def nominal_recorder() -> int:
     return _start('semanom_ros.nodes.nominal_recorder', interrupted=130)
 
 
+def snapshot_recorder() -> int:
+    """Starts `snapshot_recorder`; its exit status."""
+    return _start('semanom_ros.nodes.snapshot_recorder', interrupted=0)
+
+
 def _start(module: str, interrupted: int) -> int:
     """Runs a module's `main`.
 

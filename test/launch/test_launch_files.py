@@ -412,6 +412,7 @@ def test_launch_ends_when_the_detector_does_before_it_is_configured(
         ('detector', {'config': '/nowhere.yaml'}, '/nowhere.yaml: unreadable'),
         ('detector', {'image_transport': 'theora'}, '"image_transport" provided value "theora" is not valid'),
         ('record_nominal', {'config': '/nowhere.yaml'}, '/nowhere.yaml: unreadable'),
+        ('snapshots', {'config': '/nowhere.yaml'}, '/nowhere.yaml: unreadable'),
         ('replay', {'bag': '/nowhere'}, '/nowhere: no such recording'),
         ('replay', {'bag': '/nowhere', 'rate': 'quick'}, 'rate: found quick, expected a number above 0'),
         ('detector', {'image_topic': '/front camera/image'}, 'image_topic: found /front camera/image, expected'),
@@ -475,6 +476,14 @@ def test_a_recording_that_the_player_does_not_take_is_named(
     assert launched.end() == 1
     launched.wait_for('found no recording that ros2 bag play takes, .*let `semanom evaluate` read it')
     assert 'process started' not in launched.output
+
+
+def test_snapshots_listen_beside_the_detector(
+    launch: Callable[..., Launched], database: Path, config: Path, tmp_path: Path
+) -> None:
+    launched = launch('snapshots.launch.py', cameras='front:=/front/image_raw', database=database, config=config,
+                      snapshot_folder=tmp_path / 'snapshots')
+    launched.wait_for(rf'watching front; snapshots go to {tmp_path}/snapshots, 0 are known')
 
 
 def test_record_nominal_from_a_recording(

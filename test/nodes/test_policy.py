@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 import rclpy
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 
 from semanom_ros.nodes.nominal_recorder import NominalRecorderNode
+from semanom_ros.nodes.snapshot_recorder import SnapshotRecorder
 from semanom_ros.ros.camera_input import CameraInput
 from semanom_ros.settings import Settings
 
 POLICY = ElementTree.parse(Path(__file__).resolve().parents[2] / 'config' / 'sros2_policy.xml').getroot()
-ELSEWHERE = ('/camera/', '/clock', '/tf', '/detections', '/annotations', '/segments', '/image/compressed')
+ELSEWHERE = ('/camera/', '/semanom_detector/camera/', '/clock', '/tf', '/detections', '/annotations', '/segments',
+             '/image/compressed')
 """Ends or beginnings of what is used only with other parameters, or where other packages are installed."""
 
 
@@ -72,17 +75,32 @@ def test_the_recorder_needs_what_the_policy_allows(ros_domain_id: int) -> None:
         rclpy.shutdown(context=context)
 
 
+def test_the_snapshot_recorder_needs_what_the_policy_allows(ros_domain_id: int, tmp_path: Path, recorded: Path,
+                                                            encoder: dict[str, Any]) -> None:
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    given = {**encoder, 'database': str(recorded), 'snapshot_folder': str(tmp_path / 'snapshots')}
+    node = SnapshotRecorder(
+        context=context, parameter_overrides=[Parameter(name, value=value) for name, value in given.items()])
+    try:
+        node.load()
+        check_node(node)
+    finally:
+        node.close()
+        rclpy.shutdown(context=context)
+
+
 def test_it_has_the_form_that_sros2_reads() -> None:
     assert (POLICY.tag, POLICY.get('version')) == ('policy', '0.2.0')
     assert [enclave.get('path') for enclave in POLICY.findall('enclaves/enclave')] == [
-        '/semanom_detector', '/nominal_recorder']
+        '/semanom_detector', '/nominal_recorder', '/snapshot_recorder']
     for rule in POLICY.findall('.//profile/*'):
         assert rule.tag in ('topics', 'services')
         assert set(rule.attrib.values()) == {'ALLOW'}
         assert all(item.tag == rule.tag[:-1] and item.text for item in rule)
 
 
-@pytest.mark.parametrize('node', ['semanom_detector', 'nominal_recorder'])
+@pytest.mark.parametrize('node', ['semanom_detector', 'nominal_recorder', 'snapshot_recorder'])
 def test_wildcards_stay_below_the_node(node: str) -> None:
     for kind, how in (('topic', 'publish'), ('topic', 'subscribe'), ('service', 'reply')):
         assert all(name.startswith(f'/{node}/') for name in allowed(node, kind, how) if '*' in name)

@@ -104,7 +104,8 @@ def check(found: dict, prefix: Path, root: Path) -> None:
 def check_executables(prefix: Path, env: dict[str, str]) -> None:
     """`ros2 run semanom_ros ...` looks in lib/semanom_ros."""
     folder = prefix / 'lib' / 'semanom_ros'
-    assert {path.name for path in folder.iterdir()} == {'detector', 'nominal_recorder', 'semanom'}
+    assert {path.name for path in folder.iterdir()} == {
+        'detector', 'nominal_recorder', 'semanom', 'snapshot_recorder'}
     assert all(os.access(path, os.X_OK) for path in folder.iterdir())
     assert run(folder / 'semanom', '--version', cwd=prefix, env=env).strip() == f'semanom {semanom_ros.__version__}'
 
