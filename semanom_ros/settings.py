@@ -217,6 +217,9 @@ class DetectorSettings(Section):
         1.0, 'seconds from receiving an image to its score; when the median is longer, diagnostics warn; a frame that '
         'waits longer is unknown until its verdict comes, and diagnostics report an error', LIVE,
         minimum=0.001, maximum=60.0)
+    bond_heartbeat_period: float = row(
+        0.25, 'seconds between the heartbeats by which Nav2\'s lifecycle manager knows that the active detector lives, '
+        'on the topic `bond`; 0: none, as with `bond_timeout: 0.0` of the manager', RUN, minimum=0.0, maximum=2.0)
 
 
 @dataclass(frozen=True)

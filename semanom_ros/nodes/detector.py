@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from semanom_ros.ros.diagnostics import CameraMonitor, Health
 from semanom_ros.ros.guarded_node import SERVICE, GuardedExecutor, GuardedNode, transition
 from semanom_ros.ros.library_log import library_log
 from semanom_ros.ros.mailbox import Mailbox
+from semanom_ros.ros.manager_bond import ManagerBond, manager_waits
 from semanom_ros.ros.node_parameters import NodeParameters, typed_parameters
 from semanom_ros.ros.outputs import CameraOutputs, Judged, When
 from semanom_ros.ros.qos import INPUT, LATCHED, OUTPUT
@@ -61,6 +63,9 @@ STOP_S = 3.0
 
 END_S = 15.0
 """So long after a signal the process is ended whatever hangs."""
+
+NO_BOND = ('a lifecycle manager keeps bonds, and the package bond is not installed: it will take this node for dead; '
+           'apt install ros-$ROS_DISTRO-bond, or set its bond_timeout to 0.0')
 
 LOG_PERIOD_S = 10.0
 """The same complaint about a camera is logged once in that time; diagnostics count all."""
@@ -155,6 +160,7 @@ class Detector(GuardedNode, LifecycleNode):
         self._judge: Judge | None = None
         self._cameras: list[_Camera] = []
         self._transforms: TransformInput | None = None
+        self._bond: ManagerBond | None = None
         self._frames: Mailbox[_Waiting] = Mailbox()
         self._prepared: Mailbox[_Waiting] = Mailbox()
         self._renderings: Mailbox[_Drawing] = Mailbox()
@@ -254,6 +260,9 @@ class Detector(GuardedNode, LifecycleNode):
             thread.start()
         for camera in self._cameras:
             camera.open(self._frames)
+        if self._settings.detector.bond_heartbeat_period:
+            with suppress(ImportError):  # diagnostics say so where it matters
+                self._bond = ManagerBond(self, self._settings.detector.bond_heartbeat_period)
         self._state = 'active'
         self.get_logger().info(
             f'active: watching {", ".join(f"{camera.name} ({camera.topic})" for camera in self._cameras)}, alarm level '
@@ -273,6 +282,7 @@ class Detector(GuardedNode, LifecycleNode):
         """
         if not self._stop():
             return TransitionCallbackReturn.FAILURE
+        self._end_bond()
         return super().on_deactivate(state)
 
     @transition
@@ -359,6 +369,11 @@ class Detector(GuardedNode, LifecycleNode):
                 self._publish_diagnostics()
         return hanging
 
+    def _end_bond(self) -> None:
+        if self._bond is not None:
+            self._bond.end()
+            self._bond = None
+
     def _release(self, force: bool = False) -> bool:
         """Back to where the node was before configure; returns whether all threads have ended.
 
@@ -371,6 +386,7 @@ class Detector(GuardedNode, LifecycleNode):
         if self._threads and not force:
             return False
         ended = not self._threads
+        self._end_bond()
         self._abandoned += self._threads
         self._threads, self._service = [], None
         for camera in self._cameras:
@@ -680,6 +696,10 @@ class Detector(GuardedNode, LifecycleNode):
             health.add(diagnostics.WARN, self._reload_fault)
         for fault in self.new_faults():
             health.add(diagnostics.ERROR, fault)
+        if (self._state == 'active' and settings.detector.bond_heartbeat_period and self._bond is None
+                and manager_waits(self)):
+            health.add(diagnostics.WARN, NO_BOND)
+            self.get_logger().warning(NO_BOND, once=True)
         judge = self._judge
         if judge is not None:
             for warning in judge.warnings:
