@@ -32,9 +32,10 @@ from semanom_ros.core.frames import Frame
 from semanom_ros.core.localization.frame_clock import LONGEST_GAP_NS
 from semanom_ros.core.pipeline import CameraState, Judge, evidence_for
 from semanom_ros.core.results import FrameResult, Reason, Verdict
-from semanom_ros.errors import CameraError, ImageError, ParameterError, SemanomError, TransformError
+from semanom_ros.errors import CameraError, ImageError, MeasurementError, ParameterError, SemanomError, TransformError
 from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.geometry.ground_plane import GroundPlane
+from semanom_ros.geometry.measured_distance import Measurement
 from semanom_ros.geometry.transform_tree import TransformTree
 from semanom_ros.home import expanded
 from semanom_ros.msg import DatabaseInfo
@@ -46,6 +47,7 @@ from semanom_ros.ros.guarded_node import SERVICE, GuardedExecutor, GuardedNode, 
 from semanom_ros.ros.library_log import library_log
 from semanom_ros.ros.mailbox import Mailbox
 from semanom_ros.ros.manager_bond import ManagerBond, manager_waits
+from semanom_ros.ros.measurement_input import POINTS, MeasurementInput
 from semanom_ros.ros.node_parameters import NodeParameters, typed_parameters
 from semanom_ros.ros.outputs import CameraOutputs, Judged, When
 from semanom_ros.ros.qos import INPUT, LATCHED, OUTPUT
@@ -216,7 +218,9 @@ class Detector(GuardedNode, LifecycleNode):
             self._judge = Judge.load(self._settings.method, self._database_path)
             self._database_info = self.create_publisher(DatabaseInfo, '~/database_info', LATCHED)
             if self._settings.detector.ground_frame:
-                self._transforms = TransformInput(self)
+                self._transforms = TransformInput(self, 'ground_frame')
+            elif self._settings.detector.distance_sensor == POINTS:
+                self._transforms = TransformInput(self, 'distance_sensor')
             tree = self._transforms.tree if self._transforms else None
             self._cameras = [_Camera(self, name, self._settings, tree) for name in names]
         except (SemanomError, OSError) as error:  # the other: a name that is too long, a disk that fails
@@ -473,8 +477,11 @@ class Detector(GuardedNode, LifecycleNode):
             else:
                 assert result is not None
                 model = camera.model_of(result.image_size)
-                ground = None if model is None else camera.ground_of(frame_id, result.stamp_ns)
-                judged.append(Judged(frame, result, frame_id, model, settings, ground))
+                ground, measurement = None, None
+                if model is not None:
+                    ground = camera.ground_of(frame_id, result.stamp_ns)
+                    measurement = camera.measurement_of(frame_id, result, model, settings)
+                judged.append(Judged(frame, result, frame_id, model, settings, ground, measurement))
         return judged
 
     def _results(self, ready: Sequence[_Waiting], judge: Judge) -> dict[str, FrameResult]:
@@ -729,6 +736,8 @@ class _Camera:
         self._input = CameraInput(node, name, settings.cameras, settings.method, INPUT)
         self._rectified = settings.detector.image_rectified
         self._transforms, self._ground_frame = transforms, settings.detector.ground_frame
+        sensor = settings.detector.distance_sensor
+        self._sensor = None if sensor == 'none' else MeasurementInput(node, name, sensor, transforms)
         # from configure on, so that the first frame after activate finds it
         self._infos = node.create_subscription(CameraInfo, f'~/input/{name}/camera_info', self._on_info, INPUT)
         self._model: CameraModel | CameraError = CameraError(
@@ -752,6 +761,8 @@ class _Camera:
             if mailbox.put(self.name, _Waiting(self, received)):
                 self.monitor.dropped(diagnostics.SUPERSEDED)
 
+        if self._sensor is not None:
+            self._sensor.open()
         self._input.open(receive)
 
     def drifts(self, drift: Drift) -> bool:
@@ -766,6 +777,8 @@ class _Camera:
     def close(self) -> None:
         """Lets no more images in."""
         self._input.close()
+        if self._sensor is not None:
+            self._sensor.close()
 
     def destroy(self) -> None:
         """Takes all topics away."""
@@ -866,7 +879,7 @@ class _Camera:
 
     def ground_of(self, frame_id: str, stamp_ns: int) -> GroundPlane | None:
         """The ground below the camera of an image; None, and diagnostics warn, where that is not known."""
-        if self._transforms is None:
+        if self._transforms is None or not self._ground_frame:
             return None
         try:
             ground = GroundPlane(self._ground_frame, self._transforms.lookup(self._ground_frame, frame_id, stamp_ns))
@@ -876,6 +889,21 @@ class _Camera:
             return None
         self.monitor.distances('')
         return ground
+
+    def measurement_of(self, frame_id: str, result: FrameResult, model: CameraModel, settings: DetectorSettings
+                       ) -> Measurement | None:
+        """What was measured at the time of an image; None, and diagnostics warn, where there is nothing of use."""
+        if self._sensor is None:
+            return None
+        try:
+            measurement = self._sensor.at(
+                result.stamp_ns, settings.distance_max_gap, model, result.image_size, frame_id)
+        except (MeasurementError, TransformError) as error:
+            self.monitor.measurements(str(error))
+            self.log.warning(f'distances are not measured: {error}', throttle_duration_sec=LOG_PERIOD_S)
+            return None
+        self.monitor.measurements('')
+        return measurement
 
     def status(self, name: str, settings: DetectorSettings) -> DiagnosticStatus:
         """For `/diagnostics`."""

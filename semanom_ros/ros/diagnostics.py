@@ -78,6 +78,7 @@ class CameraMonitor:
         self._late_answer = 0.0  # seconds that the last answer took, where that was too long
         self._bearing_fault = ''
         self._distance_fault = ''
+        self._measurement_fault = ''
         self._masks_fault = ''
 
     def start(self) -> None:
@@ -166,6 +167,11 @@ class CameraMonitor:
         with self._lock:
             self._distance_fault = fault
 
+    def measurements(self, fault: str) -> None:
+        """Why distances are not measured; empty: they are."""
+        with self._lock:
+            self._measurement_fault = fault
+
     def masks(self, fault: str) -> None:
         """Why a frame has no masks; empty: it has some."""
         with self._lock:
@@ -234,6 +240,8 @@ class CameraMonitor:
                 health.add(WARN, self._bearing_fault)
             if self._distance_fault:
                 health.add(WARN, f'distances are left out: {self._distance_fault}')
+            if self._measurement_fault:
+                health.add(WARN, f'distances are not measured: {self._measurement_fault}')
             if self._last is not None and self._last.drift.state is DriftState.DRIFTING:
                 health.add(WARN, f'{self._last.drift}: p-values and the false-alarm rate do not hold; check the '
                                  'camera, or record nominal drives like this one')
