@@ -542,7 +542,7 @@ class Detector(GuardedNode, LifecycleNode):
         camera.outputs.publish(When.AT_ONCE, judged)
         if result.timings_ms:  # it went through the pipeline, whatever came of it
             age = self._age(result.stamp_ns)
-            camera.monitor.processed(result, time.monotonic() - received.when, age)
+            camera.monitor.processed(result, time.monotonic() - received.when, age, judged.nearest)
             apart = diagnostics.clocks_apart(age) if age is not None else ''
             if apart:
                 camera.log.warning(f'{apart}: ages are unknown; for a recording play its time (--clock) and set '
@@ -562,7 +562,7 @@ class Detector(GuardedNode, LifecycleNode):
         return (now - stamp_ns) / 1e9 if now and stamp_ns else None
 
     def _watch(self) -> None:
-        """Says of frames for whose verdict somebody waits too long that it is late."""
+        """Says of frames for whose verdict somebody waits too long that it is late; and at once what is anomalous."""
         if self._state != 'active':
             return
         now, settings, working = time.monotonic(), self._settings.detector, list(self._working)
@@ -570,7 +570,7 @@ class Detector(GuardedNode, LifecycleNode):
         # who waits behind a late one is late as well, or a camera that goes on would never hear of it
         begun = min((waiting.received.when for waiting in working), default=now)
         stuck = now - begun > settings.latency_limit
-        news = False
+        news = any(camera.monitor.turned() for camera in self._cameras)
         for waiting in frames:
             since = begun if stuck else waiting.received.when
             if not waiting.late and now - since > settings.latency_limit:
@@ -717,7 +717,9 @@ class Detector(GuardedNode, LifecycleNode):
             values |= diagnostics.gpu_memory(encoder.device)
         array.status = [health.status(f'{name}: detector', values, fine=self._state)]
         if self._state == 'active':
-            array.status += [camera.status(f'{name}: {camera.name}', settings.detector) for camera in self._cameras]
+            for camera in self._cameras:
+                array.status += [camera.status(f'{name}: {camera.name}', settings.detector),
+                                 camera.verdict(f'{name}: {camera.name} verdict', settings.detector)]
         self._diagnostics.publish(array)
 
 
@@ -909,6 +911,10 @@ class _Camera:
         """For `/diagnostics`."""
         return self.monitor.status(name, self.name, self.topic, self._node.count_publishers(self.topic),
                                    settings.image_timeout, settings.latency_limit)
+
+    def verdict(self, name: str, settings: DetectorSettings) -> DiagnosticStatus:
+        """For `/diagnostics`."""
+        return self.monitor.verdict(name, self.name, settings.image_timeout)
 
     def _on_info(self, info: CameraInfo) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -81,6 +82,11 @@ class Judged:
         if self.ground is None:
             return Place(distance, source)
         return self.ground.measured(self.camera, anomaly.box, size, distance, source)
+
+    @property
+    def nearest(self) -> float:
+        """Metres to the nearest anomaly whose distance is known; NaN: there is none."""
+        return min((place.distance for place in self.places if place is not None), default=math.nan)
 
     @property
     def ground_frame(self) -> str:
