@@ -126,8 +126,8 @@ class GuardedNode(Node):
             ValueError: one is not declared.
         """
         for name in (one.name for one in parameters if not self.has_parameter(one.name)):
-            known = difflib.get_close_matches(name, self.get_parameters_by_prefix(''))
-            meant = f'{" or ".join(known)}, or another' if known else 'one'
+            known = difflib.get_close_matches(name, self.get_parameters_by_prefix(''), n=1)
+            meant = f'{known[0]}, or another' if known else 'one'
             raise ValueError(f'found none called {name:.100}, expected {meant} that ros2 param list shows; correct it')
 
     def _guarded(self, where: str, callback: Callable[..., None]) -> Callable[..., None]:
