@@ -9,9 +9,9 @@ from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.geometry.measured_distance import FEWEST, DepthPicture, PointsInView
 
 SIZE = (480, 640)
-CAMERA = np.array([[500.0, 0, 319.5], [0, 480, 239.5], [0, 0, 1]])
+CAMERA = np.array([[700.0, 0, 319.5], [0, 680, 239.5], [0, 0, 1]])
 LENSES = {
-    'pinhole': ([], 'plumb_bob'), 'plumb_bob': ([-0.28, 0.07, 1e-3, -5e-4, 0.0], 'plumb_bob'),
+    'pinhole': ([], 'plumb_bob'), 'plumb_bob': ([-0.3, 0.0, 1e-3, -5e-4, 0.0], 'plumb_bob'),
     'rational': ([0.4, 0.1, 0, 0, 0.01, 0.7, 0.2, 0.03], 'rational_polynomial'),
     'fisheye': ([0.02, -0.005, 0.001, 0.0], 'equidistant')}
 BOX = (300, 200, 40, 60)
