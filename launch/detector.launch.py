@@ -4,6 +4,7 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
+    IncludeLaunchDescription,
     LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
@@ -12,6 +13,7 @@ from launch.actions import (
 )
 from launch.event_handlers import OnProcessExit, OnProcessStart
 from launch.events import Shutdown, matches_action
+from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState, StateTransition
@@ -23,14 +25,15 @@ from semanom_ros.parameter_files import DETECTOR
 from semanom_ros.ros.foxglove import foxglove_layout
 from semanom_ros.ros.launching import (
     BOOLEAN,
+    SHARE,
     LaunchedNode,
     config,
     configure_failed,
     image_topic,
+    listed,
     rviz,
     shared,
 )
-from semanom_ros.ros.remapping import camera_remappings, words
 from semanom_ros.ros.rviz import rviz_config, template
 
 # After Ctrl-C the detector finishes its frame and frees the GPU; launch's 5 seconds can be too few.
@@ -49,6 +52,8 @@ def generate_launch_description() -> LaunchDescription:
         image_topic('the only one that is there, else the detector\'s own, ~/input/NAME/image'),
         shared('camera_info_topic'),
         shared('segments_topic'),
+        shared('depth_topic'),
+        shared('points_topic'),
         shared('camera_names'),
         shared('image_transport'),
         config('detector.yaml'),
@@ -67,6 +72,11 @@ def generate_launch_description() -> LaunchDescription:
             description='File that gets a layout of these cameras for Foxglove and Lichtblick, such as '
                         '~/semanom.json; empty: none.'),
         shared('fixed_frame'),
+        DeclareLaunchArgument(
+            'snapshots', default_value='false', choices=BOOLEAN,
+            description='Keep the seconds round alarms, where they show something new: starts the snapshot recorder.'),
+        shared('snapshot_folder'),
+        shared('snapshot_topics'),
         shared('log_level'),
         OpaqueFunction(function=launch_setup),
     ])  # fmt: skip
@@ -81,13 +91,7 @@ def launch_setup(context: LaunchContext) -> list:
         name=DETECTOR,
         namespace=argument['namespace'],
         parameters=launched.parameter_files(),
-        remappings=camera_remappings(
-            launched.cameras,
-            launched.image_topics,
-            launched.info_topics,
-            launched.transport,
-            words(argument['segments_topic']),
-        ),
+        remappings=launched.remappings(),
         ros_arguments=['--log-level', argument['log_level']],
         sigterm_timeout=SECONDS_TO_FINISH,
         respawn=argument['respawn'] == 'true',
@@ -101,6 +105,8 @@ def launch_setup(context: LaunchContext) -> list:
         actions.append(rviz_node(argument, launched))
     if argument['autostart'] == 'true':  # its handlers come before what they wait for
         actions += autostart(detector, launched.name)
+    if argument['snapshots'] == 'true':
+        actions.append(snapshot_recorder(argument, launched))
     return [*actions, detector]
 
 
@@ -175,6 +181,22 @@ def autostart(detector: LifecycleNode, detector_name: str) -> list:
             )
         ),
     ]
+
+
+def snapshot_recorder(argument: dict[str, str], launched: LaunchedNode) -> IncludeLaunchDescription:
+    """The snapshot recorder on the detector's cameras, with its configuration."""
+    forwarded = ('database', 'segments_topic', 'config', 'snapshot_folder', 'snapshot_topics', 'namespace',
+                 'use_sim_time', 'log_level')
+    return IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(SHARE / 'launch' / 'snapshots.launch.py')),
+        launch_arguments={
+            **{name: argument[name] for name in forwarded},
+            **dict.fromkeys(('cameras', 'depth_topic', 'points_topic'), ''),  # of the detector, in the same context
+            'camera_names': listed(launched.cameras),
+            'image_topic': listed(launched.image_topics),
+            'image_transport': launched.transport,
+        }.items(),
+    )
 
 
 def foxglove_file(path: str, launched: LaunchedNode) -> LogInfo:

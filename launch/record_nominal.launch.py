@@ -6,7 +6,7 @@ from launch_ros.actions import Node
 
 from semanom_ros.parameter_files import RECORDER
 from semanom_ros.ros.launching import BOOLEAN, LaunchedNode, config, image_topic, shared
-from semanom_ros.ros.remapping import camera_remappings, words
+from semanom_ros.ros.remapping import words
 
 # After Ctrl-C the recorder still calibrates and writes the database; launch must not lose patience.
 SECONDS_TO_FINISH = '3600'
@@ -49,8 +49,8 @@ def launch_setup(context: LaunchContext) -> list:
         overrides['bags'] = bags
         if launched.image_topics:
             overrides['image_topics'] = launched.image_topics
-        if words(argument['segments_topic']):
-            overrides['segments_topics'] = words(argument['segments_topic'])
+        if launched.beside['segments_topic']:
+            overrides['segments_topics'] = launched.beside['segments_topic']
     return [
         *said,
         Node(
@@ -59,15 +59,7 @@ def launch_setup(context: LaunchContext) -> list:
             name=RECORDER,
             namespace=argument['namespace'],
             parameters=launched.parameter_files(),
-            remappings=[]
-            if bags
-            else camera_remappings(
-                launched.cameras,
-                launched.image_topics,
-                launched.info_topics,
-                launched.transport,
-                words(argument['segments_topic']),
-            ),
+            remappings=[] if bags else launched.remappings(),
             ros_arguments=['--log-level', argument['log_level']],
             sigterm_timeout=SECONDS_TO_FINISH,
             output='screen',

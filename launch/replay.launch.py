@@ -31,6 +31,7 @@ from semanom_ros.ros.launching import (
     configure_failed,
     full_name,
     image_topic,
+    listed,
     rviz,
     shared,
 )
@@ -45,6 +46,8 @@ def generate_launch_description() -> LaunchDescription:
         image_topic('the only one in the recording'),
         shared('camera_info_topic'),
         shared('segments_topic'),
+        shared('depth_topic'),
+        shared('points_topic'),
         shared('camera_names'),
         config('detector.yaml'),
         shared('namespace'),
@@ -71,13 +74,13 @@ def launch_setup(context: LaunchContext) -> list:
         bag = playable(reader)
     if len(kinds) > 1:
         raise BagError(f'{bag}: found {", ".join(image_topics)} both raw and compressed, expected one kind; choose')
-    forwarded = ('database', 'camera_info_topic', 'segments_topic', 'camera_names', 'config', 'namespace', 'rviz',
-                 'fixed_frame', 'log_level')
+    forwarded = ('database', 'camera_info_topic', 'segments_topic', 'depth_topic', 'points_topic', 'camera_names',
+                 'config', 'namespace', 'rviz', 'fixed_frame', 'log_level')
     detector = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(SHARE / 'launch' / 'detector.launch.py')),
         launch_arguments={
             **{name: argument[name] for name in forwarded},
-            'image_topic': f'[{",".join(image_topics)}]',
+            'image_topic': listed(image_topics),
             'image_transport': 'compressed' if kinds == {COMPRESSED_IMAGE} else 'raw',
             'use_sim_time': 'true',
             'autostart': 'true',

@@ -1,12 +1,12 @@
 """Keeps the seconds round alarms of a running detector, where they show something new."""
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import OpaqueFunction
 from launch_ros.actions import Node
 
 from semanom_ros.parameter_files import DETECTOR, SNAPSHOTS
 from semanom_ros.ros.launching import LaunchedNode, config, full_name, image_topic, shared
-from semanom_ros.ros.remapping import camera_remappings, words
+from semanom_ros.ros.remapping import words
 
 # After Ctrl-C what is new is still written; launch's 5 seconds can be too few.
 SECONDS_TO_FINISH = '20'
@@ -21,11 +21,8 @@ def generate_launch_description() -> LaunchDescription:
         shared('camera_names'),
         shared('image_transport'),
         config('snapshots.yaml'),
-        DeclareLaunchArgument(
-            'snapshot_folder', default_value='', description='Folder that gets the snapshots; empty: as in config.'),
-        DeclareLaunchArgument(
-            'snapshot_topics', default_value='',
-            description='Topics that are kept beside images and results: [/tf,/tf_static,/odom]; empty: as in config.'),
+        shared('snapshot_folder'),
+        shared('snapshot_topics'),
         shared('namespace'),
         shared('use_sim_time'),
         shared('log_level'),
@@ -42,13 +39,6 @@ def launch_setup(context: LaunchContext) -> list:
         launched.overrides['snapshot_topics'] = words(argument['snapshot_topics'])
     detector = full_name(argument['namespace'], DETECTOR)
     results = [(f'~/input/{name}/anomalies', f'{detector}/{name}/anomalies') for name in launched.cameras]
-    images = camera_remappings(
-        launched.cameras,
-        launched.image_topics,
-        launched.info_topics,
-        launched.transport,
-        words(argument['segments_topic']),
-    )
     return [
         *said,
         Node(
@@ -57,7 +47,7 @@ def launch_setup(context: LaunchContext) -> list:
             name=SNAPSHOTS,
             namespace=argument['namespace'],
             parameters=launched.parameter_files(),
-            remappings=[*results, *images],
+            remappings=[*results, *launched.remappings()],
             ros_arguments=['--log-level', argument['log_level']],
             sigterm_timeout=SECONDS_TO_FINISH,
             output='screen',

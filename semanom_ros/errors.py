@@ -81,6 +81,10 @@ class TransformError(SemanomError):
     """Nothing tells how two frames lie to each other."""
 
 
+class MeasurementError(SemanomError):
+    """A depth image or point cloud by which no distance can be measured."""
+
+
 class BagError(SemanomError):
     """A recording is missing, truncated, or lacks a topic."""
 

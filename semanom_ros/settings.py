@@ -196,6 +196,14 @@ class DetectorSettings(Section):
     ground_frame: str = row(
         '', 'frame whose plane z = 0 is the ground, such as `base_footprint`: anomalies then have a position and a '
         'distance in metres, by CameraInfo and /tf; empty: they have none', RUN)
+    distance_sensor: str = row(
+        'none', 'what measures how far anomalies are, before the ground is asked: `depth` (Image registered to the '
+        'camera, 16UC1 in mm or 32FC1 in m, on `~/input/NAME/depth`), `points` (PointCloud2 on `~/input/NAME/points`, '
+        'with /tf from its frame to the camera\'s) or `none`; needs CameraInfo', RUN,
+        choices=('none', 'depth', 'points'))
+    distance_max_gap: float = row(
+        0.1, 'seconds between a frame and the depth image or point cloud that is taken for it, at most; beyond that '
+        'nothing is measured, and diagnostics say so', LIVE, minimum=0.0, maximum=10.0)
     marker_distance: float = row(
         10.0, 'distance from the camera at which outlines of anomalies are drawn, in metres', LIVE, minimum=0.1,
         maximum=1000.0)
@@ -217,6 +225,9 @@ class DetectorSettings(Section):
         1.0, 'seconds from receiving an image to its score; when the median is longer, diagnostics warn; a frame that '
         'waits longer is unknown until its verdict comes, and diagnostics report an error', LIVE,
         minimum=0.001, maximum=60.0)
+    bond_heartbeat_period: float = row(
+        0.25, 'seconds between the heartbeats by which Nav2\'s lifecycle manager knows that the active detector lives, '
+        'on the topic `bond`; 0: none, as with `bond_timeout: 0.0` of the manager', RUN, minimum=0.0, maximum=2.0)
 
 
 @dataclass(frozen=True)

@@ -470,6 +470,7 @@ CHECKS: tuple[tuple[str, bool, Callable[[], str]], ...] = (
     ('cv_bridge', False, _cv_bridge),
     ('launch_ros', False, _module('launch_ros', 'for ros2 launch')),
     ('tf2_msgs', False, _module('tf2_msgs', 'for distances, see ground_frame')),
+    ('bond', False, _module('bond', "for the bond of Nav2's lifecycle manager")),
     ('vision_msgs', False, _module('vision_msgs', 'for ~/NAME/detections')),
     ('foxglove_msgs', False, _module('foxglove_msgs', 'for ~/NAME/annotations')),
     ('ros2bag', False, _ros_package('ros2bag', 'for replay.launch.py')),

@@ -1,10 +1,10 @@
-"""From pixels to bearings: the pinhole and fisheye models of `sensor_msgs/CameraInfo`."""
+"""From pixels to bearings and back: the pinhole and fisheye models of `sensor_msgs/CameraInfo`."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
@@ -143,6 +143,58 @@ class CameraModel:
         pixels = (np.asarray(points, np.float64).reshape(-1, 2) + 0.5) * self.scale(image_size) - 0.5 + self.offset
         return self._look(pixels)
 
+    def project(self, points: npt.ArrayLike, image_size: tuple[int, int]) -> npt.NDArray[np.float64]:
+        """Where points are seen.
+
+        Args:
+            points: (N, 3) metres in the image's frame.
+            image_size: (height, width) of the image; see `bearings`.
+
+        Returns:
+            (N, 2) pixel coordinates (x, y) inside of the image, as `bearings` takes them; NaN for points that are not
+            in it, or are none.
+
+        Raises:
+            CameraError: the image has another aspect ratio than the calibration.
+        """
+        points = np.asarray(points, np.float64).reshape(-1, 3) - self.origin
+        pixels = np.full((len(points), 2), np.nan)
+        with np.errstate(all='ignore'):
+            # elsewhere distortion, which was measured inside of the image, may lead anywhere, also back into it
+            seen = points[:, 2] >= self._least_forward * np.linalg.norm(points, axis=1)
+        seen &= np.isfinite(points).all(axis=1) & points.any(axis=1)
+        if not seen.any():
+            return pixels
+        calibrated = self._projected(points[seen])
+        pixels[seen] = (calibrated - self.offset + 0.5) / self.scale(image_size) - 0.5
+        height, width = image_size
+        with np.errstate(invalid='ignore'):
+            inside = ((pixels >= -0.5) & (pixels < (width - 0.5, height - 0.5))).all(axis=1)
+        pixels[~inside] = np.nan
+        return pixels
+
+    @cached_property
+    def _least_forward(self) -> float:
+        """Cosine of the widest angle from the optical axis that the image shows."""
+        return float(np.nanmin(self._look(self._grid())[:, 2]))
+
+    def _projected(self, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """(N, 2) pixels of the calibrated image, of (N, 3) points from the centre of projection that it shows."""
+        focal, centre = self.intrinsics[[0, 1], [0, 1]], self.intrinsics[:2, 2]
+        if not self._fisheye:
+            coefficients = self._complete_coefficients if self.distortion.any() else np.zeros(4)
+            return np.asarray(cv2.projectPoints(points, np.zeros(3), np.zeros(3), self.intrinsics, coefficients)[0],
+                              np.float64)[:, 0]
+        sideways = np.linalg.norm(points[:, :2], axis=1)
+        radius = _fisheye_radius(np.arctan2(sideways, points[:, 2]), self._coefficients)
+        return points[:, :2] / np.maximum(sideways, 1e-12)[:, None] * radius[:, None] * focal + centre
+
+    @property
+    def _complete_coefficients(self) -> npt.NDArray[np.float64]:
+        """As many as one of OpenCV's pinhole models has."""
+        known = next(count for count in _COEFFICIENTS if count >= self._coefficients.size)
+        return np.concatenate([self._coefficients, np.zeros(known - self._coefficients.size)])
+
     def _look(self, pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """(N, 3) unit vectors, or NaN, from (N, 2) pixels of the calibrated image."""
         focal, centre = self.intrinsics[[0, 1], [0, 1]], self.intrinsics[:2, 2]
@@ -151,8 +203,7 @@ class CameraModel:
             return _fisheye_rays(normalized, self._coefficients)
         undone = np.ones(len(pixels), bool)
         if self.distortion.any():
-            known = next(count for count in _COEFFICIENTS if count >= self._coefficients.size)
-            coefficients = np.concatenate([self._coefficients, np.zeros(known - self._coefficients.size)])
+            coefficients = self._complete_coefficients
             undistorted = cv2.undistortPoints(
                 pixels[:, None], self.intrinsics, coefficients, criteria=_PRECISE)  # type: ignore[call-overload]
             normalized = np.asarray(undistorted, np.float64)[:, 0]
@@ -177,6 +228,12 @@ def _listed(values: npt.NDArray[np.float64]) -> str:
     return ', '.join(f'{value:g}' for value in values)
 
 
+def _fisheye_radius(theta: npt.NDArray[np.float64], distortion: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(N,) radii in focal lengths of (N,) angles from the optical axis, see `_fisheye_rays`."""
+    coefficients = np.concatenate([[1.0], distortion, np.zeros(4 - len(distortion))])
+    return np.asarray(theta * (theta[:, None] ** (np.arange(5) * 2) @ coefficients), np.float64)
+
+
 def _fisheye_rays(points: npt.NDArray[np.float64], distortion: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """(N, 3) unit vectors, or NaN, from (N, 2) points of the equidistant model (J. Kannala, S. Brandt, 2006).
 
@@ -188,10 +245,10 @@ def _fisheye_rays(points: npt.NDArray[np.float64], distortion: npt.NDArray[np.fl
     radius = np.linalg.norm(points, axis=1)
     theta = np.minimum(radius, np.pi / 2)
     for _ in range(20):
-        value = theta * (theta[:, None] ** powers @ coefficients) - radius
+        value = _fisheye_radius(theta, distortion) - radius
         slope = theta[:, None] ** powers @ (coefficients * (powers + 1))
         theta = np.clip(theta - value / np.where(np.abs(slope) > 1e-6, slope, 1e-6), 0, np.pi)
-    value = theta * (theta[:, None] ** powers @ coefficients)
+    value = _fisheye_radius(theta, distortion)
     sideways = points / np.maximum(radius, 1e-12)[:, None] * np.sin(theta)[:, None]
     rays = np.column_stack([sideways, np.cos(theta)])
     rays[~(np.abs(value - radius) < _FISHEYE_RETURNS)] = np.nan

@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,10 @@ from semanom_ros.core.frames import Frame
 from semanom_ros.core.localization.frame_clock import LONGEST_GAP_NS
 from semanom_ros.core.pipeline import CameraState, Judge, evidence_for
 from semanom_ros.core.results import FrameResult, Reason, Verdict
-from semanom_ros.errors import CameraError, ImageError, ParameterError, SemanomError, TransformError
+from semanom_ros.errors import CameraError, ImageError, MeasurementError, ParameterError, SemanomError, TransformError
 from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.geometry.ground_plane import GroundPlane
+from semanom_ros.geometry.measured_distance import Measurement
 from semanom_ros.geometry.transform_tree import TransformTree
 from semanom_ros.home import expanded
 from semanom_ros.msg import DatabaseInfo
@@ -44,6 +46,8 @@ from semanom_ros.ros.diagnostics import CameraMonitor, Health
 from semanom_ros.ros.guarded_node import SERVICE, GuardedExecutor, GuardedNode, transition
 from semanom_ros.ros.library_log import library_log
 from semanom_ros.ros.mailbox import Mailbox
+from semanom_ros.ros.manager_bond import ManagerBond, manager_waits
+from semanom_ros.ros.measurement_input import POINTS, MeasurementInput
 from semanom_ros.ros.node_parameters import NodeParameters, typed_parameters
 from semanom_ros.ros.outputs import CameraOutputs, Judged, When
 from semanom_ros.ros.qos import INPUT, LATCHED, OUTPUT
@@ -61,6 +65,9 @@ STOP_S = 3.0
 
 END_S = 15.0
 """So long after a signal the process is ended whatever hangs."""
+
+NO_BOND = ('a lifecycle manager keeps bonds, and the package bond is not installed: it will take this node for dead; '
+           'apt install ros-$ROS_DISTRO-bond, or set its bond_timeout to 0.0')
 
 LOG_PERIOD_S = 10.0
 """The same complaint about a camera is logged once in that time; diagnostics count all."""
@@ -155,6 +162,7 @@ class Detector(GuardedNode, LifecycleNode):
         self._judge: Judge | None = None
         self._cameras: list[_Camera] = []
         self._transforms: TransformInput | None = None
+        self._bond: ManagerBond | None = None
         self._frames: Mailbox[_Waiting] = Mailbox()
         self._prepared: Mailbox[_Waiting] = Mailbox()
         self._renderings: Mailbox[_Drawing] = Mailbox()
@@ -210,7 +218,9 @@ class Detector(GuardedNode, LifecycleNode):
             self._judge = Judge.load(self._settings.method, self._database_path)
             self._database_info = self.create_publisher(DatabaseInfo, '~/database_info', LATCHED)
             if self._settings.detector.ground_frame:
-                self._transforms = TransformInput(self)
+                self._transforms = TransformInput(self, 'ground_frame')
+            elif self._settings.detector.distance_sensor == POINTS:
+                self._transforms = TransformInput(self, 'distance_sensor')
             tree = self._transforms.tree if self._transforms else None
             self._cameras = [_Camera(self, name, self._settings, tree) for name in names]
         except (SemanomError, OSError) as error:  # the other: a name that is too long, a disk that fails
@@ -254,6 +264,9 @@ class Detector(GuardedNode, LifecycleNode):
             thread.start()
         for camera in self._cameras:
             camera.open(self._frames)
+        if self._settings.detector.bond_heartbeat_period:
+            with suppress(ImportError):  # diagnostics say so where it matters
+                self._bond = ManagerBond(self, self._settings.detector.bond_heartbeat_period)
         self._state = 'active'
         self.get_logger().info(
             f'active: watching {", ".join(f"{camera.name} ({camera.topic})" for camera in self._cameras)}, alarm level '
@@ -273,6 +286,7 @@ class Detector(GuardedNode, LifecycleNode):
         """
         if not self._stop():
             return TransitionCallbackReturn.FAILURE
+        self._end_bond()
         return super().on_deactivate(state)
 
     @transition
@@ -359,6 +373,11 @@ class Detector(GuardedNode, LifecycleNode):
                 self._publish_diagnostics()
         return hanging
 
+    def _end_bond(self) -> None:
+        if self._bond is not None:
+            self._bond.end()
+            self._bond = None
+
     def _release(self, force: bool = False) -> bool:
         """Back to where the node was before configure; returns whether all threads have ended.
 
@@ -371,6 +390,7 @@ class Detector(GuardedNode, LifecycleNode):
         if self._threads and not force:
             return False
         ended = not self._threads
+        self._end_bond()
         self._abandoned += self._threads
         self._threads, self._service = [], None
         for camera in self._cameras:
@@ -457,8 +477,11 @@ class Detector(GuardedNode, LifecycleNode):
             else:
                 assert result is not None
                 model = camera.model_of(result.image_size)
-                ground = None if model is None else camera.ground_of(frame_id, result.stamp_ns)
-                judged.append(Judged(frame, result, frame_id, model, settings, ground))
+                ground, measurement = None, None
+                if model is not None:
+                    ground = camera.ground_of(frame_id, result.stamp_ns)
+                    measurement = camera.measurement_of(frame_id, result, model, settings)
+                judged.append(Judged(frame, result, frame_id, model, settings, ground, measurement))
         return judged
 
     def _results(self, ready: Sequence[_Waiting], judge: Judge) -> dict[str, FrameResult]:
@@ -519,7 +542,7 @@ class Detector(GuardedNode, LifecycleNode):
         camera.outputs.publish(When.AT_ONCE, judged)
         if result.timings_ms:  # it went through the pipeline, whatever came of it
             age = self._age(result.stamp_ns)
-            camera.monitor.processed(result, time.monotonic() - received.when, age)
+            camera.monitor.processed(result, time.monotonic() - received.when, age, judged.nearest)
             apart = diagnostics.clocks_apart(age) if age is not None else ''
             if apart:
                 camera.log.warning(f'{apart}: ages are unknown; for a recording play its time (--clock) and set '
@@ -539,7 +562,7 @@ class Detector(GuardedNode, LifecycleNode):
         return (now - stamp_ns) / 1e9 if now and stamp_ns else None
 
     def _watch(self) -> None:
-        """Says of frames for whose verdict somebody waits too long that it is late."""
+        """Says of frames for whose verdict somebody waits too long that it is late; and at once what is anomalous."""
         if self._state != 'active':
             return
         now, settings, working = time.monotonic(), self._settings.detector, list(self._working)
@@ -547,7 +570,7 @@ class Detector(GuardedNode, LifecycleNode):
         # who waits behind a late one is late as well, or a camera that goes on would never hear of it
         begun = min((waiting.received.when for waiting in working), default=now)
         stuck = now - begun > settings.latency_limit
-        news = False
+        news = any(camera.monitor.turned() for camera in self._cameras)
         for waiting in frames:
             since = begun if stuck else waiting.received.when
             if not waiting.late and now - since > settings.latency_limit:
@@ -680,6 +703,10 @@ class Detector(GuardedNode, LifecycleNode):
             health.add(diagnostics.WARN, self._reload_fault)
         for fault in self.new_faults():
             health.add(diagnostics.ERROR, fault)
+        if (self._state == 'active' and settings.detector.bond_heartbeat_period and self._bond is None
+                and manager_waits(self)):
+            health.add(diagnostics.WARN, NO_BOND)
+            self.get_logger().warning(NO_BOND, once=True)
         judge = self._judge
         if judge is not None:
             for warning in judge.warnings:
@@ -690,7 +717,9 @@ class Detector(GuardedNode, LifecycleNode):
             values |= diagnostics.gpu_memory(encoder.device)
         array.status = [health.status(f'{name}: detector', values, fine=self._state)]
         if self._state == 'active':
-            array.status += [camera.status(f'{name}: {camera.name}', settings.detector) for camera in self._cameras]
+            for camera in self._cameras:
+                array.status += [camera.status(f'{name}: {camera.name}', settings.detector),
+                                 camera.verdict(f'{name}: {camera.name} verdict', settings.detector)]
         self._diagnostics.publish(array)
 
 
@@ -709,6 +738,8 @@ class _Camera:
         self._input = CameraInput(node, name, settings.cameras, settings.method, INPUT)
         self._rectified = settings.detector.image_rectified
         self._transforms, self._ground_frame = transforms, settings.detector.ground_frame
+        sensor = settings.detector.distance_sensor
+        self._sensor = None if sensor == 'none' else MeasurementInput(node, name, sensor, transforms)
         # from configure on, so that the first frame after activate finds it
         self._infos = node.create_subscription(CameraInfo, f'~/input/{name}/camera_info', self._on_info, INPUT)
         self._model: CameraModel | CameraError = CameraError(
@@ -732,6 +763,8 @@ class _Camera:
             if mailbox.put(self.name, _Waiting(self, received)):
                 self.monitor.dropped(diagnostics.SUPERSEDED)
 
+        if self._sensor is not None:
+            self._sensor.open()
         self._input.open(receive)
 
     def drifts(self, drift: Drift) -> bool:
@@ -746,6 +779,8 @@ class _Camera:
     def close(self) -> None:
         """Lets no more images in."""
         self._input.close()
+        if self._sensor is not None:
+            self._sensor.close()
 
     def destroy(self) -> None:
         """Takes all topics away."""
@@ -846,7 +881,7 @@ class _Camera:
 
     def ground_of(self, frame_id: str, stamp_ns: int) -> GroundPlane | None:
         """The ground below the camera of an image; None, and diagnostics warn, where that is not known."""
-        if self._transforms is None:
+        if self._transforms is None or not self._ground_frame:
             return None
         try:
             ground = GroundPlane(self._ground_frame, self._transforms.lookup(self._ground_frame, frame_id, stamp_ns))
@@ -857,10 +892,29 @@ class _Camera:
         self.monitor.distances('')
         return ground
 
+    def measurement_of(self, frame_id: str, result: FrameResult, model: CameraModel, settings: DetectorSettings
+                       ) -> Measurement | None:
+        """What was measured at the time of an image; None, and diagnostics warn, where there is nothing of use."""
+        if self._sensor is None:
+            return None
+        try:
+            measurement = self._sensor.at(
+                result.stamp_ns, settings.distance_max_gap, model, result.image_size, frame_id)
+        except (MeasurementError, TransformError) as error:
+            self.monitor.measurements(str(error))
+            self.log.warning(f'distances are not measured: {error}', throttle_duration_sec=LOG_PERIOD_S)
+            return None
+        self.monitor.measurements('')
+        return measurement
+
     def status(self, name: str, settings: DetectorSettings) -> DiagnosticStatus:
         """For `/diagnostics`."""
         return self.monitor.status(name, self.name, self.topic, self._node.count_publishers(self.topic),
                                    settings.image_timeout, settings.latency_limit)
+
+    def verdict(self, name: str, settings: DetectorSettings) -> DiagnosticStatus:
+        """For `/diagnostics`."""
+        return self.monitor.verdict(name, self.name, settings.image_timeout)
 
     def _on_info(self, info: CameraInfo) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -22,8 +23,11 @@ LOST = 'lost before the node took them'
 SUPERSEDED = 'superseded by a newer one'
 DROPS = (LOST, SUPERSEDED)
 
+ANOMALOUS = 'anomalous'
 UNKNOWN = tuple(reason for reason in Reason if reason is not Reason.NONE and not reason.holds_back)
 """Why frames could not be judged."""
+
+_UNKNOWN_WORDS = tuple(reason.words for reason in UNKNOWN)
 
 CLOCKS_APART_S = 600.0
 """Ages above say that stamps and the node's time are of different clocks."""
@@ -67,7 +71,12 @@ class CameraMonitor:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts = Counter[str]()
-        self._reported = Counter[str]()
+        self._reported = Counter[str]()  # in the last status
+        self._told = Counter[str]()  # in the last verdict
+        self._fine = True  # the last verdict was that nothing is wrong
+        self._judged = time.monotonic()  # when something was last said of a frame
+        self._doubt: Reason | None = None  # why the last frame was unknown
+        self._nearest = math.nan
         self._times: deque[float] = deque(maxlen=4096)
         self._latencies: deque[float] = deque(maxlen=4096)
         self._started = self._received = time.monotonic()
@@ -78,6 +87,7 @@ class CameraMonitor:
         self._late_answer = 0.0  # seconds that the last answer took, where that was too long
         self._bearing_fault = ''
         self._distance_fault = ''
+        self._measurement_fault = ''
         self._masks_fault = ''
 
     def start(self) -> None:
@@ -87,6 +97,8 @@ class CameraMonitor:
             self._times.clear()
             self._latencies.clear()
             self._waiting_since, self._late_answer = None, 0.0
+            self._last, self._fine, self._told = None, True, self._counts.copy()
+            self._judged, self._doubt = time.monotonic(), None
 
     def received(self, lost: int) -> None:
         """A frame has come; so many before it have not."""
@@ -100,19 +112,22 @@ class CameraMonitor:
         with self._lock:
             self._counts[reason] += 1
 
-    def processed(self, result: FrameResult, latency: float, age: float | None) -> None:
+    def processed(self, result: FrameResult, latency: float, age: float | None, nearest: float = math.nan) -> None:
         """A frame has gone through the pipeline, whatever came of it.
 
         Args:
             result: of the frame.
             latency: seconds from receiving the image to publishing its score.
             age: seconds from its stamp, by the node's clock; None while that clock stands still.
+            nearest: metres to the nearest anomaly; NaN: there is none, or that is not known.
         """
         with self._lock:
             self._counts['processed'] += 1
+            self._counts[ANOMALOUS] += result.anomalous
             self._times.append(time.monotonic())
             self._latencies.append(latency)
-            self._last, self._age = result, age
+            self._last, self._age, self._nearest = result, age, nearest
+            self._judged, self._doubt = time.monotonic(), None
             if result.verdict is Verdict.UNKNOWN:
                 self._count_unknown(result.reason, result.explanation)
 
@@ -124,6 +139,7 @@ class CameraMonitor:
     def _count_unknown(self, reason: Reason, explanation: str) -> None:
         self._counts[reason.words] += 1
         self._unknown[reason] = explanation
+        self._judged, self._doubt = time.monotonic(), reason
 
     def late(self, since: float) -> bool:
         """The worker has not answered in time; returns whether that is news.
@@ -166,6 +182,11 @@ class CameraMonitor:
         with self._lock:
             self._distance_fault = fault
 
+    def measurements(self, fault: str) -> None:
+        """Why distances are not measured; empty: they are."""
+        with self._lock:
+            self._measurement_fault = fault
+
     def masks(self, fault: str) -> None:
         """Why a frame has no masks; empty: it has some."""
         with self._lock:
@@ -175,6 +196,47 @@ class CameraMonitor:
         """How many frames: `received`, `processed`, one of DROPS, or the words of one of UNKNOWN."""
         with self._lock:
             return self._counts[what]
+
+    def turned(self) -> bool:
+        """Whether something is anomalous or unknown since the last verdict, which was that nothing is."""
+        with self._lock:
+            return self._fine and any(self._since_told(what) for what in (ANOMALOUS, *_UNKNOWN_WORDS))
+
+    def _since_told(self, what: str) -> int:
+        return self._counts[what] - self._told[what]
+
+    def verdict(self, name: str, camera: str, image_timeout: float) -> DiagnosticStatus:
+        """The worst of what was said about the frames since the last call, for monitors that know levels only.
+
+        Args:
+            name: of the status.
+            camera: its name.
+            image_timeout: seconds without a verdict after which nothing is known any more.
+
+        Returns:
+            OK: nominal, or held back. WARN: anomalous. ERROR: unknown, or there was none in time.
+        """
+        with self._lock:
+            health, last, values = Health(), self._last, dict[str, object]()
+            for reason in UNKNOWN:
+                if self._since_told(reason.words) or reason is self._doubt:
+                    health.add(ERROR, f'unknown, {reason.words}: {self._unknown[reason]}')
+            silent = time.monotonic() - self._judged
+            if silent > image_timeout and not health.reasons:
+                health.add(ERROR, f'unknown, no verdict for {silent:.1f} s, expected one within {image_timeout:g} s; '
+                                  'see the status of the camera')
+            if count := self._since_told(ANOMALOUS):
+                health.add(WARN, f'anomalous, {count} of {self._since_told("processed")} frames')
+            fine = 'no frame yet'
+            if last is not None:
+                fine = f'held back, {last.reason.words}' if last.held_back else last.verdict.words
+                if last.anomalous and not health.reasons:  # of a camera that is slower than diagnostics
+                    health.add(WARN, last.verdict.words)
+                values = {'verdict': last.verdict.words, 'held back': last.held_back, 'score': f'{last.score:.4g}',
+                          'threshold': f'{last.threshold:.4g}', 'p-value': f'{last.p_value:.4g}',
+                          'anomalies': len(last.anomalies), 'nearest (m)': f'{self._nearest:.1f}'}
+            self._told, self._fine = self._counts.copy(), health.level == OK
+        return health.status(name, values, camera, fine)
 
     def status(self, name: str, camera: str, topic: str, publishers: int, image_timeout: float,
                latency_limit: float) -> DiagnosticStatus:
@@ -234,6 +296,8 @@ class CameraMonitor:
                 health.add(WARN, self._bearing_fault)
             if self._distance_fault:
                 health.add(WARN, f'distances are left out: {self._distance_fault}')
+            if self._measurement_fault:
+                health.add(WARN, f'distances are not measured: {self._measurement_fault}')
             if self._last is not None and self._last.drift.state is DriftState.DRIFTING:
                 health.add(WARN, f'{self._last.drift}: p-values and the false-alarm rate do not hold; check the '
                                  'camera, or record nominal drives like this one')

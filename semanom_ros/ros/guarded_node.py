@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rcl_interfaces.msg import SetParametersResult
@@ -104,6 +105,7 @@ class GuardedNode(Node):
         at_once = isinstance(request, SetParametersAtomically.Request)
         for parameters in [request.parameters] if at_once else [[one] for one in request.parameters]:
             try:
+                self._find(parameters)
                 done = callback(type(request)(parameters=parameters), type(response)())
                 results = [done.result] if at_once else done.results
             except Exception as error:
@@ -116,6 +118,17 @@ class GuardedNode(Node):
             else:
                 response.results += results
         return response
+
+    def _find(self, parameters: Sequence[Any]) -> None:
+        """Says of parameters which of them there are not; rclpy names none.
+
+        Raises:
+            ValueError: one is not declared.
+        """
+        for name in (one.name for one in parameters if not self.has_parameter(one.name)):
+            known = difflib.get_close_matches(name, self.get_parameters_by_prefix(''), n=1)
+            meant = f'{known[0]}, or another' if known else 'one'
+            raise ValueError(f'found none called {name:.100}, expected {meant} that ros2 param list shows; correct it')
 
     def _guarded(self, where: str, callback: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(callback)  # rclpy looks at how many arguments it takes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from semanom_ros.home import expanded
 from semanom_ros.parameter_files import read_yaml
 from semanom_ros.parameter_yaml import NodeSection, sections_of
 from semanom_ros.ros.camera_search import search
-from semanom_ros.ros.remapping import GivenCameras, words
+from semanom_ros.ros.remapping import BESIDE, GivenCameras, camera_remappings, words
 from semanom_ros.settings import Settings
 
 SHARE = Path(get_package_share_directory('semanom_ros'))
@@ -36,6 +37,14 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
         'default_value': '',
         'description': 'Topic of the masks, or one for each camera, for the segmenter `topic`; empty: the node\'s '
                        'own, ~/input/NAME/segments.'},
+    'depth_topic': {
+        'default_value': '',
+        'description': 'Topic of depth images registered to the camera, or one for each camera: they measure how far '
+                       'anomalies are; empty: as in config.'},
+    'points_topic': {
+        'default_value': '',
+        'description': 'Topic of a point cloud that measures how far anomalies are, or one for each camera; empty: as '
+                       'in config.'},
     'cameras': {
         'default_value': '',
         'description': 'Several cameras in one: front:=/front/image_raw,rear:=/rear/image_raw, or a YAML file of their '
@@ -50,6 +59,11 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
         'default_value': '', 'choices': ['', *BOOLEAN],
         'description': 'Take the time from /clock: with a simulator, or a bag played with --clock; empty: as in '
                        'config.'},
+    'snapshot_folder': {
+        'default_value': '', 'description': 'Folder that gets the snapshots; empty: as in config.'},
+    'snapshot_topics': {
+        'default_value': '',
+        'description': 'Topics that are kept beside images and results: [/tf,/tf_static,/odom]; empty: as in config.'},
     'fixed_frame': {
         'default_value': 'base_link',
         'description': 'What RViz shows stands still in this frame; without /tf, give the images\' own.'},
@@ -82,6 +96,11 @@ def rviz(default: str) -> DeclareLaunchArgument:
         'rviz', default_value=default, choices=BOOLEAN, description='Show the detections in RViz.')
 
 
+def listed(values: Sequence[str]) -> str:
+    """As a launch argument has several: `[a,b]`; '' for none."""
+    return f'[{",".join(values)}]' if values else ''
+
+
 def full_name(*parts: str) -> str:
     """A name in namespaces, `/robot/node`; '' for none."""
     return ''.join(f'/{part}' for whole in parts for part in whole.split('/') if part)
@@ -105,6 +124,7 @@ class LaunchedNode:
         transport: `raw` or `compressed`.
         image_topics: as given; [] for none.
         info_topics: CameraInfo topics, likewise.
+        beside: other topics of the cameras, by their arguments, those of BESIDE; [] for none.
         overrides: parameters that the arguments set.
     """
 
@@ -115,6 +135,7 @@ class LaunchedNode:
     transport: str
     image_topics: list[str]
     info_topics: list[str]
+    beside: dict[str, list[str]]
     overrides: dict[str, Any]
 
     @classmethod
@@ -143,10 +164,17 @@ class LaunchedNode:
         if argument.get('use_sim_time'):
             overrides['use_sim_time'] = argument['use_sim_time'] == 'true'
         overrides |= {name: argument[name] for name in ('database', 'image_transport') if argument.get(name)}
+        beside = {name: words(argument.get(name, '')) for name in BESIDE}
+        if len(beside['points_topic']) == 1:  # a lidar sees what all cameras see
+            beside['points_topic'] *= len(names)
+        if sensors := [name for name in ('depth_topic', 'points_topic') if beside[name]]:
+            if len(sensors) > 1:
+                raise ParameterError('points_topic: found depth_topic too, expected one or the other; leave one out')
+            overrides['distance_sensor'] = BESIDE[sensors[0]]
         return cls(full_name(argument['namespace'], node), file, settings, names,
                    overrides.get('image_transport', settings.cameras.image_transport),
                    given.image_topics or words(argument['image_topic']),
-                   given.info_topics or words(argument.get('camera_info_topic', '')), overrides)
+                   given.info_topics or words(argument.get('camera_info_topic', '')), beside, overrides)
 
     def with_the_only_camera(self, asked_transport: str) -> tuple[LaunchedNode, list[LogInfo]]:
         """The same with the only camera in the graph where none was named, and what is to be said about that.
@@ -162,6 +190,14 @@ class LaunchedNode:
             return self, said
         overrides = {**self.overrides, 'image_transport': found.transport}
         return replace(self, image_topics=[found.topic], transport=found.transport, overrides=overrides), said
+
+    def remappings(self) -> list[tuple[str, str]]:
+        """From the node's inputs to the cameras' topics.
+
+        Raises:
+            ParameterError: see `camera_remappings`.
+        """
+        return camera_remappings(self.cameras, self.image_topics, self.info_topics, self.transport, self.beside)
 
     def parameter_files(self) -> list[Path]:
         """The parameter file, and one of what the arguments set, which lies with the launch's logs.

@@ -13,8 +13,8 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from semanom_ros.core.results import Anomaly, FrameResult, Reason
+from semanom_ros.geometry.anomaly_place import Place
 from semanom_ros.geometry.camera_model import CameraModel
-from semanom_ros.geometry.ground_plane import Footing
 from semanom_ros.rendering.overlay import AMBER, VIOLET, Colour, caption, heat_colour
 from semanom_ros.ros.messages import duration, point
 
@@ -23,12 +23,12 @@ TEXT_HEIGHT = 0.04
 
 
 def marker_array(result: FrameResult, header: Header, camera: CameraModel | None, distance: float,
-                 lifetime: float, footings: Sequence[Footing | None] = (), ground_frame: str = '') -> MarkerArray:
+                 lifetime: float, places: Sequence[Place | None] = (), ground_frame: str = '') -> MarkerArray:
     """A frustum through each anomaly, its outline, and a label; without those that lie where there are no bearings.
 
     What is held back is outlined in amber, and a text in the middle says of a frame that it is held back or unknown,
-    and why. Where an anomaly's feet are known, frustum, outline and label stand as far away as they are, and a line on
-    the ground shows its lower edge.
+    and why. Where an anomaly's distance is known, frustum, outline and label stand as far away as it is, and where its
+    position is, a line shows its lower edge.
 
     The first marker deletes those of the frame before, so that nothing stays behind.
 
@@ -38,8 +38,8 @@ def marker_array(result: FrameResult, header: Header, camera: CameraModel | None
         camera: None: nothing can be placed, the old markers are deleted.
         distance: metres from the camera at which outlines and labels stand.
         lifetime: seconds that markers stay when no further frame comes; 0: for ever.
-        footings: where each anomaly stands; none: that is not known of any.
-        ground_frame: of the footings.
+        places: where each anomaly is; none: that is not known of any.
+        ground_frame: of the places.
 
     Raises:
         CameraError: the camera is not that of the image.
@@ -50,13 +50,14 @@ def marker_array(result: FrameResult, header: Header, camera: CameraModel | None
     stay = duration(round(lifetime * 1e9))
     for number, anomaly in enumerate(result.anomalies):
         colour = _colour(heat_colour(anomaly.score / max(result.threshold, 1e-9)))
-        footing = footings[number] if footings else None
-        away = distance if footing is None else footing.distance
+        place = places[number] if places else None
+        away = distance if place is None else place.distance
         markers = [('frusta', _frustum(anomaly, camera, result.image_size, away), header),
                    ('outlines', _line(anomaly.contour, camera, result.image_size, away), header),
-                   ('labels', _label(anomaly, camera, result.image_size, away, footing), header)]
-        if footing is not None:
-            markers.append(('feet', _feet(footing), Header(stamp=header.stamp, frame_id=ground_frame)))
+                   ('labels', _label(anomaly, camera, result.image_size, away, place), header)]
+        if place is not None and place.edge is not None:
+            ground = Header(stamp=header.stamp, frame_id=ground_frame)
+            markers.append(('feet', _feet(place.edge, place.distance), ground))
         for name, marker, own in markers:
             if not all(math.isfinite(point.x) for point in (*marker.points, marker.pose.position)):
                 continue  # a part of the image without a bearing; viewers refuse all markers for one such point
@@ -111,16 +112,16 @@ def _line(contour: npt.NDArray[np.int32], camera: CameraModel, image_size: tuple
     return marker
 
 
-def _feet(footing: Footing) -> Marker:
-    marker = Marker(type=Marker.LINE_STRIP, points=[point(one) for one in footing.edge])
-    marker.scale.x = footing.distance * 2 * LINE_WIDTH
+def _feet(edge: npt.NDArray[np.float64], distance: float) -> Marker:
+    marker = Marker(type=Marker.LINE_STRIP, points=[point(one) for one in edge])
+    marker.scale.x = distance * 2 * LINE_WIDTH
     return marker
 
 
 def _label(anomaly: Anomaly, camera: CameraModel, image_size: tuple[int, int], distance: float,
-           footing: Footing | None) -> Marker:
+           place: Place | None) -> Marker:
     x, y, width, _ = anomaly.box
-    metres = '' if footing is None else f', {footing.distance:.0f} m'
+    metres = '' if place is None else f', {place.distance:.0f} m'
     marker = Marker(type=Marker.TEXT_VIEW_FACING, text=caption(anomaly) + metres)
     marker.pose.position = _placed(camera, [(x + (width - 1) / 2, y - 0.5)], image_size, distance)[0]
     marker.pose.position.y -= distance * TEXT_HEIGHT  # up, in the optical frame

@@ -22,8 +22,8 @@ from semanom_ros.core.drift.drift_monitor import Drift
 from semanom_ros.core.drift.drift_reference import DriftReference
 from semanom_ros.core.results import Anomaly, FrameResult, Reason
 from semanom_ros.errors import CameraError, ImageError
+from semanom_ros.geometry.anomaly_place import Place
 from semanom_ros.geometry.camera_model import CameraModel
-from semanom_ros.geometry.ground_plane import Footing
 from semanom_ros.msg import Anomaly as AnomalyMessage
 from semanom_ros.msg import AnomalyArray, AnomalyScore, DatabaseInfo, NominalMatch
 from semanom_ros.msg import Drift as DriftMessage
@@ -149,9 +149,21 @@ def encoding_of(serialized: bytes, compressed: bool) -> str:
 def _image_of(serialized: bytes, compressed: bool) -> Any:
     name = 'sensor_msgs/msg/CompressedImage' if compressed else 'sensor_msgs/msg/Image'
     try:
+        return deserialized(serialized, name)
+    except ValueError as error:
+        raise ImageError(f'image: found {error}; check the camera driver') from error
+
+
+def deserialized(serialized: bytes, name: str) -> Any:
+    """A standard message of this type, e.g. `sensor_msgs/msg/Image`, whose arrays are views of the bytes.
+
+    Raises:
+        ValueError: they are no such message.
+    """
+    try:
         return _TYPES.deserialize_cdr(memoryview(serialized), name)  # type: ignore[arg-type]
-    except Exception as error:  # rosbags raises several kinds on bytes that are no such message
-        raise ImageError(f'image: found {len(serialized)} bytes that are no {name}; check the camera driver') from error
+    except Exception as error:  # rosbags raises several kinds
+        raise ValueError(f'{len(serialized)} bytes that are no {name}') from error
 
 
 def camera_model(info: CameraInfo, rectified: bool = False) -> CameraModel:
@@ -193,15 +205,15 @@ def anomaly_score(result: FrameResult, header: Header) -> AnomalyScore:
 
 
 def anomaly_array(result: FrameResult, header: Header, camera: CameraModel | None,
-                  footings: Sequence[Footing | None] = (), ground_frame: str = '') -> AnomalyArray:
+                  places: Sequence[Place | None] = (), ground_frame: str = '') -> AnomalyArray:
     """The verdict and all anomalies.
 
     Args:
         result: of the frame.
         header: of the source image.
         camera: for the bearings; None: they are left out.
-        footings: where each anomaly stands; none: that is not known of any.
-        ground_frame: of the footings.
+        places: where each anomaly is; none: that is not known of any.
+        ground_frame: of the places.
 
     Raises:
         CameraError: the camera is not that of the image.
@@ -217,7 +229,7 @@ def anomaly_array(result: FrameResult, header: Header, camera: CameraModel | Non
         explanation=result.explanation, drift=_drift(result.drift),
         ground_frame=ground_frame,
         anomalies=[_anomaly(anomaly, None if bearings is None else bearings[number],
-                            footings[number] if footings else None)
+                            places[number] if places else None)
                    for number, anomaly in enumerate(result.anomalies)])
 
 
@@ -297,7 +309,7 @@ def _colour(colour: tuple[int, int, int]) -> Any:
     return Color(r=red / 255, g=green / 255, b=blue / 255, a=1.0)
 
 
-def _anomaly(anomaly: Anomaly, bearing: npt.NDArray[np.float64] | None, footing: Footing | None) -> AnomalyMessage:
+def _anomaly(anomaly: Anomaly, bearing: npt.NDArray[np.float64] | None, place: Place | None) -> AnomalyMessage:
     message = AnomalyMessage(
         track_id=anomaly.track_id, score=anomaly.score, raw_score=anomaly.raw_score, p_value=anomaly.p_value,
         box=_region(anomaly.box), contour=[Point32(x=float(x), y=float(y)) for x, y in anomaly.contour],
@@ -305,10 +317,11 @@ def _anomaly(anomaly: Anomaly, bearing: npt.NDArray[np.float64] | None, footing:
     if bearing is not None and np.isfinite(bearing).all():
         message.has_bearing = True
         message.bearing = Vector3(x=float(bearing[0]), y=float(bearing[1]), z=float(bearing[2]))
-    message.distance = math.nan if footing is None else footing.distance
-    message.position = Point(x=math.nan, y=math.nan, z=math.nan) if footing is None else point(footing.position)
-    if footing is not None:
-        message.distance_source = AnomalyMessage.DISTANCE_GROUND
+    message.distance, message.position = math.nan, Point(x=math.nan, y=math.nan, z=math.nan)
+    if place is not None:
+        message.distance, message.distance_source = place.distance, int(place.source)
+        if place.position is not None:
+            message.position = point(place.position)
     if anomaly.nearest is not None:
         message.nearest = _nominal_match(anomaly.nearest)
     return message

@@ -88,7 +88,7 @@ class NodeParameters:
                 value = parameter.check(one.value)
                 if parameter.live:
                     live[one.name] = value
-                elif self._locked():
+                elif self._locked() and value != parameter.check(self._node.get_parameter(one.name).value):
                     raise ParameterError(f'parameter {one.name}: is read at configure; clean the node up, set it, and '
                                          'configure again')
             if live and self._changed is not None:
@@ -115,11 +115,14 @@ def typed_parameters() -> Iterator[None]:
 def describe(parameter: Parameter) -> ParameterDescriptor:
     """The descriptor that `ros2 param describe` and rqt show."""
     when = '' if parameter.live else 'fixed when the node starts' if parameter.fixed else 'read at configure'
+    bounded = parameter.minimum is not None or parameter.maximum is not None
+    of_each = isinstance(parameter.default, list) and parameter.minimum is not None and parameter.maximum is not None
     descriptor = ParameterDescriptor(
         name=parameter.name, description=parameter.description, read_only=parameter.fixed,
         additional_constraints='; '.join(filter(None, [
-            f'one of {", ".join(parameter.choices)}' if parameter.choices else '', when])))
-    bounded = parameter.minimum is not None or parameter.maximum is not None
+            f'one of {", ".join(parameter.choices)}' if parameter.choices else '',
+            f'{parameter.length} values' if parameter.length else '',
+            f'each from {parameter.minimum:g} to {parameter.maximum:g}' if of_each else '', when])))
     if bounded and type(parameter.default) is int:
         descriptor.integer_range = [IntegerRange(
             from_value=_LOWEST_INTEGER if parameter.minimum is None else int(parameter.minimum),

@@ -8,24 +8,25 @@ from collections.abc import Sequence
 import numpy as np
 from sensor_msgs.msg import PointCloud2, PointField
 
-from semanom_ros.geometry.ground_plane import Footing
+from semanom_ros.geometry.anomaly_place import Place
 from semanom_ros.ros.messages import header
 
 HEIGHTS_M = (0.1, 0.5, 1.0)
-"""Of the points above the ground: layers of a costmap leave out what lies below their least height."""
+"""Of the points above the lower edge: layers of a costmap leave out what lies below their least height."""
 
 _FIELDS = ('x', 'y', 'z')
 
 
-def obstacle_cloud(footings: Sequence[Footing | None], stamp_ns: int, frame_id: str) -> PointCloud2:
+def obstacle_cloud(places: Sequence[Place | None], stamp_ns: int, frame_id: str) -> PointCloud2:
     """The lower edges of anomalies, as upright rows of points; none of those whose position is not known.
 
     Args:
-        footings: of the anomalies, in `frame_id`.
+        places: of the anomalies, in `frame_id`.
         stamp_ns: of the image.
         frame_id: of the ground.
     """
-    edges = [one.edge + np.array([0.0, 0.0, height]) for one in footings if one is not None for height in HEIGHTS_M]
+    edges = [one.edge + np.array([0.0, 0.0, height]) for one in places if one is not None and one.edge is not None
+             for height in HEIGHTS_M]
     points = np.concatenate([np.zeros((0, 3)), *edges]).astype('<f4')
     fields = [PointField(name=name, offset=4 * number, datatype=PointField.FLOAT32, count=1)
               for number, name in enumerate(_FIELDS)]

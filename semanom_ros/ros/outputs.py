@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -18,9 +19,11 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from semanom_ros.core.frames import Frame
-from semanom_ros.core.results import FrameResult, Verdict
+from semanom_ros.core.results import Anomaly, FrameResult, Verdict
+from semanom_ros.geometry.anomaly_place import Place
 from semanom_ros.geometry.camera_model import CameraModel
-from semanom_ros.geometry.ground_plane import Footing, GroundPlane
+from semanom_ros.geometry.ground_plane import GroundPlane
+from semanom_ros.geometry.measured_distance import Measurement
 from semanom_ros.msg import AnomalyArray, AnomalyScore
 from semanom_ros.rendering.overlay import Picture, render_overlay
 from semanom_ros.ros import messages
@@ -44,7 +47,8 @@ class Judged:
         frame_id: of the source image.
         camera: for bearings and markers; None: they are left out.
         settings: of markers and overlays.
-        ground: below the camera; None: positions and distances are left out.
+        ground: below the camera; None: positions are left out, and distances that nothing measured.
+        measurement: of its time; None: no distance is measured.
     """
 
     frame: Frame | None
@@ -53,6 +57,7 @@ class Judged:
     camera: CameraModel | None
     settings: DetectorSettings
     ground: GroundPlane | None = None
+    measurement: Measurement | None = None
 
     @property
     def header(self) -> Header:
@@ -60,16 +65,32 @@ class Judged:
         return header(self.result.stamp_ns, self.frame_id)
 
     @cached_property
-    def footings(self) -> list[Footing | None]:
-        """Where each anomaly stands; None where that is not known."""
-        if self.camera is None or self.ground is None:
-            return [None] * len(self.result.anomalies)
-        return [self.ground.footing(self.camera, anomaly.box, self.result.image_size)
-                for anomaly in self.result.anomalies]
+    def places(self) -> list[Place | None]:
+        """Where each anomaly is; None where that is not known. What was measured comes before the ground."""
+        return [self._place(anomaly) for anomaly in self.result.anomalies]
+
+    def _place(self, anomaly: Anomaly) -> Place | None:
+        if self.camera is None:
+            return None
+        size, distance = self.result.image_size, None
+        if self.measurement is not None:
+            region = next(one for one in self.result.regions if (one.box, one.area) == (anomaly.box, anomaly.area))
+            distance = self.measurement.distance(region.box, region.mask)
+        if distance is None or self.measurement is None:
+            return None if self.ground is None else self.ground.footing(self.camera, anomaly.box, size)
+        source = self.measurement.source
+        if self.ground is None:
+            return Place(distance, source)
+        return self.ground.measured(self.camera, anomaly.box, size, distance, source)
+
+    @property
+    def nearest(self) -> float:
+        """Metres to the nearest anomaly whose distance is known; NaN: there is none."""
+        return min((place.distance for place in self.places if place is not None), default=math.nan)
 
     @property
     def ground_frame(self) -> str:
-        """Frame of the footings; '' where there are none."""
+        """Frame of their positions; '' where there are none."""
         return self.ground.frame if self.ground is not None and self.camera is not None else ''
 
     @cached_property
@@ -150,11 +171,11 @@ def stepped(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 SCORE = Output('score', AnomalyScore, lambda j: messages.anomaly_score(j.result, j.header), When.AT_ONCE)
 ANOMALIES = Output('anomalies', AnomalyArray, lambda j: messages.anomaly_array(
-    j.result, j.header, j.camera, j.footings, j.ground_frame))
+    j.result, j.header, j.camera, j.places, j.ground_frame))
 MARKERS = Output('markers', MarkerArray, lambda j: marker_array(
-    j.result, j.header, j.camera, j.settings.marker_distance, j.settings.marker_lifetime, j.footings, j.ground_frame))
+    j.result, j.header, j.camera, j.settings.marker_distance, j.settings.marker_lifetime, j.places, j.ground_frame))
 OBSTACLES = Output('obstacles', PointCloud2, lambda j: obstacle_cloud(
-    j.footings, j.result.stamp_ns, j.ground_frame), needs=Needs.GROUND)
+    j.places, j.result.stamp_ns, j.ground_frame), needs=Needs.GROUND)
 MASK = Output('mask', Image, lambda j: _picture(j.result.mask, 'mono8', j), qos=OUTPUT_IMAGE, needs=Needs.VERDICT)
 ANOMALY_MAP = Output('anomaly_map', Image, lambda j: _picture(stepped(j.result.anomaly_map), '32FC1', j),
                      qos=OUTPUT_IMAGE, needs=Needs.VERDICT)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import yaml
 from rclpy.exceptions import InvalidTopicNameException
@@ -105,13 +106,16 @@ def _file_entries(text: str) -> list[tuple[str, str, str]]:
 
 _LARGEST_FILE = 1 << 16  # bytes
 
+BESIDE = {'segments_topic': 'segments', 'depth_topic': 'depth', 'points_topic': 'points'}
+"""Inputs of a camera beside its images and CameraInfo, by the arguments of the launch files that name their topics."""
+
 
 def camera_remappings(
     cameras: Sequence[str],
     image_topics: Sequence[str],
     info_topics: Sequence[str],
     transport: str,
-    segments_topics: Sequence[str] = (),
+    beside: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> list[tuple[str, str]]:
     """Remapping rules from the nodes' inputs to the cameras' topics.
 
@@ -120,13 +124,13 @@ def camera_remappings(
         image_topics: image topic of each camera, with or without `/compressed`; none: no rules.
         info_topics: CameraInfo topic of each camera; none: `camera_info` beside each image topic.
         transport: `raw` or `compressed`, as in the parameter `image_transport`.
-        segments_topics: topic of each camera's masks, for the segmenter `topic`; none: the nodes' own.
+        beside: what comes beside the images, by its argument of BESIDE, a topic for each camera; none: the nodes' own.
 
     Raises:
         ParameterError: there are more or fewer topics than cameras, or a topic of compressed
             images where raw ones are wanted; or something is no topic.
     """
-    given = {'image_topic': image_topics, 'camera_info_topic': info_topics, 'segments_topic': segments_topics}
+    given = {'image_topic': image_topics, 'camera_info_topic': info_topics, **beside}
     for name, topics in given.items():
         if topics and len(topics) != len(cameras):
             raise ParameterError(
@@ -153,5 +157,6 @@ def camera_remappings(
         if not info_topics:
             rules.append((f'~/input/{camera}/camera_info', '/'.join([*base.split('/')[:-1], 'camera_info'])))
     rules += [(f'~/input/{camera}/camera_info', topic) for camera, topic in zip(cameras, info_topics, strict=False)]
-    rules += [(f'~/input/{camera}/segments', topic) for camera, topic in zip(cameras, segments_topics, strict=False)]
+    for name, topics in beside.items():
+        rules += [(f'~/input/{camera}/{BESIDE[name]}', topic) for camera, topic in zip(cameras, topics, strict=False)]
     return rules

@@ -22,8 +22,12 @@ class TransformInput:
         tree: what was received.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, parameter: str) -> None:
         """Subscribes.
+
+        Args:
+            node: somebody spins it.
+            parameter: that needs transforms.
 
         Raises:
             ParameterError: tf2_msgs is not installed.
@@ -31,7 +35,7 @@ class TransformInput:
         try:
             from tf2_msgs.msg import TFMessage
         except ImportError as error:
-            raise ParameterError('parameter ground_frame: found no package tf2_msgs, expected it for transforms; apt '
+            raise ParameterError(f'parameter {parameter}: found no package tf2_msgs, expected it for transforms; apt '
                                  'install ros-$ROS_DISTRO-tf2-msgs, or leave the parameter out') from error
         self.tree = TransformTree()
         self._node = node

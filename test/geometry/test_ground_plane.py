@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from semanom_ros.geometry.anomaly_place import DistanceSource
 from semanom_ros.geometry.camera_model import CameraModel
 from semanom_ros.geometry.ground_plane import MOST_POINTS, GroundPlane
 from semanom_ros.geometry.transform_tree import RigidTransform
@@ -58,6 +59,25 @@ def test_one_row_is_a_change_of_a_quarter_at_most() -> None:
 def test_a_camera_below_the_ground_or_that_looks_up_sees_none() -> None:
     assert plane(height=-1.0).footing(MODEL, (300, 300, 40, 60), SIZE) is None
     assert plane(pitch=-60.0).footing(MODEL, (300, 300, 40, 60), SIZE) is None
+
+
+def test_what_was_measured_may_hang_and_is_never_below_the_ground() -> None:
+    ground, box = plane(), (300, 140, 40, 60)
+    assert ground.footing(MODEL, box, SIZE) is None  # above the horizon
+    found = ground.measured(MODEL, box, SIZE, 10.0, DistanceSource.DEPTH)
+    assert (found.distance, found.source) == (10.0, DistanceSource.DEPTH)
+    assert found.position is not None
+    assert np.linalg.norm(found.position - (0.5, 0, 1.5)) == pytest.approx(10.0)
+    assert found.position[2] == pytest.approx(1.5 + 10 * 40 / np.hypot(500, 40), abs=0.01)
+    assert found.edge is not None
+    assert np.linalg.norm(found.edge[-1] - found.edge[0]) == pytest.approx(0.8, abs=0.01)
+    standing = ground.footing(MODEL, (300, 260, 40, 80), SIZE)
+    assert standing is not None
+    there = ground.measured(MODEL, (300, 260, 40, 80), SIZE, standing.distance, DistanceSource.POINTS)
+    assert there.position == pytest.approx(standing.position)
+    below = ground.measured(MODEL, (300, 260, 40, 80), SIZE, 2 * standing.distance, DistanceSource.POINTS)
+    assert below.edge is not None
+    assert (below.edge[:, 2] == 0).all()
 
 
 def test_a_wide_thing_has_a_bounded_number_of_points() -> None:

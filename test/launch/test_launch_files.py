@@ -323,14 +323,22 @@ def test_as_typed_both_launch_files_meet(
 
 
 def test_cameras_in_one_line(
-    launch: Callable[..., Launched], watch: Callable[..., Watcher], database: Path, config: Path
+    launch: Callable[..., Launched], watch: Callable[..., Watcher], database: Path, config: Path, tmp_path: Path
 ) -> None:
-    launch('detector.launch.py', database=database, config=config, cameras='front:=/a/image_raw,left:=/b/image_raw')
+    """With what measures their distances, and the recorder of snapshots beside the detector."""
+    launched = launch(
+        'detector.launch.py', database=database, config=config, cameras='front:=/a/image_raw,left:=/b/image_raw',
+        depth_topic='[/a/depth,/b/depth]', snapshots='true', snapshot_folder=tmp_path / 'kept'
+    )  # fmt: skip
     watcher = watch()
     watcher.wait_until_active()
     assert watcher.score('left', '/b/image_raw').header.stamp.sec == 5
     assert watcher.score('front', '/a/image_raw').header.stamp.sec == 5
     assert watcher.node.count_subscribers('/b/camera_info') == 1
+    assert watcher.node.count_subscribers('/b/depth') == 1
+    launched.wait_for(f'watching front, left; snapshots go to {tmp_path}/kept')
+    watcher.spin_until(lambda: watcher.node.count_subscribers('/b/image_raw') == 2, 'snapshots')
+    assert launched.interrupt() == 0
 
 
 def test_several_cameras_in_a_namespace(
@@ -419,6 +427,7 @@ def test_launch_ends_when_the_detector_does_before_it_is_configured(
         ('detector', {'cameras': 'front:=/a', 'image_topic': '/b'}, 'cameras: found image_topic too, expected'),
         ('record_nominal', {'cameras': 'front'}, 'cameras: front: found no such file, expected'),
         ('detector', {'foxglove': '/nowhere/x.json'}, 'foxglove: /nowhere/x.json: No such file'),
+        ('detector', {'depth_topic': '/a', 'points_topic': '/b'}, 'points_topic: found depth_topic too, expected'),
         ('detector', {'namespace': 'my robot'}, 'namespace: found my robot, expected'),
     ],
 )

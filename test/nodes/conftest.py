@@ -264,6 +264,7 @@ class Bench:
         assert not self._thread.is_alive()
         self._own.shutdown()
         self.detector.destroy_node()
+        self.detector._state_machine.destroy_when_not_in_use()  # rclpy leaves it in the graph until it is collected
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)
 

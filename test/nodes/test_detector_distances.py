@@ -37,7 +37,7 @@ def stamp_of(message: Any) -> Any:
 
 def test_without_the_package_of_transforms_it_says_so(bench: Callable[..., Any], recorded: Any,
                                                       monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, 'tf2_msgs', None)
+    monkeypatch.setitem(sys.modules, 'tf2_msgs.msg', None)
     one = bench(database=str(recorded), ground_frame='base_footprint')
     assert not one.configure()
     assert 'parameter ground_frame: found no package tf2_msgs' in one.detector._fault

@@ -25,6 +25,7 @@ from semanom_ros.core.pipeline import Judge
 from semanom_ros.errors import ParameterError
 from semanom_ros.msg import AnomalyScore, DatabaseInfo
 from semanom_ros.nodes.detector import main
+from semanom_ros.settings import CameraSettings, DetectorSettings, MethodSettings
 
 ERROR = DiagnosticStatus.ERROR
 
@@ -250,8 +251,9 @@ def test_what_is_read_at_configure_cannot_change_before_cleanup(active: Callable
 
 def test_every_parameter_describes_itself(bench: Callable[..., Any]) -> None:
     one = bench(false_alarm_rate=0.1)  # given, so declared anew
-    request = DescribeParameters.Request(names=['false_alarm_rate', 'image_transport', 'overlay_max_width'])
-    rate, transport, width = one.call(
+    request = DescribeParameters.Request(
+        names=['false_alarm_rate', 'image_transport', 'overlay_max_width', 'input_size'])
+    rate, transport, width, size = one.call(
         DescribeParameters, '/semanom_detector/describe_parameters', request).descriptors
     assert 'nominal frames' in rate.description
     assert rate.type == ParameterType.PARAMETER_DOUBLE
@@ -259,7 +261,21 @@ def test_every_parameter_describes_itself(bench: Callable[..., Any]) -> None:
     assert transport.additional_constraints == 'one of raw, compressed; read at configure'
     assert rate.additional_constraints == '', 'may change while the detector is active'
     assert width.integer_range[0].to_value == 16384
+    assert size.additional_constraints == '2 values; each from 0 to 8192; read at configure'
     assert parameter_value_to_python(one.detector.get_parameter('false_alarm_rate').get_parameter_value()) == 0.1
+
+
+def test_a_dump_of_its_parameters_can_be_loaded_while_it_is_active(active: Callable[..., Any]) -> None:
+    """`ros2 param load` sets them one by one: those that are read at configure to what they are."""
+    one = active()
+    table = {**MethodSettings.table(), **CameraSettings.table(), **DetectorSettings.table()}
+    given = [one.detector.get_parameter(name).to_parameter_msg() for name in table if not table[name].fixed]
+    answer = one.call(SetParameters, '/semanom_detector/set_parameters', SetParameters.Request(parameters=given))
+    assert [result.reason for result in answer.results if not result.successful] == []
+    refused = set_text(one, 'variant', 'instance')
+    assert refused.reason.startswith('parameter variant: is read at configure')
+    refused = set_text(one, 'image_transprt', 'raw')
+    assert 'found none called image_transprt, expected image_transport, or another' in refused.reason
 
 
 def test_a_misspelt_parameter_is_pointed_out(bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

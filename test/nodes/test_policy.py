@@ -21,7 +21,7 @@ from semanom_ros.settings import Settings
 
 POLICY = ElementTree.parse(Path(__file__).resolve().parents[2] / 'config' / 'sros2_policy.xml').getroot()
 ELSEWHERE = ('/camera/', '/semanom_detector/camera/', '/clock', '/tf', '/detections', '/annotations', '/segments',
-             '/image/compressed')
+             '/image/compressed', '/bond', '/depth', '/points')
 """Ends or beginnings of what is used only with other parameters, or where other packages are installed."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,10 +14,13 @@ import pytest
 from rclpy.executors import ExternalShutdownException
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from semanom_ros.errors import SemanomError
 from semanom_ros.finding import snapshots as logic
+from semanom_ros.msg import AnomalyArray
+from semanom_ros.nodes import snapshot_recorder
 from semanom_ros.nodes.snapshot_recorder import SnapshotRecorder, main
 from semanom_ros.recordings.bags import BagReader
 from semanom_ros.ros.guarded_node import GuardedExecutor
@@ -41,8 +45,10 @@ class Beside:
         self._executor = GuardedExecutor(self.node)
         self._thread = threading.Thread(target=self._spin)
         self._thread.start()
-        bench.spin_until(lambda: self.node.count_subscribers(IMAGES) == 2 and self.node.count_subscribers(RESULTS)
-                         and self.speed.get_subscription_count())
+        self._images = bench.publisher(Image, 'camera/image')
+        # by those who send: what this node has in mind of itself says nothing of what it will be sent
+        bench.spin_until(lambda: (self._images.get_subscription_count(), self._matched()) == (2, [1])
+                         and self.speed.get_subscription_count(), what='cameras and results')
 
     def _spin(self) -> None:
         with suppress(ExternalShutdownException):
@@ -63,11 +69,16 @@ class Beside:
     def show(self, picture: np.ndarray) -> Any:
         return self.bench.verdict(picture)
 
+    def _matched(self) -> list[int]:
+        """To how many the detector sends its results."""
+        return [one.get_subscription_count() for one in self.bench.detector.publishers if one.topic_name == RESULTS]
+
     def close(self) -> None:
         if self._thread.is_alive():
             self._executor.shutdown()
             self._thread.join(30)
             self.node.close()
+            self.bench.spin_until(lambda: self._matched() == [0] and self._images.get_subscription_count() == 1)
 
 
 @pytest.fixture
@@ -76,7 +87,8 @@ def beside(active: Callable[..., Any], encoder: dict[str, Any], recorded: Path, 
     made: list[Beside] = []
 
     def start(bench: Any = None, **given: Any) -> Beside:
-        made.append(Beside(bench or active(), tmp_path / 'snapshots', {**encoder, 'database': str(recorded), **given}))
+        made.append(Beside(bench or active(latency_limit=60.0), tmp_path / 'snapshots',
+                           {**encoder, 'database': str(recorded), **given}))
         return made[-1]
 
     yield start
@@ -110,7 +122,8 @@ def test_what_is_new_is_kept_once(beside: Callable[..., Beside]) -> None:
     assert times == sorted(times)
     assert np.array_equal(frames[0].image, bench.street(1))  # nominal, from before the alarm
     assert np.array_equal(frames[-1].image, bench.street_with_box(2, RED))
-    assert [verdict for verdict in verdicts if verdict][:4] == [1] * 4  # others: late, on a busy machine
+    assert verdicts[:5] == [1] * 5
+    assert len(frames) > 5
 
     assert one.show(bench.street_with_box(3, RED)).anomalous  # comes again, as another track
     one.values(**{'snapshots_kept': 1, 'skipped:_resembles_what_was_kept': 1})
@@ -124,6 +137,39 @@ def test_what_is_new_is_kept_once(beside: Callable[..., Beside]) -> None:
     assert again.show(bench.street_with_box(5, RED)).anomalous
     again.values(**{'snapshots_kept': 0, 'skipped:_resembles_what_was_kept': 1, 'known_things': 2,
                     'embeddings_left_out': 1})
+
+
+class Ahead:
+    """The time, and seconds more."""
+
+    def __init__(self) -> None:
+        self.seconds = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def monotonic_ns(self) -> int:
+        return time.monotonic_ns() + self.seconds * 10**9
+
+
+def test_what_follows_an_alarm_is_kept_until_its_time_is_over(
+        beside: Callable[..., Beside], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Ahead()
+    monkeypatch.setattr(snapshot_recorder, 'time', clock)
+    one = beside(snapshot_after=300.0, snapshot_before=5.0)
+    bench = one.bench
+    assert one.show(bench.street_with_box(2, RED)).anomalous
+    one.values(snapshots_open=1, snapshots_kept=0)
+    for clock.seconds, said in ((200, 'within'), (400, 'after')):
+        one.speed.publish(String(data=said))
+        bench.spin_until(lambda said=said: one.node._snapshots.ring.newest(SPEED, lambda cdr: said.encode() in cdr)
+                         or one.bags, what=said)
+    one.values(snapshots_open=0, snapshots_kept=1)
+    (bag,) = one.bags
+    with BagReader(bag) as reader:
+        assert [message.data for _, _, message in reader.messages([SPEED])] == ['within']
+        assert AnomalyArray.VERDICT_ANOMALOUS in [message.verdict for _, _, message in reader.messages([RESULTS])]
+        assert len(list(reader.images(IMAGES))) == 5
 
 
 def test_limits_and_unknown_verdicts_are_counted(beside: Callable[..., Beside]) -> None:

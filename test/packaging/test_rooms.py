@@ -38,7 +38,7 @@ FLOORS = (
 """From the ground up: a room imports from floors below its own, and from itself."""
 
 ROS = ('rclpy', 'rcl_interfaces', 'sensor_msgs', 'std_msgs', 'std_srvs', 'geometry_msgs', 'visualization_msgs',
-       'diagnostic_msgs', 'lifecycle_msgs', 'builtin_interfaces', 'rosgraph_msgs', 'tf2_msgs', 'vision_msgs',
+       'diagnostic_msgs', 'lifecycle_msgs', 'builtin_interfaces', 'rosgraph_msgs', 'tf2_msgs', 'bond', 'vision_msgs',
        'foxglove_msgs', 'cv_bridge', 'launch', 'launch_ros', 'ament_index_python')
 
 MODULES = sorted(path for path in PACKAGE.rglob('*.py') if 'msg' not in path.relative_to(PACKAGE).parts)

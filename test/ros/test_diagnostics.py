@@ -169,3 +169,56 @@ def test_stamps_of_another_clock_have_no_age() -> None:
             f'unknown, the stamps are {words} the node\'s clock')
     monitor.processed(RESULT, 0.01, age=diagnostics.CLOCKS_APART_S)
     assert values(status(monitor))['age of the last result (ms)'] == '600000.0'
+
+
+def verdict(monitor: CameraMonitor, image_timeout: float = 60.0) -> tuple[bytes, str]:
+    found = monitor.verdict('detector: front verdict', 'front', image_timeout)
+    return found.level, found.message
+
+
+def test_the_verdict_is_the_worst_since_the_last_one() -> None:
+    """As levels, for monitors that know nothing of anomalies."""
+    nominal = replace(RESULT, verdict=Verdict.NOMINAL, score=0.5)
+    held_back = replace(RESULT, verdict=Verdict.NOMINAL, reason=Reason.TOO_SMALL)
+    monitor = CameraMonitor()
+    monitor.start()
+    assert verdict(monitor) == (DiagnosticStatus.OK, 'no frame yet')
+    monitor.processed(nominal, 0.1, None)
+    assert not monitor.turned()
+    assert verdict(monitor) == (DiagnosticStatus.OK, 'nominal')
+    monitor.processed(held_back, 0.1, None)
+    assert verdict(monitor) == (DiagnosticStatus.OK, 'held back, too small')
+
+    monitor.processed(RESULT, 0.1, None, nearest=14.2)
+    assert monitor.turned()
+    monitor.processed(nominal, 0.1, None)
+    assert verdict(monitor) == (DiagnosticStatus.WARN, 'anomalous, 1 of 2 frames')
+    assert verdict(monitor) == (DiagnosticStatus.OK, 'nominal')
+    monitor.processed(RESULT, 0.1, None, nearest=14.2)
+    found = monitor.verdict('detector: front verdict', 'front', 60.0)
+    assert (found.name, found.hardware_id, values(found)['nearest (m)']) == ('detector: front verdict', 'front', '14.2')
+    monitor.processed(RESULT, 0.1, None)
+    assert not monitor.turned()  # monitors know already
+    assert verdict(monitor)[0] == DiagnosticStatus.WARN
+    assert verdict(monitor) == (DiagnosticStatus.WARN, 'anomalous')  # no frame since, and the last one was
+
+    monitor.unknown(Reason.STALE, 'too old')
+    monitor.processed(RESULT, 0.1, None)
+    assert verdict(monitor) == (DiagnosticStatus.ERROR, 'unknown, stale: too old; anomalous, 1 of 1 frames')
+    monitor.processed(nominal, 0.1, None)
+    monitor.unknown(Reason.STALE, 'too old')
+    for _ in range(2):  # the last one is not nominal because nothing came after it
+        assert verdict(monitor) == (DiagnosticStatus.ERROR, 'unknown, stale: too old')
+    monitor.processed(nominal, 0.1, None)
+    assert verdict(monitor) == (DiagnosticStatus.OK, 'nominal')
+
+
+def test_silence_is_no_verdict() -> None:
+    monitor = CameraMonitor()
+    monitor.start()
+    level, message = verdict(monitor, image_timeout=-1.0)
+    assert level == DiagnosticStatus.ERROR
+    assert 'unknown, no verdict for 0.0 s' in message
+    monitor.processed(replace(RESULT, verdict=Verdict.NOMINAL), 0.1, None)
+    assert verdict(monitor, image_timeout=-1.0)[0] == DiagnosticStatus.ERROR
+    assert not monitor.turned()

@@ -51,6 +51,15 @@ def test_camera_info_may_be_named() -> None:
     ]
 
 
+def test_what_comes_beside_the_images() -> None:
+    beside = {'depth_topic': ['/front/depth', '/rear/depth'], 'points_topic': [], 'segments_topic': ['/a', '/b']}
+    assert camera_remappings(['front', 'rear'], [], [], 'raw', beside) == [
+        ('~/input/front/depth', '/front/depth'), ('~/input/rear/depth', '/rear/depth'),
+        ('~/input/front/segments', '/a'), ('~/input/rear/segments', '/b')]
+    with pytest.raises(ParameterError, match=r'^depth_topic: found 1 \(/depth\), expected one for each of the 2'):
+        camera_remappings(['front', 'rear'], [], [], 'raw', {'depth_topic': ['/depth']})
+
+
 @pytest.mark.parametrize('topic', ['/camera/image_raw', '/camera/image_raw/compressed'])
 def test_compressed_images_with_and_without_suffix(topic: str) -> None:
     assert camera_remappings(['camera'], [topic], [], 'compressed') == [
