@@ -131,7 +131,7 @@ class SharedStorage:
                 target = Path(scratch) / file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 self._tried('read', lambda file=file, target=target: self._files.get_file(  # type: ignore[misc]
-                    self._path(f'{name}/{file}'), str(target)))
+                    self._path(f'{name}/{file}' if name else file), str(target)))
             yield Path(scratch)
 
     def empty(self) -> bool:

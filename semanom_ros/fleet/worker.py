@@ -73,12 +73,6 @@ class Worker:
             return _fault(error, loading=method == 'begin')
 
     def _begin(self) -> dict[str, Any]:
-        import cv2
-        import torch
-
-        if self._threads:
-            torch.set_num_threads(self._threads)
-            cv2.setNumThreads(self._threads)
         storage = SharedStorage(self._storage)
         content = storage.read(ORDER)
         if content is None:
@@ -89,6 +83,12 @@ class Worker:
         if order['version'] != __version__:
             raise SemanomError(f'{socket.gethostname()}: found semanom_ros {__version__}, expected {order["version"]} '
                                'as the driver has; install one version on every machine')
+        import cv2
+        import torch
+
+        if self._threads:
+            torch.set_num_threads(self._threads)
+            cv2.setNumThreads(self._threads)
         self._work = import_module(f'semanom_ros.fleet.{KINDS[self._kind]}').begin(order, storage)
         return {'machine': socket.gethostname(), 'process': os.getpid(), 'about': dict(self._work.about)}
 
@@ -102,7 +102,8 @@ def _fault(error: Exception, loading: bool) -> dict[str, Any]:
         said = f'{error.filename or "a file"}: {error.strerror or error}'
     else:
         log.error('%s', traceback.format_exc())
-        said = f'{type(error).__name__}: {str(error).strip() or "nothing more is known"}'
+        last = (str(error).strip() or 'nothing more is known').splitlines()[-1]  # a network's holds its own traceback
+        said = f'{type(error).__name__}: {last.strip()}'
     if full or isinstance(error, StorageError):
         fault = 'machine'
         if full:

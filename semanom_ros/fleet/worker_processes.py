@@ -48,7 +48,7 @@ class WorkerProcesses:
 
     def start(self, number: int) -> None:
         environment = {**os.environ, 'OMP_NUM_THREADS': str(self._threads), 'MKL_NUM_THREADS': str(self._threads),
-                       'OPENBLAS_NUM_THREADS': str(self._threads)}
+                       'OPENBLAS_NUM_THREADS': str(self._threads), 'TQDM_DISABLE': '1'}
         # In a session of its own: Ctrl-C on the terminal is for the driver, which ends its workers.
         process = subprocess.Popen([sys.executable, '-m', 'semanom_ros.fleet.worker_processes', *self._arguments],
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
