@@ -122,7 +122,7 @@ def _stills(found: Replay) -> list[str]:
 
 
 def _left_out(found: Replay) -> list[str]:
-    return [f'{name}: is not among the figures: {why}' for name, why in found.left_out.items()]
+    return [f'the recording {name} is not among the figures: {why}' for name, why in found.left_out.items()]
 
 
 def _staging(output: Path) -> Path:

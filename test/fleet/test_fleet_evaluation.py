@@ -48,7 +48,7 @@ def test_the_figures_are_those_of_one_process(url: str, tmp_path: Path, settings
     content = evaluate(bags, detectors, tmp_path / 'fleet', topics, settings=settings, elsewhere=elsewhere)
     assert content['left_out'].keys() == {'white'}
     assert 'a white picture' in content['left_out']['white']
-    assert 'white: is not among the figures' in (tmp_path / 'fleet' / 'report.html').read_text()
+    assert 'The recording white is not among the figures' in (tmp_path / 'fleet' / 'report.html').read_text()
 
     evaluate([bags[0], bags[2]], detectors, tmp_path / 'one', topics, settings=settings)
     ours, theirs = figures(tmp_path / 'fleet'), figures(tmp_path / 'one')
