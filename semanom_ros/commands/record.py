@@ -41,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Records and says what came of it."""
+    from semanom_ros.fleet.fleet_recording import FRAMES_AT_ONCE, FleetRecording, record_on_fleet
     from semanom_ros.recordings.nominal_recording import database_path, record_bags  # PyTorch: seconds to import
 
     options = {name: getattr(arguments, name) for name in ('database', 'image_topics', 'append', 'every_n', 'rate')}
@@ -52,13 +53,14 @@ def run(arguments: argparse.Namespace) -> int:
         if workers is None:
             recording = record_bags(arguments.bags, database, settings, Bars())
         else:
-            from semanom_ros.fleet.fleet_recording import FRAMES_AT_ONCE, record_on_fleet
-
             recording = record_on_fleet(arguments.bags, database, settings, Bars(), workers, arguments.storage or '',
                                         arguments.stretch or FRAMES_AT_ONCE)
     for line in recording.damaged:
         logging.warning('%s; what came before is recorded', line)
     print(summarize(recording, database, settings.method.alarm))
+    if isinstance(recording, FleetRecording):
+        print(f'{recording.stretches} stretches, {recording.taken_over} of them embedded before; '
+              f'{recording.lost} workers lost')
     for bag, why in recording.failed.items():
         logging.error('%s: is not in the database: %s; mend it, then give the same command with --append', bag, why)
     return 2 if recording.failed else 0

@@ -69,11 +69,12 @@ def measured_by(workers: Workers, storage_url: str, detectors: Detectors, shown:
         if before is not None and 'shown' not in json.loads(before):
             raise StorageError(f'{storage.shown}: found a recording that is not finished, expected an empty folder; '
                                'give another --storage')
-        storage.write(ORDER, json.dumps(order).encode())
+        told = json.dumps(order)
+        storage.write(ORDER, told.encode())
         failed: dict[str, str] = {}
         by_index = {str(one.index): one for one in missing}
         try:
-            with Fleet(workers, 'evaluate', storage.url, welcome) as fleet:
+            with Fleet(workers, 'evaluate', storage.url, told, welcome) as fleet:
                 progress.begin('evaluate', len(missing), 'recording')
                 tasks = [Task(f'evaluate {one.name}', 'measure', {
                     'index': one.index, 'bag': str(one.path.absolute()), 'name': one.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,9 +19,9 @@ from semanom_ros.core.curation.recorder import MOST_NAMED, RecordingSummary
 from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.database.manifest import HELD_OUT, RECORDED
 from semanom_ros.core.database.published import verify_file
-from semanom_ros.core.database.storage import UNREADABLE, FileEntry, NominalAddition, Part
+from semanom_ros.core.database.storage import FILES, UNREADABLE, FileEntry, NominalAddition, Part
 from semanom_ros.core.embedding.description import EmbeddingDescription, parse_description
-from semanom_ros.core.fields import Fields
+from semanom_ros.core.fields import Fields, parse_json
 from semanom_ros.core.progress import Progress
 from semanom_ros.errors import DatabaseError, SemanomError
 from semanom_ros.fleet.recording_plan import RecordingPlan
@@ -35,6 +36,8 @@ from semanom_ros.settings import Settings
 DESCRIPTION = 'description.json'
 FRAMES_AT_ONCE = 500
 """Frames of a stretch: what is embedded again when a worker is lost."""
+
+_FILE = re.compile(rf'({RECORDED}|{HELD_OUT})/({"|".join(map(re.escape, FILES))})')
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +90,7 @@ def record_on_fleet(bags: Sequence[Path], database: Path, settings: Settings, pr
     result = FleetRecording()
     begun = time.monotonic()
     with ExitStack() as stack:
-        fresh = _order(storage, database, settings, frames_at_once)
+        order, fresh = _order(storage, database, settings, frames_at_once)
         stack.enter_context(_begun(storage, fresh, result))
         described: list[EmbeddingDescription] = []
 
@@ -98,7 +101,7 @@ def record_on_fleet(bags: Sequence[Path], database: Path, settings: Settings, pr
                 described.append(found)
             _same(described[0], found, about['machine'])
 
-        fleet = stack.enter_context(Fleet(workers, 'record', storage.url, welcome))
+        fleet = stack.enter_context(Fleet(workers, 'record', storage.url, order, welcome))
         fleet.first()
         _describe(storage, described[0])
         writer = stack.enter_context(DatabaseWriter.begin(database, described[0], append=settings.recorder.append))
@@ -132,8 +135,9 @@ def _begun(storage: SharedStorage, fresh: bool, result: FleetRecording) -> Itera
         raise
 
 
-def _order(storage: SharedStorage, database: Path, settings: Settings, frames_at_once: int) -> bool:
-    """Writes what all workers are told; whether the storage was empty.
+def _order(storage: SharedStorage, database: Path, settings: Settings, frames_at_once: int
+           ) -> tuple[str, bool]:
+    """Writes what all workers are told, and returns it, and whether the storage was empty.
 
     Raises:
         StorageError: an interrupted call for something else has left something there, or it holds other files.
@@ -163,8 +167,9 @@ def _order(storage: SharedStorage, database: Path, settings: Settings, frames_at
     elif not storage.empty():
         raise StorageError(f'{storage.shown}: found other files in it, expected an empty folder or a recording that is '
                            'not finished; give another --storage')
-    storage.write(ORDER, json.dumps(order).encode())
-    return content is None
+    told = json.dumps(order)
+    storage.write(ORDER, told.encode())
+    return told, content is None
 
 
 def _stretch(settings: Settings, frames_at_once: int) -> int:
@@ -280,14 +285,23 @@ def _embed(fleet: Fleet, storage: SharedStorage, plans: Mapping[Path, RecordingP
 
 
 def _parts(storage: SharedStorage, plan: RecordingPlan, rows: range) -> dict[str, Any] | None:
-    """What a worker said of a stretch that it has stored; None where none has."""
-    content = storage.read(f'{parts_folder(plan.sha256, rows)}/{DONE}')
+    """What a worker said of a stretch that it has stored; None where none has, or what is there cannot be that."""
+    place = parts_folder(plan.sha256, rows)
+    content = storage.read(f'{place}/{DONE}')
     if content is None:
         return None
     try:
-        done = json.loads(content)
-        return done if isinstance(done, dict) and 'folder' in done else None
-    except ValueError:
+        with Fields(parse_json(content)) as fields:
+            done: dict[str, Any] = {name: fields.count(name) for name in ('bad_images', 'repeated', 'not_finite')}
+            done['not_finite_frames'] = fields.texts('not_finite_frames')
+            folder = fields.matching('folder', r'[0-9a-f]{12}', 'a folder of the stretch')
+            files = fields.mapping('files')
+            for name, entry in files.items():
+                if not _FILE.fullmatch(name) or not isinstance(entry, list) or len(entry) != 2:
+                    fields.wrong('files', {name: entry}, 'files of parts, with size and SHA-256')
+        return {**done, 'folder': f'{place}/{folder}', 'files': files}
+    except ValueError as error:
+        log.warning('%s/%s: %s; the stretch is embedded again', storage.shown, place, error)
         return None
 
 
@@ -318,7 +332,7 @@ def _count(done: Mapping[str, Any], result: FleetRecording) -> None:
     result.bad_images += done['bad_images']
     summary.repeated += done['repeated']
     summary.not_finite += done['not_finite']
-    summary.not_finite_frames += done['not_finite_frames'][:MOST_NAMED - len(summary.not_finite_frames)]
+    summary.not_finite_frames += list(done['not_finite_frames'])[:MOST_NAMED - len(summary.not_finite_frames)]
 
 
 def _additions(storage: SharedStorage, done: Mapping[str, Any], dimension: int) -> Iterator[NominalAddition]:

@@ -77,7 +77,6 @@ class RayActors:
         actor = self._ray.remote(Worker).options(
             name=f'semanom {self._made[0]} {number}', max_restarts=0, max_task_retries=0, **self._resources)
         self._actors[number] = actor.remote(*self._made)
-        self.give(number, 'begin', 'begin', {})
 
     def give(self, number: int, name: str, method: str, arguments: dict[str, Any]) -> None:
         self._asked[self._actors[number].call.options(name=name).remote(method, arguments)] = number

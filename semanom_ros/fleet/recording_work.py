@@ -148,8 +148,8 @@ class RecordingWork:
                 'not_finite': summary.not_finite, 'not_finite_frames': summary.not_finite_frames}
             # A worker that was given up may still be at work on the same: each tries in a folder of its own.
             target = parts_folder(sha256, rows)
-            done['folder'] = f'{target}/{uuid.uuid4().hex[:12]}'
-            self._storage.put(scratch, done['folder'])
+            done['folder'] = uuid.uuid4().hex[:12]
+            self._storage.put(scratch, f'{target}/{done["folder"]}')
             self._storage.write(f'{target}/{DONE}', json.dumps(done).encode())
             return {}
         finally:

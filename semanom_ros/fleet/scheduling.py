@@ -46,10 +46,10 @@ class Workers(Protocol):
         """Comes before everything else: what they are for, and the URL of the shared storage."""
 
     def start(self, number: int) -> None:
-        """Begins a worker and asks it to `begin`; its first event is the answer to that."""
+        """Begins a worker."""
 
     def give(self, number: int, name: str, method: str, arguments: dict[str, Any]) -> None:
-        """Asks a worker, which has answered, for something; `name` is for people."""
+        """Asks a worker, new or idle, for something; `name` is for people."""
 
     def stop(self, number: int) -> None:
         """Ends a worker; no event comes of it."""
@@ -104,13 +104,14 @@ class Fleet:
         lost: workers that ended on their own.
     """
 
-    def __init__(self, workers: Workers, kind: str, storage: str,
+    def __init__(self, workers: Workers, kind: str, storage: str, order: str,
                  welcome: Callable[[Mapping[str, Any]], None]) -> None:
         """
         Args:
             workers: not opened yet.
             kind: what they are for, see `worker.KINDS`.
             storage: URL of the shared storage.
+            order: what they are told at first; JSON, which lies in the storage as ORDER, too.
             welcome: is given what each worker says about itself; raises where it will not do.
         """
         self._workers, self._welcome = workers, welcome
@@ -122,7 +123,7 @@ class Fleet:
         self._last_fault = ''
         self._refused: Counter[str] = Counter()
         self.lost = 0
-        self._kind, self._storage = kind, storage
+        self._kind, self._storage, self._order = kind, storage, order
 
     def __enter__(self) -> Fleet:
         try:
@@ -191,6 +192,7 @@ class Fleet:
         self._started += 1
         self._coming.add(self._started)
         self._workers.start(self._started)
+        self._workers.give(self._started, 'begin', 'begin', {'order': self._order})
 
     def _step(self) -> Done | Failed | Task | None:
         """What becomes of the next event."""

@@ -143,7 +143,7 @@ class SharedStorage:
         return self._tried('read', work)
 
     def remove(self, *names: str) -> None:
-        """Removes files and folders, and the whole where nothing is left; what cannot be removed stays."""
+        """Removes files and folders, and a local folder where nothing is left in it; what cannot be removed stays."""
         self._files.invalidate_cache()
         for name in names:
             with suppress(FileNotFoundError):
@@ -152,6 +152,7 @@ class SharedStorage:
                         self._path(name), recursive=True))
                 except StorageError as error:
                     logging.getLogger(__name__).warning('%s', error)
-        with suppress(Exception):  # a bucket has no folders; what somebody else put there stays
-            self._files.rmdir(self._root)
+        if self.local:
+            with suppress(OSError):  # what somebody else put there stays
+                self._files.rmdir(self._root)
 

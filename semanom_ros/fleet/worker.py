@@ -19,7 +19,7 @@ from semanom_ros.fleet.shared_storage import SharedStorage, StorageError
 KINDS = {'record': 'recording_work', 'evaluate': 'evaluation_work'}
 """Modules of this package with a `begin(order, storage) -> Work`, by what they are for."""
 ORDER = 'order.json'
-"""In the shared storage: what all workers were told."""
+"""In the shared storage: what all workers were told, so that they see that it is shared."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 log = logging.getLogger(__name__)
@@ -66,22 +66,21 @@ class Worker:
         """
         try:
             if method == 'begin':
-                return {'done': self._begin()}
+                return {'done': self._begin(**arguments)}
             assert self._work is not None
             return {'done': self._work.methods[method](**arguments)}
         except Exception as error:
             return _fault(error, loading=method == 'begin')
 
-    def _begin(self) -> dict[str, Any]:
+    def _begin(self, order: str) -> dict[str, Any]:
         storage = SharedStorage(self._storage)
-        content = storage.read(ORDER)
-        if content is None:
+        if storage.read(ORDER) != order.encode():
             raise StorageError(f'{storage.shown}: {socket.gethostname()} does not find there what the driver wrote, '
                                'expected one place that all machines share; mount it on every machine under this '
                                'name, or give a URL')
-        order = json.loads(content)
-        if order['version'] != __version__:
-            raise SemanomError(f'{socket.gethostname()}: found semanom_ros {__version__}, expected {order["version"]} '
+        told = json.loads(order)
+        if told['version'] != __version__:
+            raise SemanomError(f'{socket.gethostname()}: found semanom_ros {__version__}, expected {told["version"]} '
                                'as the driver has; install one version on every machine')
         import cv2
         import torch
@@ -89,7 +88,7 @@ class Worker:
         if self._threads:
             torch.set_num_threads(self._threads)
             cv2.setNumThreads(self._threads)
-        self._work = import_module(f'semanom_ros.fleet.{KINDS[self._kind]}').begin(order, storage)
+        self._work = import_module(f'semanom_ros.fleet.{KINDS[self._kind]}').begin(told, storage)
         return {'machine': socket.gethostname(), 'process': os.getpid(), 'about': dict(self._work.about)}
 
 

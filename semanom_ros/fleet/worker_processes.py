@@ -55,7 +55,6 @@ class WorkerProcesses:
                                    start_new_session=True)
         self._processes[number] = process
         threading.Thread(target=self._listen, args=(number, process), daemon=True, name=f'worker {number}').start()
-        self.give(number, 'begin', 'begin', {})
 
     def _listen(self, number: int, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None

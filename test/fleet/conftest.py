@@ -101,7 +101,6 @@ class WorkersHere:
     def start(self, number: int) -> None:
         self._on_start(number)
         self._workers[number] = Worker(*self._made, 1)
-        self._events.append(Answer(number, self._workers[number].call('begin', {})))
 
     def give(self, number: int, name: str, method: str, arguments: dict[str, Any]) -> None:
         self.asked.append(name)

@@ -10,6 +10,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -170,6 +171,25 @@ def test_a_stretch_that_was_changed_in_the_storage_is_embedded_again(tmp_path: P
     assert_same(tmp_path / 'fleet', one_process(bags, tmp_path / 'one', settings))
 
 
+@pytest.mark.parametrize('changed', [b'', b'[]', b'{"folder": "../../elsewhere", "files": {}}', {
+    'files': {'recorded/../../../manifest.json': [1, '0']}}, {'folder': '../0-10'}])
+def test_what_is_no_account_of_a_stretch_is_embedded_again(changed: bytes | dict[str, Any], tmp_path: Path,
+                                                           settings: Settings, drive: Drive) -> None:
+    settings, bags = settings.changed({'image_topics': TOPICS}), [drive('a', 10)]
+
+    def interrupt(stage: str, done: int) -> None:
+        if stage == 'gather':
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        record_on_fleet(bags, tmp_path / 'fleet', settings, Watched(interrupt), WorkersHere(), frames_at_once=10)
+    path = min(default_storage(tmp_path / 'fleet').rglob('done.json'))
+    path.write_bytes(changed if isinstance(changed, bytes) else json.dumps(
+        {**json.loads(path.read_bytes()), **changed}).encode())
+    result = record_on_fleet(bags, tmp_path / 'fleet', settings, SILENT, WorkersHere(), frames_at_once=10)
+    assert (result.stretches, result.taken_over, result.embedded) == (2, 1, 1)
+
+
 def test_machines_must_share_the_storage(tmp_path: Path, settings: Settings, drive: Drive) -> None:
     """What one process holds in memory no other one sees, as a folder that is not mounted everywhere."""
     workers = WorkerProcesses(1, threads=1)
@@ -270,8 +290,7 @@ def test_damaged_repeated_and_bad_pictures_count_as_in_one_process(tmp_path: Pat
 
 
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
-def test_a_stretch_is_read_alone(storage: str, tmp_path: Path, drive: Drive, settings: Settings,
-                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stretch_is_read_alone(storage: str, tmp_path: Path, drive: Drive, settings: Settings) -> None:
     bag = drive('a', 40, storage=storage)
     plan = RecordingPlan.make(bag, settings.changed({'image_topics': TOPICS, 'every_n': 3}).recorder)
     (tmp_path / 'plan.npz').write_bytes(plan.dumps())
