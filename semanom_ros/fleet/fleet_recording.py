@@ -7,7 +7,9 @@ import logging
 import re
 import socket
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,13 +109,14 @@ def record_on_fleet(bags: Sequence[Path], database: Path, settings: Settings, pr
         writer = stack.enter_context(DatabaseWriter.begin(database, described[0], append=settings.recorder.append))
         plans = _look_through(fleet, storage, bags, progress, result)
         wanted = _wanted(plans, writer, storage, result, frames_at_once)
-        _embed(fleet, storage, plans, wanted, progress, result)
+        gathering = stack.enter_context(_Gathering(writer, storage, plans, wanted, result))
+        _embed(fleet, storage, plans, wanted, progress, result, gathering)
         result.lost = fleet.lost
         fleet.close()  # what follows needs no workers
         complete = [bag for bag in plans if bag not in result.failed]
         if not complete:
             raise SemanomError(f'no recording could be embedded: {next(iter(result.failed.values()))}')
-        _gather(writer, storage, {bag: plans[bag] for bag in complete}, wanted, progress, result)
+        gathering.finish(progress)
         if not result.summary.frames and not result.summary.known:
             raise SemanomError(f'{", ".join(map(str, bags))}: found no frame that can be recorded, expected images; '
                                'see the messages above')
@@ -260,7 +263,8 @@ def _wanted(plans: Mapping[Path, RecordingPlan], writer: DatabaseWriter, storage
 
 
 def _embed(fleet: Fleet, storage: SharedStorage, plans: Mapping[Path, RecordingPlan],
-           wanted: Mapping[Path, Sequence[range]], progress: Progress, result: FleetRecording) -> None:
+           wanted: Mapping[Path, Sequence[range]], progress: Progress, result: FleetRecording,
+           gathering: _Gathering) -> None:
     """Has stretches embedded that are not yet, and notes the recordings that fail."""
     tasks = []
     frames = sum(len(rows) for all_rows in wanted.values() for rows in all_rows)
@@ -271,6 +275,7 @@ def _embed(fleet: Fleet, storage: SharedStorage, plans: Mapping[Path, RecordingP
             if _parts(storage, plans[bag], rows) is not None:
                 result.taken_over += 1
                 progress.advance(len(rows))
+                gathering.embedded(bag)
                 continue
             arguments = {'bag': plans[bag].path, 'sha256': plans[bag].sha256, 'first': rows.start, 'stop': rows.stop}
             tasks.append(Task(f'embed {bag.name} [{rows.start}:{rows.stop}]', 'embed', arguments, str(bag), len(rows)))
@@ -279,8 +284,10 @@ def _embed(fleet: Fleet, storage: SharedStorage, plans: Mapping[Path, RecordingP
         if isinstance(outcome, Done):
             result.embedded += 1
             progress.advance(outcome.task.weight)
+            gathering.embedded(bag)
         else:
             result.failed[bag] = outcome.line
+            gathering.go_on()
     progress.end()
 
 
@@ -305,26 +312,69 @@ def _parts(storage: SharedStorage, plan: RecordingPlan, rows: range) -> dict[str
         return None
 
 
-def _gather(writer: DatabaseWriter, storage: SharedStorage, plans: Mapping[Path, RecordingPlan],
-            wanted: Mapping[Path, Sequence[range]], progress: Progress, result: FleetRecording) -> None:
-    """Adds what workers have embedded to the database that is being written, in the order of one process."""
-    summary = result.summary
-    progress.begin('gather', sum(len(rows) for bag in plans for rows in wanted[bag]), 'frame')
-    for bag, plan in plans.items():
-        for rows in wanted[bag]:
-            done = _parts(storage, plan, rows)
+class _Gathering:
+    """Adds what workers have embedded to the database that is being written, while they embed what follows.
+
+    Recordings are added when they are complete, and in the order of one process: of one that fails nothing is added.
+    """
+
+    def __init__(self, writer: DatabaseWriter, storage: SharedStorage, plans: Mapping[Path, RecordingPlan],
+                 wanted: Mapping[Path, Sequence[range]], result: FleetRecording) -> None:
+        self._writer, self._storage, self._plans, self._wanted = writer, storage, plans, wanted
+        self._result = result
+        self._missing = {bag: len(wanted[bag]) for bag in plans}
+        self._order = deque(plans)
+        self._added: deque[tuple[Path, Future[None]]] = deque()
+        self._pool = ThreadPoolExecutor(1, 'gather')
+
+    def __enter__(self) -> _Gathering:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def embedded(self, bag: Path) -> None:
+        """One more stretch of a recording is in the storage."""
+        self._missing[bag] -= 1
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Has recordings added that are complete, up to the first that may still become it.
+
+        Raises:
+            SemanomError: one before could not be added.
+        """
+        while self._order and (self._order[0] in self._result.failed or not self._missing[self._order[0]]):
+            bag = self._order.popleft()
+            if bag not in self._result.failed:
+                self._added.append((bag, self._pool.submit(self._add, bag)))
+        for _, added in self._added:
+            if added.done():
+                added.result()
+
+    def finish(self, progress: Progress) -> None:
+        """Waits until all are added."""
+        self.go_on()
+        progress.begin('gather', sum(len(rows) for bag, _ in self._added for rows in self._wanted[bag]), 'frame')
+        for bag, added in self._added:
+            added.result()
+            progress.advance(sum(map(len, self._wanted[bag])))
+        progress.end()
+
+    def _add(self, bag: Path) -> None:
+        summary = self._result.summary
+        for rows in self._wanted[bag]:
+            done = _parts(self._storage, self._plans[bag], rows)
             if done is None:
-                raise StorageError(f'{storage.shown}: found nothing of {bag} from frame {rows.start} on, which a '
+                raise StorageError(f'{self._storage.shown}: found nothing of {bag} from frame {rows.start} on, which a '
                                    'worker has stored, expected one place that all machines share; mount it on '
                                    'every machine under this name, or give a URL')
-            for addition in _additions(storage, done, writer.description.dimension):
-                if writer.add(addition):
+            for addition in _additions(self._storage, done, self._writer.description.dimension):
+                if self._writer.add(addition):
                     summary.frames += 1
                     summary.held_out += addition.record.held_out
                     summary.vectors += len(addition.vectors)
-            _count(done, result)
-            progress.advance(len(rows))
-    progress.end()
+            _count(done, self._result)
 
 
 def _count(done: Mapping[str, Any], result: FleetRecording) -> None:
