@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,14 @@ def test_options_that_do_not_fit(options: list[str], said: str, tmp_path: Path, 
                                  capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['record', str(drive('a', 2)), '--database', str(tmp_path / 'fleet'), *options]) == 2
     assert said in capsys.readouterr().err
+    assert not (tmp_path / 'fleet').exists()
+
+
+def test_without_ray_it_is_one_line(tmp_path: Path, drive: Drive, monkeypatch: pytest.MonkeyPatch,
+                                    capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, 'ray', None)
+    assert main(['record', str(drive('a', 2)), '--database', str(tmp_path / 'fleet'), '--engine', 'ray']) == 2
+    assert '--engine ray: found no Ray' in capsys.readouterr().err
     assert not (tmp_path / 'fleet').exists()
 
 
