@@ -119,7 +119,7 @@ def measure(arguments: argparse.Namespace, settings: Settings, scratch: Path) ->
         stages = Stages(workers if kill and isinstance(workers, WorkerProcesses) else None)
         begun, before = time.monotonic(), processor_seconds()
         found = record_on_fleet(arguments.bags, database, settings, stages, workers, frames_at_once=arguments.stretch)
-        name = f'{count} workers{", one killed midway" if kill else ""}'
+        name = f'{count} worker{"s" if count > 1 else ""}{", one killed midway" if kill else ""}'
         if found.lost != kill:
             raise SemanomError(f'{name}: found {found.lost} workers lost, expected {int(kill)}')
         row(name, stages, time.monotonic() - begun, total, processor_seconds() - before, used,
