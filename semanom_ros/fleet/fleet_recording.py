@@ -108,7 +108,7 @@ def record_on_fleet(bags: Sequence[Path], database: Path, settings: Settings, pr
         _describe(storage, described[0])
         writer = stack.enter_context(DatabaseWriter.begin(database, described[0], append=settings.recorder.append))
         plans = _look_through(fleet, storage, bags, progress, result)
-        wanted = _wanted(plans, writer, storage, result, frames_at_once)
+        wanted = _wanted(plans, writer, _stretch(settings, frames_at_once), result)
         gathering = stack.enter_context(_Gathering(writer, storage, plans, wanted, result))
         _embed(fleet, storage, plans, wanted, progress, result, gathering)
         result.lost = fleet.lost
@@ -196,8 +196,12 @@ def _describe(storage: SharedStorage, description: EmbeddingDescription) -> None
     if content is None:
         storage.write(DESCRIPTION, json.dumps(vars(description)).encode())
         return
-    with Fields(json.loads(content)) as fields:
-        before = parse_description(fields)
+    try:
+        with Fields(parse_json(content)) as fields:
+            before = parse_description(fields)
+    except ValueError as error:
+        raise StorageError(f'{storage.shown}/{DESCRIPTION}: unreadable ({error}), expected what an interrupted '
+                           'recording left; delete the folder, or give another --storage') from error
     difference = before.difference(description)
     if difference:
         name, found, expected = difference
@@ -247,10 +251,9 @@ def _look_through(fleet: Fleet, storage: SharedStorage, bags: Sequence[Path], pr
     return plans
 
 
-def _wanted(plans: Mapping[Path, RecordingPlan], writer: DatabaseWriter, storage: SharedStorage,
-            result: FleetRecording, frames_at_once: int) -> dict[Path, list[range]]:
+def _wanted(plans: Mapping[Path, RecordingPlan], writer: DatabaseWriter, stretch: int, result: FleetRecording
+            ) -> dict[Path, list[range]]:
     """Stretches of each recording with a frame that the database does not hold."""
-    stretch = json.loads(storage.read(ORDER) or b'{}')['made_of']['stretch']
     wanted: dict[Path, list[range]] = {}
     for bag, plan in plans.items():
         wanted[bag] = []

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from typing import Any
 
 from semanom_ros.errors import ParameterError, SemanomError
 from semanom_ros.fleet.scheduling import Answer, Loss
 from semanom_ros.fleet.worker import Worker
 
+LONGEST_ANSWER_S = 10.0
 MOST_CORES = 4
 """Cores of a worker: more take longer for each, as threads wait for each other."""
 
@@ -48,6 +50,7 @@ class RayActors:
         ray = self._ray
         if not ray.is_initialized():
             try:
+                self._knock()
                 ray.init(address=self._address or None, logging_level=logging.ERROR, include_dashboard=None)
             except Exception as error:  # ConnectionError, RuntimeError, ValueError, ...: by what it met
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -71,6 +74,12 @@ class RayActors:
         self.wanted = self.wanted or carried
         self._resources = {'num_cpus': cores, 'num_gpus': 1 if with_gpu else 0}
         self._made = kind, storage, cores
+
+    def _knock(self) -> None:
+        """Ray itself goes on for minutes where nobody listens at an address."""
+        host, _, port = self._address.removeprefix('ray://').rpartition(':')
+        if host and port.isdecimal():
+            socket.create_connection((host, int(port)), LONGEST_ANSWER_S).close()
 
     def start(self, number: int) -> None:
         # Not restarted by Ray: what it was asked then would be unknown to it.

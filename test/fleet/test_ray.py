@@ -53,11 +53,12 @@ def test_three_nodes_one_of_them_lost_make_the_database_of_one_process(
     assert default_storage(tmp_path / 'fleet').exists(), 'the recording that failed may be mended'
 
 
-def test_a_cluster_that_does_not_answer_is_one_line(tmp_path: Path, settings: Settings, drive: Callable[..., Path]
-                                                    ) -> None:
+@pytest.mark.parametrize('address', ['127.0.0.1:1', 'ray://127.0.0.1:1'])
+def test_a_cluster_that_does_not_answer_is_one_line(address: str, tmp_path: Path, settings: Settings,
+                                                    drive: Callable[..., Path]) -> None:
     from semanom_ros.fleet.ray_actors import RayActors
 
-    with pytest.raises(SemanomError, match=r'--address ray://127\.0\.0\.1:1: found no Ray cluster that takes'):
+    with pytest.raises(SemanomError, match=f'--address {address}: found no Ray cluster .*Connection refused'):
         record_on_fleet([drive('a', 2)], tmp_path / 'fleet', settings, Watched(lambda stage, done: None),
-                        RayActors('ray://127.0.0.1:1'))
+                        RayActors(address))
     assert not (tmp_path / 'fleet').exists()
