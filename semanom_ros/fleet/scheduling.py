@@ -98,7 +98,8 @@ class Fleet:
     """Workers with a queue; a context manager.
 
     A worker that ends, however it ends, is replaced, and what it was doing is given to another. One that can do nothing
-    (its disk is full, it does not reach the storage) is taken out for good. A task that fails TRIES times is given up.
+    (its disk is full, it does not reach the storage TRIES times in a row) is taken out for good. A task that fails
+    TRIES times is given up.
 
     Attributes:
         lost: workers that ended on their own.
@@ -121,7 +122,7 @@ class Fleet:
         self._started = 0
         self._starts_failed = 0
         self._last_fault = ''
-        self._refused: Counter[str] = Counter()
+        self._unreached: Counter[int] = Counter()  # times in a row that a worker did not reach the storage
         self.lost = 0
         self._kind, self._storage, self._order = kind, storage, order
 
@@ -214,11 +215,18 @@ class Fleet:
                 self._coming.discard(number)
                 self._welcome(event.result['done'])
             self._idle.add(number)
+            del self._unreached[number]
             return None if task is None else Done(task, event.result['done'])
         line = event.result['line']
         if event.result['fault'] == 'task' and task is not None:
             self._idle.add(number)
             return Failed(task, line)
+        if event.result['fault'] == 'storage' and task is not None:
+            self._unreached[number] += 1
+            if self._unreached[number] < TRIES:
+                log.warning('%s: is tried again (%s)', task.name, line)
+                self._idle.add(number)
+                return task
         log.warning('a worker is taken out: %s', line)
         self._last_fault = line
         self._coming.discard(number)

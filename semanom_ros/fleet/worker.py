@@ -61,8 +61,8 @@ class Worker:
             arguments: of it, plain data.
 
         Returns:
-            `{'done': ...}`; or `{'fault': ..., 'line': ...}`, where the fault is of the `task` (another worker may try)
-            or of the `machine` (this worker is of no use).
+            `{'done': ...}`; or `{'fault': ..., 'line': ...}`, where the fault is of the `task` (another worker may
+            try), of the `storage` (which may come back) or of the `machine` (this worker is of no use).
         """
         try:
             if method == 'begin':
@@ -103,10 +103,10 @@ def _fault(error: Exception, loading: bool) -> dict[str, Any]:
         log.error('%s', traceback.format_exc())
         last = (str(error).strip() or 'nothing more is known').splitlines()[-1]  # a network's holds its own traceback
         said = f'{type(error).__name__}: {last.strip()}'
-    if full or isinstance(error, StorageError):
+    if full or loading:
         fault = 'machine'
         if full:
             said = f'{socket.gethostname()}: {said}; make room on its disk, or point TMPDIR to another'
     else:
-        fault = 'machine' if loading else 'task'
+        fault = 'storage' if isinstance(error, StorageError) else 'task'
     return {'fault': fault, 'line': ' '.join(said.split())}

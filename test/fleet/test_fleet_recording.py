@@ -238,7 +238,16 @@ def test_a_storage_that_is_gone_midway_leaves_nothing_half_written(tmp_path: Pat
         record_on_fleet(bags, tmp_path / 'fleet', settings, Watched(cut), WorkersHere(), 'memory://bucket/gone', 10)
     assert not (tmp_path / 'fleet').exists()
     monkeypatch.undo()
+
+    refusals = iter([True, False, True, False])
+    put_file = memory.put_file
+
+    def flicker(self: Any, *arguments: Any, **named: Any) -> None:
+        refuse() if next(refusals, False) else put_file(self, *arguments, **named)
+
+    monkeypatch.setattr(memory, 'put_file', flicker)
     result = record_on_fleet(bags, tmp_path / 'fleet', settings, SILENT, WorkersHere(), 'memory://bucket/gone', 10)
+    assert result.failed == {}
     assert result.taken_over >= 2
     assert_same(tmp_path / 'fleet', one_process(bags, tmp_path / 'one', settings))
 
