@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_parameter_options(parser, RECORDER)
     add_fleet_options(parser).add_argument(
         '--stretch', type=whole(1), metavar='FRAMES', help='frames of a recording that a worker takes on at once; what '
-        'a worker that is lost had begun is embedded again (default 500)')
+        'a worker that is lost had begun is embedded again (default 480)')
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -36,7 +36,7 @@ from semanom_ros.recordings.nominal_recording import BagRecording
 from semanom_ros.settings import Settings
 
 DESCRIPTION = 'description.json'
-FRAMES_AT_ONCE = 500
+FRAMES_AT_ONCE = 480
 """Frames of a stretch: what is embedded again when a worker is lost."""
 
 _FILE = re.compile(rf'({RECORDED}|{HELD_OUT})/({"|".join(map(re.escape, FILES))})')

@@ -6,8 +6,8 @@ without decoding a picture, and stretches name their frames: cut anywhere, the f
 
 from __future__ import annotations
 
-import itertools
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,14 @@ import numpy.typing as npt
 
 from semanom_ros.core.curation.recorder import HeldOut, Thinning
 from semanom_ros.core.database.storage import arrays_to_bytes, read_arrays
+from semanom_ros.core.embedding.embedder import LARGEST_BATCH
 from semanom_ros.errors import BagError
 from semanom_ros.recordings.bags import BagReader
 from semanom_ros.recordings.storage_file import ALL, Span
 from semanom_ros.settings import RecorderSettings
+
+BATCHES = math.lcm(*LARGEST_BATCH.values())
+"""Frames that are whole batches on every device."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +95,13 @@ class RecordingPlan:
         return len(self.stamp_ns)
 
     def stretches(self, frames: int) -> Iterator[range]:
-        """Its frames in runs of so many; the last one has between half of that and half as many more."""
-        count = max(1, round(len(self) / frames)) if len(self) else 0
-        edges = [round(number * len(self) / count) for number in range(count + 1)] if count else []
-        yield from (range(first, stop) for first, stop in itertools.pairwise(edges))
+        """Its frames in runs of about so many.
+
+        They begin where a batch begins when one process embeds all: what an encoder computes may differ from batch to
+        batch in its last bits.
+        """
+        step = max(1, frames - frames % BATCHES if frames >= BATCHES else frames)
+        yield from (range(first, min(first + step, len(self))) for first in range(0, len(self), step))
 
     def span(self, rows: range) -> Span:
         """Bag time that some of its frames lie in."""

@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def test_processes_one_killed_and_one_with_a_full_disk_make_the_database_of_one_
     assert result.lost == 1
     [line] = [record.getMessage() for record in caplog.records if 'taken out' in record.getMessage()]
     assert 'File too large; make room on its disk, or point TMPDIR to another' in line
-    assert (result.stretches, result.taken_over, result.failed) == (11, 0, {})
+    assert (result.stretches, result.taken_over, result.failed) == (13, 0, {})
     assert (result.summary.frames, result.summary.held_out) == (80, 16)
     assert_same(tmp_path / 'fleet', expected)
     verify(tmp_path / 'fleet')
@@ -315,6 +316,8 @@ def test_a_stretch_is_read_alone(storage: str, tmp_path: Path, drive: Drive, set
     plan = RecordingPlan.load(tmp_path, 'plan.npz')
     stretches = list(plan.stretches(9))
     assert [row for rows in stretches for row in rows] == list(range(28))
+    many = replace(plan, stamp_ns=np.arange(500))
+    assert [rows.start for rows in many.stretches(100)] == [0, 96, 192, 288, 384, 480], 'whole batches'
     with BagReader(bag) as reader:
         every = [(frame.topic, frame.stamp_ns) for frame in reader.images(TOPICS)]
     for rows in stretches:
