@@ -230,6 +230,8 @@ setup(
         'tensorrt': ['tensorrt>=10'],
         # where it does not come with apt (python3-opencv), see requirements/python.txt
         'opencv': ['opencv-python-headless>=4.9'],
+        # many machines, see docs/fleet.md
+        'ray': ['ray>=2.9'],
         # the page of semanom review
         'review': REVIEW,
         'docs': ['sphinx>=8', 'myst-parser>=4', 'furo>=2024.8.6'],

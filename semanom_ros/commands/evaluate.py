@@ -6,14 +6,17 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from semanom_ros.commands.fleet_options import add_fleet_options, workers_of
 from semanom_ros.commands.numbers import whole
 from semanom_ros.commands.options import add_parameter_options, settings_with
 from semanom_ros.commands.progress_bars import Bars
+from semanom_ros.errors import ParameterError
 from semanom_ros.evaluation.baselines import BaselineContext, all_baselines
 from semanom_ros.evaluation.detectors import Detectors
 from semanom_ros.evaluation.metric_table import terminal_line
 from semanom_ros.evaluation.replay import Topics
 from semanom_ros.evaluation.runner import REPORT, check_output, evaluate
+from semanom_ros.fleet.fleet_evaluation import measured_by
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
                         help='anomalous pixels from which on a frame counts as anomalous; with fewer, but some, it '
                              'counts as neither anomalous nor nominal (default 1)')
     add_parameter_options(parser)
+    add_fleet_options(parser)
     group = parser.add_argument_group('baselines, for the same table')
     baselines = all_baselines()
     group.add_argument('--baseline', choices=[baseline.name for baseline in baselines], action='append', default=[],
@@ -48,6 +52,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates and says where the report is."""
+    workers = workers_of(arguments)
+    if workers is not None and arguments.baseline:
+        raise ParameterError(f'--baseline {arguments.baseline[0]}: found it with --engine, expected the detector '
+                             'alone; evaluate with baselines in one process')
     check_output(arguments.output, [*arguments.bags, *arguments.database])
     settings = settings_with(arguments.database, arguments)
     variants = () if arguments.variant == 'all' else (arguments.variant,)
@@ -60,9 +68,13 @@ def run(arguments: argparse.Namespace) -> int:
             for baseline in all_baselines() if baseline.name in arguments.baseline]
         topics = Topics(arguments.image_topic, arguments.truth_topic, tuple(arguments.truth_instances),
                         min_anomaly_pixels=arguments.min_anomaly_pixels)
-        content = evaluate(arguments.bags, detectors, arguments.output, topics, baselines=baselines, settings=settings)
+        elsewhere = None if workers is None else measured_by(
+            workers, arguments.storage or str(arguments.output.parent / f'.{arguments.output.name}.fleet'), detectors,
+            None, topics, settings, Bars())
+        content = evaluate(arguments.bags, detectors, arguments.output, topics, baselines=baselines, settings=settings,
+                           elsewhere=elsewhere)
     names = [row.name for method in (detectors, *baselines) for row in method.rows]
     for name, figures in zip(names, (*content['results'], *content['baselines']), strict=True):
         print(terminal_line(name, figures))
     print(arguments.output / REPORT)
-    return 0
+    return 2 if content['left_out'] else 0

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from semanom_ros.commands.fleet_options import add_fleet_options, workers_of
+from semanom_ros.commands.numbers import whole
 from semanom_ros.commands.options import add_parameter_options, settings_of
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.core.scoring.calibration import Calibration
@@ -32,21 +34,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
     thinning.add_argument('--every', type=int, dest='every_n', metavar='N', help='take every n-th frame of a camera')
     thinning.add_argument('--rate', type=float, metavar='HZ', help='take at most so many frames a second of a camera')
     add_parameter_options(parser, RECORDER)
+    add_fleet_options(parser).add_argument(
+        '--stretch', type=whole(1), metavar='FRAMES', help='frames of a recording that a worker takes on at once; what '
+        'a worker that is lost had begun is embedded again (default 480)')
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
     """Records and says what came of it."""
+    from semanom_ros.fleet.fleet_recording import FRAMES_AT_ONCE, FleetRecording, record_on_fleet
     from semanom_ros.recordings.nominal_recording import database_path, record_bags  # PyTorch: seconds to import
 
     options = {name: getattr(arguments, name) for name in ('database', 'image_topics', 'append', 'every_n', 'rate')}
     given = {name: value for name, value in options.items() if value is not None}
     settings = settings_of(arguments).changed(given)
     database = database_path(settings.cameras)
+    workers = workers_of(arguments)
     with logging_redirect_tqdm():
-        recording = record_bags(arguments.bags, database, settings, Bars())
+        if workers is None:
+            recording = record_bags(arguments.bags, database, settings, Bars())
+        else:
+            recording = record_on_fleet(arguments.bags, database, settings, Bars(), workers, arguments.storage or '',
+                                        arguments.stretch or FRAMES_AT_ONCE)
     for line in recording.damaged:
         logging.warning('%s; what came before is recorded', line)
     print(summarize(recording, database, settings.method.alarm))
+    if isinstance(recording, FleetRecording):
+        print(f'{recording.stretches} stretches, {recording.taken_over} of them embedded before; '
+              f'{recording.lost} workers lost')
+    for bag, why in recording.failed.items():
+        logging.error('%s: is not in the database: %s; mend it, then give the same command with --append', bag, why)
+    return 2 if recording.failed else 0
 
 
 def summarize(recording: BagRecording, database: Path, alarm: AlarmSettings) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -87,6 +87,23 @@ class Recording:
     stills: bool
 
 
+@dataclass(frozen=True)
+class Unmeasured:
+    """A recording that is to be replayed.
+
+    Attributes:
+        index: among those of the replay.
+        path: of the recording.
+        name: see Recording.
+        stored: file that gets what is measured, when all of it is.
+    """
+
+    index: int
+    path: Path
+    name: str
+    stored: Path
+
+
 @dataclass
 class Replay:
     """Everything that a replay found.
@@ -97,6 +114,7 @@ class Replay:
         measurements: of each row, over all recordings.
         recording_of: (N,) index of the recording of each frame.
         topics: what was read.
+        left_out: recordings that could not be measured elsewhere, by name, and why.
     """
 
     folder: Path
@@ -104,10 +122,17 @@ class Replay:
     recordings: list[Recording] = field(default_factory=list)
     measurements: dict[Row, Measurement] = field(default_factory=dict)
     recording_of: list[int] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+Elsewhere = Callable[[Path, Sequence[Unmeasured]], dict[str, str]]
+"""Has recordings measured by others, so that `stored` and the result bags below the folder are there then; gives the
+names of those where that failed, and why."""
 
 
 def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: Path, topics: Topics,
-           settings: Mapping[str, object] | None = None, pictures: DetectorSettings | None = None) -> Replay:
+           settings: Mapping[str, object] | None = None, pictures: DetectorSettings | None = None,
+           elsewhere: Elsewhere | None = None) -> Replay:
     """Replays recordings and measures every row of every method.
 
     Recordings that an earlier, interrupted replay into the same folder finished are not
@@ -121,6 +146,7 @@ def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: 
         topics: what is read.
         settings: what else the results depend on.
         pictures: settings of markers and overlays in the result bags; None: the defaults.
+        elsewhere: who measures; None: this process.
 
     Raises:
         SemanomError: a recording or topic will not do, or there is no frame in any recording.
@@ -132,13 +158,18 @@ def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: 
     rows = [row for method in methods for row in method.rows]
     found = Replay(folder, topics, measurements={row: Measurement() for row in rows})
     sequences = 0
-    for index, (path, name) in enumerate(zip(bags, _names(bags), strict=True)):
-        stored = folder / 'measured' / f'{index}-{name}-{_state(path)}.npz'
-        if stored.is_file():
-            log.info('%s: measured already', path)
-        else:
-            _replay_one(index, path, name, methods, rows, shown, folder, topics, stored, pictures)
-        recording, measurements = _load(stored, rows)
+    recordings = [Unmeasured(index, path, name, folder / 'measured' / f'{index}-{name}-{_state(path)}.npz')
+                  for index, (path, name) in enumerate(zip(bags, _names(bags), strict=True))]
+    missing = [one for one in recordings if not one.stored.is_file()]
+    if elsewhere is not None and missing:
+        found.left_out = elsewhere(folder, missing)
+        recordings = [one for one in recordings if one.name not in found.left_out]
+    for index, one in enumerate(recordings):
+        if one not in missing:
+            log.info('%s: measured already', one.path)
+        elif elsewhere is None:
+            measure(one, methods, shown, folder, topics, pictures)
+        recording, measurements = _load(one.stored, rows)
         for row, measurement in zip(rows, measurements, strict=True):
             found.measurements[row].merge(measurement, sequences)
         found.recordings.append(recording)
@@ -152,10 +183,12 @@ def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: 
     return found
 
 
-def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], rows: Sequence[Row], shown: Row,
-                folder: Path, topics: Topics, stored: Path, drawn: DetectorSettings | None) -> None:
+def measure(one: Unmeasured, methods: Sequence[Method], shown: Row, folder: Path, topics: Topics,
+            drawn: DetectorSettings | None) -> None:
+    """Replays one recording, see `replay`."""
+    path, name, rows = one.path, one.name, [row for method in methods for row in method.rows]
     measurements = {row: Measurement() for row in rows}
-    count = SequenceCounter(index * _STRETCHES_PER_BAG)
+    count = SequenceCounter(one.index * _STRETCHES_PER_BAG)
     target = folder / 'bags' / name
     shutil.rmtree(target, ignore_errors=True)
     damage, frames, sequence, size = '', 0, -1, (0, 0, 0)
@@ -203,7 +236,7 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
                         truths.topic, topic)
         recording = Recording(name, path, topic, truths.topic if truths.topic in reader.topics else '', frames,
                               reader.bad_images, damage, reader.stills)
-    _store(stored, recording, [measurements[row] for row in rows])
+    _store(one.stored, recording, [measurements[row] for row in rows])
 
 
 def _in_batches(pictures: Iterable[Frame], batch: int, detectors: Sequence[Detectors]) -> Iterator[Frame]:

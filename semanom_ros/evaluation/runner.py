@@ -24,7 +24,7 @@ from semanom_ros.evaluation.drift_summary import drift_summary
 from semanom_ros.evaluation.gallery import choose, illustrate
 from semanom_ros.evaluation.measurement import rounded
 from semanom_ros.evaluation.metrics import AUPRO_LIMIT
-from semanom_ros.evaluation.replay import Replay, Topics, replay, write_scores
+from semanom_ros.evaluation.replay import Elsewhere, Replay, Topics, replay, write_scores
 from semanom_ros.evaluation.report import write_report
 from semanom_ros.recordings.importing import STILLS_APART_S
 from semanom_ros.recordings.instance_masks import wanted_segments
@@ -41,7 +41,7 @@ _LIBRARIES = ('torch', 'faiss-cpu', 'open_clip_torch', 'timm', 'numpy', 'opencv-
 def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: Topics | None = None, *,
              settings: Settings, baselines: Sequence[Method] = (), shown: Row | None = None,
              video: Path | None = None, live: Mapping[str, Any] | None = None,
-             notes: Sequence[str] = ()) -> dict[str, Any]:
+             notes: Sequence[str] = (), elsewhere: Elsewhere | None = None) -> dict[str, Any]:
     """Replays recordings and writes everything that is to be said about them.
 
     What an interrupted call with the same arguments finished is taken over; what it did not finish is not left behind.
@@ -59,6 +59,7 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
         video: MP4 for the report; moved into the folder.
         live: figures of a live run, for the report.
         notes: remarks for the report.
+        elsewhere: who measures; None: this process.
 
     Returns:
         The content of metrics.json.
@@ -78,7 +79,8 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
     masks = wanted_segments(replace(settings.method.queries, variant=detectors.embedder.variant))
     wanted = replace(topics or Topics(), segments=tuple(masks), bit_depth=settings.method.encoder.bit_depth)
     with _cleared_on_failure(staging):
-        found = replay(bags, [detectors, *baselines], shown, staging, wanted, conditions, settings.detector)
+        found = replay(bags, [detectors, *baselines], shown, staging, wanted, conditions, settings.detector,
+                       elsewhere)
         rates = {row: method.false_alarm_rate for method in (detectors, *baselines) for row in method.rows}
         figures = {row: measurement.metrics(rates[row]) for row, measurement in found.measurements.items()}
         content = _content(found, figures, detectors, baselines, settings.method)
@@ -90,7 +92,7 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
             shutil.move(video, staging / video.name)
         write_report(staging / REPORT, found, content, figures, shown, gallery, live=live,
                      video=None if video is None else staging / video.name,
-                     notes=[*detectors.warnings, *notes, *_stills(found)])
+                     notes=[*detectors.warnings, *notes, *_stills(found), *_left_out(found)])
         shutil.rmtree(staging / 'measured')
         (staging / 'fingerprint').unlink()
         replace_folder(staging, output)
@@ -117,6 +119,10 @@ def _stills(found: Replay) -> list[str]:
     names = [recording.name for recording in found.recordings if recording.stills]
     return [f'{", ".join(names)}: pictures that have nothing to do with each other, so nothing is tracked or confirmed '
             f'over time, and figures per minute count {60 // STILLS_APART_S} pictures as one.'] if names else []
+
+
+def _left_out(found: Replay) -> list[str]:
+    return [f'the recording {name} is not among the figures: {why}' for name, why in found.left_out.items()]
 
 
 def _staging(output: Path) -> Path:
@@ -192,6 +198,7 @@ def _content(found: Replay, figures: Mapping[Row, Mapping[str, Any]], detectors:
                         'unreadable_images': r.unreadable, 'damage': r.damage, 'stills': r.stills,
                         'drift': drift_summary(own) if len(own) else None}
                        for r, own in zip(found.recordings, by_recording, strict=True)],
+        'left_out': found.left_out,
         'parameters': settings.values(),
         'definitions': {
             'min_anomaly_pixels': found.topics.min_anomaly_pixels,

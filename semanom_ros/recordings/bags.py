@@ -41,7 +41,7 @@ from semanom_ros.recordings.images import (
 )
 from semanom_ros.recordings.own_outputs import own_outputs
 from semanom_ros.recordings.stamps import Stamps
-from semanom_ros.recordings.storage_file import READABLE, Damage, StorageFile, breaks_off, line
+from semanom_ros.recordings.storage_file import ALL, READABLE, Damage, Span, StorageFile, breaks_off, line
 from semanom_ros.recordings.storage_files import open_storage_file, storage_files
 
 IMAGE = 'sensor_msgs/msg/Image'
@@ -183,11 +183,12 @@ class BagReader:
         return (f' among {", ".join(shown[:_MOST_LISTED])}{f" and {more} more" if more > 0 else ""}' if shown else
                 ', nor any other topic')
 
-    def raw(self, topics: Collection[str] = ()) -> Iterator[tuple[str, str, int, bytes]]:
+    def raw(self, topics: Collection[str] = (), span: Span = ALL) -> Iterator[tuple[str, str, int, bytes]]:
         """Serialized messages in the order of bag time.
 
         Args:
             topics: names; empty: every topic.
+            span: of bag time; what lies outside is not read, where the format has an index.
 
         Yields:
             (topic, type, bag time in nanoseconds, CDR with its encapsulation header).
@@ -199,14 +200,14 @@ class BagReader:
         for topic in topics:
             if topic not in self.topics:
                 raise BagError(f'{self.path}: found no topic {topic}, expected one of {", ".join(sorted(self.topics))}')
-        return self._raw(set(topics) or set(self.topics))
+        return self._raw(set(topics) or set(self.topics), span)
 
-    def _raw(self, topics: set[str]) -> Iterator[tuple[str, str, int, bytes]]:
+    def _raw(self, topics: set[str], span: Span) -> Iterator[tuple[str, str, int, bytes]]:
         damage = [self._missing] if self._missing else []
         for part in self._parts:
             read = 0
             try:
-                for topic, type, time_ns, data in part.messages(topics):
+                for topic, type, time_ns, data in part.messages(topics, span):
                     read += 1
                     if type != self.topics[topic]:  # another publisher's
                         continue
@@ -226,8 +227,11 @@ class BagReader:
         if damage:
             raise BagError(f'{self.path}: {"; ".join(damage)}')
 
-    def messages(self, topics: Collection[str] = ()) -> Iterator[tuple[str, int, Any]]:
+    def messages(self, topics: Collection[str] = (), span: Span = ALL) -> Iterator[tuple[str, int, Any]]:
         """Deserialized messages in the order of bag time: (topic, bag time in nanoseconds, message).
+
+        Args:
+            topics, span: as of `raw`.
 
         The messages are objects of `rosbags` with the fields of the ROS message; a
         numeric array is a read-only NumPy array.
@@ -235,7 +239,7 @@ class BagReader:
         Raises:
             BagError: as `raw`; or there is no usable definition of a type.
         """
-        return self._messages(self.raw(topics))  # raises here, not at the first next()
+        return self._messages(self.raw(topics, span))  # raises here, not at the first next()
 
     def _messages(self, rows: Iterator[tuple[str, str, int, bytes]]) -> Iterator[tuple[str, int, Any]]:
         for topic, type, time_ns, cdr in rows:
@@ -254,7 +258,7 @@ class BagReader:
 
     def images(self, topics: str | Sequence[str] = '', wanted: Callable[[str, int], bool] | None = None,
                segments: Callable[[str, int, tuple[int, ...]], Segments | None] = lambda topic, stamp, size: None,
-               bit_depth: int = 0) -> Iterator[Frame]:
+               bit_depth: int = 0, span: Span = ALL) -> Iterator[Frame]:
         """Pictures in the order of bag time, stamped as `Stamps` says.
 
         A message that holds no picture is skipped, counted in `bad_images`, and logged
@@ -266,6 +270,7 @@ class BagReader:
                 is not decoded.
             segments: called with topic, stamp and (height, width) for the instance masks of a picture.
             bit_depth: bits that 16-bit images use; 0: all.
+            span: of bag time, see `raw`. Stamps are told apart within it alone.
 
         Yields:
             Frames whose `source` is `path`, and whose `camera` is the topic.
@@ -277,14 +282,15 @@ class BagReader:
         names = [self.image_topic(topic) for topic in ([topics] if isinstance(topics, str) else topics)]
         for name in names:
             del self.bad_messages[name], self.repeated_stamps[name]
-        return self._images(names, wanted, segments, bit_depth)
+        return self._images(names, wanted, segments, bit_depth, span)
 
     def _images(self, topics: list[str], wanted: Callable[[str, int], bool] | None,
-                segments: Callable[[str, int, tuple[int, ...]], Segments | None], bit_depth: int) -> Iterator[Frame]:
+                segments: Callable[[str, int, tuple[int, ...]], Segments | None], bit_depth: int, span: Span
+                ) -> Iterator[Frame]:
         stamps = Stamps()
         depths = {topic: BitDepth(bit_depth, f'{self.path}: {topic}') for topic in topics}
         try:
-            for topic, time_ns, message in self.messages(topics):
+            for topic, time_ns, message in self.messages(topics, span):
                 stamp = stamps.of_message(topic, message, time_ns)
                 if wanted is not None and not wanted(topic, stamp):
                     continue
@@ -304,6 +310,21 @@ class BagReader:
                 if count := self.repeated_stamps[topic]:
                     _warn_once(f'{self.path}: {count} images of {topic} have the stamp of the one before, and are told '
                                'apart by nanoseconds; check how the camera driver stamps')
+
+    def headers(self, topics: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+        """(topic, stamp as `images` gives it, bag time) of the messages of image topics, nanoseconds; none is decoded.
+
+        Raises:
+            BagError: as `messages`.
+        """
+        for topic in topics:
+            del self.bad_messages[topic], self.repeated_stamps[topic]
+        stamps = Stamps()
+        try:
+            for topic, time_ns, message in self.messages(topics):
+                yield topic, stamps.of_message(topic, message, time_ns), time_ns
+        finally:
+            self.repeated_stamps.update(stamps.repeated)
 
     def stamps(self, topics: Sequence[str]) -> Iterator[int]:
         """Stamps of the messages of image topics as `images` gives them, nanoseconds, without a look at the pictures.

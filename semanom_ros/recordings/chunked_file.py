@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from semanom_ros.recordings.compression import LARGEST
-from semanom_ros.recordings.storage_file import READABLE, Damage, Row, Topic, line
+from semanom_ros.recordings.storage_file import ALL, READABLE, Damage, Row, Span, Topic, line
 
 _MOST_AHEAD = 1 << 30  # bytes of messages that wait for earlier ones in chunks still to come
 
@@ -21,6 +21,7 @@ class Stretch(NamedTuple):
     offset: int
     length: int
     packed: bool
+    end: int  # bag time of its last message, or later
 
 
 class ChunkedFile(ABC):
@@ -48,19 +49,23 @@ class ChunkedFile(ABC):
     def close(self) -> None:
         self._file.close()
 
-    def messages(self, topics: Collection[str]) -> Iterator[Row]:
+    def messages(self, topics: Collection[str], span: Span = ALL) -> Iterator[Row]:
         wanted = {number: (topic.name, topic.type) for number, topic in self._streams.items()
                   if topic.name in topics and topic.encoding in READABLE}
         lost: list[str] = []
         number = ahead = 0
         waiting: list[tuple[int, int, Row]] = []
         for stretch in sorted(self._stretches) if wanted else ():
+            if stretch.end < span.first_ns or stretch.start > span.last_ns:
+                continue
             while waiting and waiting[0][0] < stretch.start:
                 row = heapq.heappop(waiting)[2]
                 ahead -= len(row[3])
                 yield row
             try:
                 for row in self.rows(stretch, wanted):
+                    if not span.first_ns <= row[2] <= span.last_ns:
+                        continue
                     heapq.heappush(waiting, (row[2], number, row))  # of equal times the first one first
                     number += 1
                     ahead += len(row[3])

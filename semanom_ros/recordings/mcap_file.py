@@ -62,7 +62,7 @@ class McapFile(ChunkedFile):
                     if chunk.chunk_start_offset + chunk.chunk_length > begin:
                         raise Damage('it names what is not there')
                     self._stretches.append(Stretch(chunk.message_start_time, chunk.chunk_start_offset + 9,
-                                                    chunk.chunk_length - 9, True))
+                                                    chunk.chunk_length - 9, True, chunk.message_end_time))
                 elif opcode == Opcode.STATISTICS:
                     statistics = Statistics.read(stream)
                 else:
@@ -96,8 +96,8 @@ class McapFile(ChunkedFile):
                 if length > self._size - content:
                     raise Damage('it ends inside of a record')
                 if opcode == Opcode.CHUNK:
-                    start = struct.unpack('<Q', self.read(content, 8))[0]
-                    self._stretches.append(Stretch(start, content, length, True))
+                    start, end = struct.unpack('<QQ', self.read(content, 16))
+                    self._stretches.append(Stretch(start, content, length, True, end))
                     try:
                         self._count(self._chunk(self.read(content, length)), count)
                     except Exception as error:
@@ -106,10 +106,10 @@ class McapFile(ChunkedFile):
                     channel, _, time_ns = struct.unpack('<HIQ', self.read(content, 14))
                     count[channel] += 1
                     if run is None or run.offset + run.length != position or run.length > _RUN:
-                        run = Stretch(time_ns, position, 0, False)
+                        run = Stretch(time_ns, position, 0, False, time_ns)
                         self._stretches.append(run)
                     run = self._stretches[-1] = Stretch(min(run.start, time_ns), run.offset, content + length -
-                                                         run.offset, False)
+                                                         run.offset, False, max(run.end, time_ns))
                 elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
                     self._note(opcode, ReadDataStream(BytesIO(self.read(content, length))))
                 position = content + length

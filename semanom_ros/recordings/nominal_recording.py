@@ -33,6 +33,7 @@ class BagRecording:
         sources: the recordings read.
         damaged: what could not be read of them, a line each.
         bad_images: messages that hold no picture.
+        failed: recordings that are left out because workers failed on them, and why.
         seconds: that it took, without loading the encoder.
     """
 
@@ -41,6 +42,7 @@ class BagRecording:
     sources: list[Path] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
     bad_images: int = 0
+    failed: dict[Path, str] = field(default_factory=dict)
     seconds: float = 0.0
 
 

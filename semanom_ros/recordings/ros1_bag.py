@@ -30,7 +30,7 @@ class Ros1Bag(ChunkedFile):
                            'expected 2.0; `rosbag fix` of ROS 1 converts it')
         self._packing: dict[int, tuple[str, int]] = {}
         count, reason, position = Counter[int](), '', self._file.tell()
-        indexed: dict[int, int] = {}  # bag time of the first message of chunks of which an index tells
+        indexed: dict[int, tuple[int, int]] = {}  # bag time of the first and last message, where an index tells
         places: list[tuple[int, int]] = []
         closed = False
         try:
@@ -50,7 +50,8 @@ class Ros1Bag(ChunkedFile):
                     for seconds, nanoseconds in zip(times[::3], times[1::3], strict=True):
                         time_ns = seconds * 1_000_000_000 + nanoseconds
                         count[header.get_uint32('conn')] += 1
-                        indexed[places[-1][0]] = min(time_ns, indexed.get(places[-1][0], time_ns))
+                        start, end = indexed.get(places[-1][0], (time_ns, time_ns))
+                        indexed[places[-1][0]] = min(time_ns, start), max(time_ns, end)
                 elif operation == self._CONNECTION:
                     self._note(header, self.read(offset - 4, length + 4))
                 position = offset + length
@@ -68,15 +69,16 @@ class Ros1Bag(ChunkedFile):
         elif lost:
             self.damage = self.lost_chunks(lost)
 
-    def _look_into(self, places: list[tuple[int, int]], indexed: dict[int, int], count: Counter[int]) -> list[str]:
+    def _look_into(self, places: list[tuple[int, int]], indexed: dict[int, tuple[int, int]], count: Counter[int]
+                   ) -> list[str]:
         """Makes stretches of chunks; learns from their content what no index tells. Returns what cannot be read."""
         if count.keys() - self._streams.keys():  # without the index's connections its counts are of no use
             indexed.clear()
             count.clear()
         lost = []
         for offset, length in places:
-            start = indexed.get(offset)
-            if start is None:
+            span = indexed.get(offset)
+            if span is None:
                 times: list[int] = []
                 try:
                     for header, data in self._unpacked(offset, length):
@@ -88,8 +90,8 @@ class Ros1Bag(ChunkedFile):
                             times.append(header.get_time('time'))
                 except Exception as error:
                     lost.append(f'at byte {offset}: {line(error)}')
-                start = min(times, default=0)
-            self._stretches.append(Stretch(start, offset, length, True))
+                span = min(times, default=0), max(times, default=0)
+            self._stretches.append(Stretch(span[0], offset, length, True, span[1]))
         return lost
 
     def _record(self, position: int) -> tuple[Header, int, int]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from semanom_ros.errors import BagError
 from semanom_ros.recordings.compression import LARGEST
-from semanom_ros.recordings.storage_file import READABLE, Damage, Row, Topic, breaks_off, line, type_name
+from semanom_ros.recordings.storage_file import ALL, READABLE, Damage, Row, Span, Topic, breaks_off, line, type_name
 
 MAGIC = b'SQLite format 3\0'
 _ROWS_OF_A_PAGE = 8
@@ -124,17 +124,18 @@ class SqliteFile:
                 return count - 1
         return 0
 
-    def messages(self, topics: Collection[str]) -> Iterator[Row]:
+    def messages(self, topics: Collection[str], span: Span = ALL) -> Iterator[Row]:
         wanted = {id for id, topic in self._streams.items() if topic.name in topics and topic.encoding in READABLE}
         if not wanted:
             return
         lost, failure = 0, ''
         # a column may be made by an expression, of any length
         query = (f'SELECT topic_id, timestamp, CASE WHEN length(data) <= {LARGEST} THEN data END '
-                 f'FROM messages WHERE id = ? AND topic_id IN ({", ".join("?" * len(wanted))})')
+                 'FROM messages WHERE id = ? AND timestamp BETWEEN ? AND ? '
+                 f'AND topic_id IN ({", ".join("?" * len(wanted))})')
         for id in self._ids:
             try:
-                row = self._connection.execute(query, (id, *wanted)).fetchone()
+                row = self._connection.execute(query, (id, *span, *wanted)).fetchone()
                 if row is None:
                     continue
                 topic, time_ns, data = row

@@ -29,12 +29,21 @@ class Topic(NamedTuple):
 
 
 READABLE = ('cdr', 'ros1')
+class Span(NamedTuple):
+    """A stretch of bag time, nanoseconds, both ends included."""
+
+    first_ns: int
+    last_ns: int
+
+
+ALL = Span(-(1 << 63), (1 << 63) - 1)
+
 Row = tuple[str, str, int, bytes]
 """Topic, type, bag time in nanoseconds, serialized message."""
 
 
 class StorageFile(Protocol):
-    """A file of a recording, of which `messages` yields what can be read and then raises.
+    """A file of a recording, of which `messages` yields what can be read of a span and then raises.
 
     `damage` says in a line what is known to be missing, '' if nothing is.
     """
@@ -43,7 +52,7 @@ class StorageFile(Protocol):
     topics: list[Topic]
     damage: str
 
-    def messages(self, topics: Collection[str]) -> Iterator[Row]: ...
+    def messages(self, topics: Collection[str], span: Span = ALL) -> Iterator[Row]: ...
 
     def close(self) -> None: ...
 

@@ -21,7 +21,7 @@ from semanom_ros.errors import BagError, git_lfs_pointer
 from semanom_ros.recordings import mcap_file, ros1_bag, sqlite_file
 from semanom_ros.recordings.compression import ZSTD
 from semanom_ros.recordings.natural_order import natural_order
-from semanom_ros.recordings.storage_file import Row, StorageFile, line
+from semanom_ros.recordings.storage_file import ALL, Row, Span, StorageFile, line
 from semanom_ros.small_files import read_small
 
 SUFFIXES = ('.mcap', '.db3', '.bag')
@@ -116,8 +116,8 @@ class ZstdFile:
             raise BagError(str(error).replace(str(self._copy.path), str(path))) from error
         self.topics, self.damage = self._file.topics, self._file.damage
 
-    def messages(self, topics: Collection[str]) -> Iterator[Row]:
-        return self._file.messages(topics)
+    def messages(self, topics: Collection[str], span: Span = ALL) -> Iterator[Row]:
+        return self._file.messages(topics, span)
 
     def close(self) -> None:
         self._file.close()

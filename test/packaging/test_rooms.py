@@ -31,7 +31,7 @@ FLOORS = (
     ('ros',),
     ('simulation', 'finding'),
     ('evaluation', 'review'),
-    ('benchmarks',),
+    ('benchmarks', 'fleet'),
     ('nodes', 'commands'),
     ('cli',),
 )

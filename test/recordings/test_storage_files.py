@@ -34,6 +34,7 @@ from semanom_ros.recordings.bags import COMPRESSED_IMAGE, IMAGE, BagReader, BagW
 from semanom_ros.recordings.compression import LARGEST
 from semanom_ros.recordings.definitions import typestore
 from semanom_ros.recordings.mcap_file import MAGIC
+from semanom_ros.recordings.storage_file import Span
 
 from .conftest import SECOND, Drives, picture
 
@@ -218,6 +219,15 @@ def test_channels_of_other_serializations_stand_beside_the_camera(tmp_path: Path
         assert 'found foxglove.CompressedImage in protobuf on /protobuf' in refused(bag, '/protobuf')
         only = mcap(tmp_path / 'only.mcap', encoding='protobuf', type='foxglove.CompressedImage')
         assert '/camera/image_raw (foxglove.CompressedImage in protobuf), expected sensor_msgs' in refused(only)
+
+
+@pytest.mark.parametrize('write', [ros1_bag, mcap, lambda path: mcap(path, use_chunking=False)])
+def test_a_span_of_bag_time_is_read_alone(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    bag = write(tmp_path / 'drive')
+    with BagReader(bag) as reader:
+        stamps = [frame.stamp_ns for frame in reader.images(span=Span(3 * SECOND, 5 * SECOND))]
+        assert stamps == [3 * SECOND, 4 * SECOND, 5 * SECOND]
+        assert not list(reader.images(span=Span(0, SECOND - 1)))
 
 
 @pytest.mark.parametrize('options', [

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.database.storage import FrameRecord, NominalAddition, thumbnail
 from semanom_ros.core.embedding.embedder import Embedder, FrameEmbedding, MaskMemory
 from semanom_ros.core.frames import Frame
@@ -143,6 +143,16 @@ class RecordingSummary:
                 'fp32, or another encoder')
 
 
+class FrameStore(Protocol):
+    """Takes embedded frames, as `DatabaseWriter` does."""
+
+    def has(self, source_sha256: str, topic: str, stamp_ns: int) -> bool:
+        """Whether it has this frame already."""
+
+    def add(self, addition: NominalAddition) -> bool:
+        """Adds a frame; False when it was there already."""
+
+
 class NominalRecorder:
     """Embeds frames and adds them to a database that is being written.
 
@@ -152,7 +162,7 @@ class NominalRecorder:
         summary: what was added so far.
     """
 
-    def __init__(self, embedder: Embedder, writer: DatabaseWriter, thumbnail_size: int = 160) -> None:
+    def __init__(self, embedder: Embedder, writer: FrameStore, thumbnail_size: int = 160) -> None:
         """
         Args:
             embedder: the one that the detector will use.

@@ -27,8 +27,8 @@ from semanom_ros.settings import MethodSettings
 CROP_BATCH = 16  # crops that are encoded at once
 
 LARGEST_BATCH = {'cpu': 6, 'cuda': 16}
-"""Pictures that go through an encoder at once, by kind of device. On a CPU a small network keeps the cores busier with a
-few; on a GPU the limit is lowered where its memory does not last."""
+"""Pictures that go through an encoder at once, by kind of device. On a CPU a small network keeps the cores busier with
+a few; on a GPU the limit is lowered where its memory does not last."""
 
 LIVE_BATCH = {'cpu': 1, 'cuda': 16}
 """The same where somebody waits for each: on a CPU all would wait nearly as long as for one after the other."""
