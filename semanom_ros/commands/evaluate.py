@@ -11,6 +11,7 @@ from semanom_ros.commands.options import add_parameter_options, settings_with
 from semanom_ros.commands.progress_bars import Bars
 from semanom_ros.evaluation.baselines import BaselineContext, all_baselines
 from semanom_ros.evaluation.detectors import Detectors
+from semanom_ros.evaluation.exports.chosen import exports_of
 from semanom_ros.evaluation.metric_table import terminal_line
 from semanom_ros.evaluation.replay import Topics
 from semanom_ros.evaluation.runner import REPORT, check_output, evaluate
@@ -37,6 +38,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--min-anomaly-pixels', type=whole(1), default=1, metavar='N',
                         help='anomalous pixels from which on a frame counts as anomalous; with fewer, but some, it '
                              'counts as neither anomalous nor nominal (default 1)')
+    parser.add_argument('--rerun', type=Path, metavar='FILE.rrd',
+                        help='write the frames and what is said about them as a recording of Rerun, too')
+    parser.add_argument('--fiftyone', type=Path, metavar='DIR',
+                        help='write them as a folder that FiftyOne opens, too')
     add_parameter_options(parser)
     group = parser.add_argument_group('baselines, for the same table')
     baselines = all_baselines()
@@ -49,6 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates and says where the report is."""
     check_output(arguments.output, [*arguments.bags, *arguments.database])
+    exports = exports_of(arguments.output, arguments.rerun, arguments.fiftyone)
     settings = settings_with(arguments.database, arguments)
     variants = () if arguments.variant == 'all' else (arguments.variant,)
     filters = {'on': (True,), 'off': (False,), 'all': (False, True)}[arguments.filter]
@@ -60,9 +66,12 @@ def run(arguments: argparse.Namespace) -> int:
             for baseline in all_baselines() if baseline.name in arguments.baseline]
         topics = Topics(arguments.image_topic, arguments.truth_topic, tuple(arguments.truth_instances),
                         min_anomaly_pixels=arguments.min_anomaly_pixels)
-        content = evaluate(arguments.bags, detectors, arguments.output, topics, baselines=baselines, settings=settings)
+        content = evaluate(arguments.bags, detectors, arguments.output, topics, baselines=baselines, settings=settings,
+                           exports=exports)
     names = [row.name for method in (detectors, *baselines) for row in method.rows]
     for name, figures in zip(names, (*content['results'], *content['baselines']), strict=True):
         print(terminal_line(name, figures))
-    print(arguments.output / REPORT)
+    for path in (arguments.output / REPORT, arguments.rerun, arguments.fiftyone):
+        if path is not None:
+            print(path)
     return 0

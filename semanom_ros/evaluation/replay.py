@@ -23,6 +23,7 @@ from semanom_ros.core.overlapping import Behind, ahead, batches
 from semanom_ros.core.results import Reason, Verdict
 from semanom_ros.errors import BagError, CameraError
 from semanom_ros.evaluation.detectors import Detectors, Method, Ranked, Row
+from semanom_ros.evaluation.exports.export import Export
 from semanom_ros.evaluation.measurement import Measurement, rounded
 from semanom_ros.evaluation.metrics import ANOMALOUS
 from semanom_ros.evaluation.result_bag import CAMERA, ResultBag
@@ -107,11 +108,13 @@ class Replay:
 
 
 def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: Path, topics: Topics,
-           settings: Mapping[str, object] | None = None, pictures: DetectorSettings | None = None) -> Replay:
+           settings: Mapping[str, object] | None = None, pictures: DetectorSettings | None = None,
+           exports: Sequence[Export] = ()) -> Replay:
     """Replays recordings and measures every row of every method.
 
     Recordings that an earlier, interrupted replay into the same folder finished are not
-    replayed again, provided that `settings` and the recordings are the same.
+    replayed again, provided that `settings` and the recordings are the same; with exports, which want every frame, all
+    are.
 
     Args:
         bags: recordings; temporal state is forgotten between them.
@@ -121,6 +124,7 @@ def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: 
         topics: what is read.
         settings: what else the results depend on.
         pictures: settings of markers and overlays in the result bags; None: the defaults.
+        exports: entered; get the frames and the results of `shown` as well.
 
     Raises:
         SemanomError: a recording or topic will not do, or there is no frame in any recording.
@@ -134,10 +138,10 @@ def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: 
     sequences = 0
     for index, (path, name) in enumerate(zip(bags, _names(bags), strict=True)):
         stored = folder / 'measured' / f'{index}-{name}-{_state(path)}.npz'
-        if stored.is_file():
+        if stored.is_file() and not exports:
             log.info('%s: measured already', path)
         else:
-            _replay_one(index, path, name, methods, rows, shown, folder, topics, stored, pictures)
+            _replay_one(index, path, name, methods, rows, shown, folder, topics, stored, pictures, exports)
         recording, measurements = _load(stored, rows)
         for row, measurement in zip(rows, measurements, strict=True):
             found.measurements[row].merge(measurement, sequences)
@@ -153,7 +157,8 @@ def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: 
 
 
 def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], rows: Sequence[Row], shown: Row,
-                folder: Path, topics: Topics, stored: Path, drawn: DetectorSettings | None) -> None:
+                folder: Path, topics: Topics, stored: Path, drawn: DetectorSettings | None,
+                exports: Sequence[Export]) -> None:
     measurements = {row: Measurement() for row in rows}
     count = SequenceCounter(index * _STRETCHES_PER_BAG)
     target = folder / 'bags' / name
@@ -168,7 +173,11 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
             measurements[row].add(verdict, truth, sequence, stretch, surroundings)
             if row == shown:
                 results.add(frame, verdict.result)
+                for export in exports:
+                    export.add(frame, verdict.result, truth)
 
+    for export in exports:
+        export.begin(name)
     with BagReader(path) as reader, TruthReader(BagReader(path), topics.truth, topics.truth_instances) as truths, \
             SurroundingsReader(path) as told:
         topic = reader.image_topic(topics.image)

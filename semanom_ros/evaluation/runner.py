@@ -7,7 +7,7 @@ import logging
 import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +21,7 @@ from semanom_ros.errors import SemanomError
 from semanom_ros.evaluation import components, operating_point, sequences, visibility
 from semanom_ros.evaluation.detectors import Detectors, Method, Row
 from semanom_ros.evaluation.drift_summary import drift_summary
+from semanom_ros.evaluation.exports.export import Export
 from semanom_ros.evaluation.gallery import choose, illustrate
 from semanom_ros.evaluation.measurement import rounded
 from semanom_ros.evaluation.metrics import AUPRO_LIMIT
@@ -41,7 +42,7 @@ _LIBRARIES = ('torch', 'faiss-cpu', 'open_clip_torch', 'timm', 'numpy', 'opencv-
 def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: Topics | None = None, *,
              settings: Settings, baselines: Sequence[Method] = (), shown: Row | None = None,
              video: Path | None = None, live: Mapping[str, Any] | None = None,
-             notes: Sequence[str] = ()) -> dict[str, Any]:
+             notes: Sequence[str] = (), exports: Sequence[Export] = ()) -> dict[str, Any]:
     """Replays recordings and writes everything that is to be said about them.
 
     What an interrupted call with the same arguments finished is taken over; what it did not finish is not left behind.
@@ -59,6 +60,7 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
         video: MP4 for the report; moved into the folder.
         live: figures of a live run, for the report.
         notes: remarks for the report.
+        exports: get the frames and the results of `shown` as well, and are in place when all is.
 
     Returns:
         The content of metrics.json.
@@ -77,8 +79,10 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
                                 for variant, manifest in databases.items()}}
     masks = wanted_segments(replace(settings.method.queries, variant=detectors.embedder.variant))
     wanted = replace(topics or Topics(), segments=tuple(masks), bit_depth=settings.method.encoder.bit_depth)
-    with _cleared_on_failure(staging):
-        found = replay(bags, [detectors, *baselines], shown, staging, wanted, conditions, settings.detector)
+    with ExitStack() as stack:
+        entered = [stack.enter_context(export) for export in exports]
+        stack.enter_context(_cleared_on_failure(staging, resumable=not exports))
+        found = replay(bags, [detectors, *baselines], shown, staging, wanted, conditions, settings.detector, entered)
         rates = {row: method.false_alarm_rate for method in (detectors, *baselines) for row in method.rows}
         figures = {row: measurement.metrics(rates[row]) for row, measurement in found.measurements.items()}
         content = _content(found, figures, detectors, baselines, settings.method)
@@ -98,12 +102,12 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
 
 
 @contextmanager
-def _cleared_on_failure(staging: Path) -> Iterator[None]:
+def _cleared_on_failure(staging: Path, resumable: bool) -> Iterator[None]:
     """Leaves nothing of an evaluation that failed, or was interrupted, but the recordings that it had finished."""
     try:
         yield
     except BaseException:
-        measured = list((staging / 'measured').glob('*.npz'))
+        measured = list((staging / 'measured').glob('*.npz')) if resumable else []
         if measured:
             log.warning('%d recordings are measured, and kept in %s: the same command goes on after them, another one '
                         'for the same folder removes them', len(measured), staging)
