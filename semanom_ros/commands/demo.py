@@ -16,8 +16,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--output', type=Path, required=True, metavar='DIR',
                         help='folder for report.html, metrics.json, overlay.mp4, pictures and recordings')
     parser.add_argument('--seed', type=int, default=1, metavar='N', help='of the simulated drives (default 1)')
-    parser.add_argument('--nominal-seconds', type=_SECONDS, default=480.0, metavar='S',
-                        help='length of the nominal drive, of which one picture a second is drawn (default 480)')
+    parser.add_argument('--nominal-seconds', type=_SECONDS, default=360.0, metavar='S',
+                        help='length of the nominal drive, of which one picture a second is drawn (default 360)')
     parser.add_argument('--seconds', type=_SECONDS, default=30.0, metavar='S',
                         help='length of the drive with anomalies (default 30)')
     add_parameter_options(parser)

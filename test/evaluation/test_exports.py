@@ -7,6 +7,7 @@ import errno
 import importlib.util
 import io
 import json
+import shutil
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from semanom_ros.cli import main
+from semanom_ros.errors import SemanomError
 from semanom_ros.evaluation.exports import chosen, fiftyone_dataset
 
 from .conftest import HEIGHT, PERIOD_NS, START_NS, WIDTH, Town, write_drive
@@ -109,6 +111,18 @@ def test_rerun_reads_its_recording(town: Town, drive: Path, tmp_path: Path) -> N
     for entity in ('camera', 'camera/mask', 'camera/truth', 'camera/anomalies', 'map', 'scores/score'):
         assert rows[f'/drive/{entity}'] == FRAMES, entity
     assert rows['/drive/verdict'] == 3, 'nominal, anomalous, nominal'
+
+
+def test_a_full_disk_leaves_no_part_of_a_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK itself only logs what it could not write."""
+    pytest.importorskip('rerun', reason='the Rerun SDK is not installed: pip install rerun-sdk')
+    from semanom_ros.evaluation.exports.rerun_recording import RerunRecording
+
+    usage = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
+    with pytest.raises(SemanomError, match='found the disk full'), RerunRecording(tmp_path / 'out.rrd') as recording:
+        recording.begin('drive')
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_missing_package_is_named_before_any_work(town: Town, drive: Path, tmp_path: Path,

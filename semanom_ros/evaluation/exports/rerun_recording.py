@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import TracebackType
 from uuid import uuid4
@@ -22,6 +23,7 @@ STAMPS, FRAMES = 'stamp', 'frame'
 
 _APPLICATION = 'semanom_ros'
 _JPEG_QUALITY = 90
+_ROOM = 1 << 20  # bytes that must be left on the disk
 _TWICE = 2.0  # the alarm level, in which the colours of the map end
 _ANOMALY, _HELD_BACK, _TRUTH = 1, 2, 3
 _CLASSES = [(_ANOMALY, 'anomaly', (220, 38, 54)), (_HELD_BACK, 'held back', (245, 176, 20)),
@@ -65,6 +67,10 @@ class RerunRecording:
                 self._stream.send_blueprint(_blueprint(self._recordings))
             self._stream.disconnect()
             if kind is None:
+                # the SDK logs that it could not write, and goes on
+                if shutil.disk_usage(self._path.parent).free < _ROOM:
+                    raise SemanomError(f'{self._path}: found the disk full, so that it may be cut off, expected '
+                                       f'{_ROOM >> 20} MiB left; make room, then try again')
                 self._beside.rename(self._path)
         finally:
             self._beside.unlink(missing_ok=True)
