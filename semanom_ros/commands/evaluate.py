@@ -9,11 +9,12 @@ from pathlib import Path
 from semanom_ros.commands.numbers import whole
 from semanom_ros.commands.options import add_parameter_options, settings_with
 from semanom_ros.commands.progress_bars import Bars
+from semanom_ros.errors import ParameterError
 from semanom_ros.evaluation.baselines import BaselineContext, all_baselines
 from semanom_ros.evaluation.detectors import Detectors
 from semanom_ros.evaluation.exports.chosen import exports_of
 from semanom_ros.evaluation.metric_table import terminal_line
-from semanom_ros.evaluation.replay import Topics
+from semanom_ros.evaluation.replay import CameraTopics, Topics
 from semanom_ros.evaluation.runner import REPORT, check_output, evaluate
 
 
@@ -28,10 +29,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
                         help='all (default): every variant that there is a database of')
     parser.add_argument('--filter', choices=('on', 'off', 'all'), default='all',
                         help='with the filter, without it, or both (default)')
-    parser.add_argument('--image-topic', default='', metavar='T', help='needed where a recording has several')
-    parser.add_argument('--truth-topic', default='', metavar='T',
+    parser.add_argument('--image-topic', action='append', default=[], metavar='T',
+                        help='needed where a recording has several; given again, that camera is evaluated too, as a '
+                             'recording of its own')
+    parser.add_argument('--truth-topic', action='append', default=[], metavar='T',
                         help='mono8 masks with the images\' stamps: 0 nominal, 128 ignore, 255 anomalous '
-                             '(default: /ground_truth/anomaly_mask where there is one)')
+                             '(default: /ground_truth/anomaly_mask where there is one); one for each image topic')
     parser.add_argument('--truth-instances', nargs='+', default=(), metavar='CLASS[:ACTOR]',
                         help='the truth topic holds CARLA\'s instance segmentation, and these are anomalous: semantic '
                              'classes, or single actors, in numbers (14:231)')
@@ -54,6 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates and says where the report is."""
     check_output(arguments.output, [*arguments.bags, *arguments.database])
+    cameras = _cameras(arguments.image_topic, arguments.truth_topic)
     exports = exports_of(arguments.output, arguments.rerun, arguments.fiftyone)
     settings = settings_with(arguments.database, arguments)
     variants = () if arguments.variant == 'all' else (arguments.variant,)
@@ -64,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
             baseline.make(BaselineContext(arguments, settings.method, arguments.database, detectors,
                                           Path(scratch) / baseline.name, Bars()))
             for baseline in all_baselines() if baseline.name in arguments.baseline]
-        topics = Topics(arguments.image_topic, arguments.truth_topic, tuple(arguments.truth_instances),
+        topics = Topics(cameras, tuple(arguments.truth_instances),
                         min_anomaly_pixels=arguments.min_anomaly_pixels)
         content = evaluate(arguments.bags, detectors, arguments.output, topics, baselines=baselines, settings=settings,
                            exports=exports)
@@ -75,3 +79,21 @@ def run(arguments: argparse.Namespace) -> int:
         if path is not None:
             print(path)
     return 0
+
+
+def _cameras(images: list[str], truths: list[str]) -> tuple[CameraTopics, ...]:
+    """What each camera's pictures and masks are called.
+
+    Raises:
+        ParameterError: not one topic of masks for each of pictures, or two cameras of one name.
+    """
+    images = images or ['']
+    if truths and len(truths) != len(images):
+        raise ParameterError(f'--truth-topic: found {len(truths)} for {len(images)} image topics, expected one for '
+                             'each; name them in the same order, or none')
+    cameras = tuple(CameraTopics(image, truth) for image, truth in
+                    zip(images, truths or [''] * len(images), strict=True))
+    if len({camera.name for camera in cameras}) < len(cameras):
+        raise ParameterError(f'--image-topic: found {", ".join(images)}, expected topics that begin with the names of '
+                             'their cameras, each its own; evaluate them one by one')
+    return cameras

@@ -42,12 +42,29 @@ _STRETCHES_PER_BAG = 1 << 32
 
 
 @dataclass(frozen=True)
-class Topics:
-    """What of the recordings is read.
+class CameraTopics:
+    """Of one camera.
 
     Attributes:
         image: '' when each recording has only one.
         truth: '' for the default one, where there is one.
+    """
+
+    image: str = ''
+    truth: str = ''
+
+    @property
+    def name(self) -> str:
+        """`left` of `/left/image_raw/compressed`."""
+        return self.image.strip('/').partition('/')[0]
+
+
+@dataclass(frozen=True)
+class Topics:
+    """What of the recordings is read.
+
+    Attributes:
+        cameras: each is replayed on its own, as if it were a recording of its own.
         truth_instances: what is anomalous where `truth` holds CARLA's instance segmentation, see TruthReader.
         segments: masks for the segmenter `topic`, at most one.
         min_anomaly_pixels: a frame with fewer anomalous pixels, but some, is neither anomalous nor nominal: it counts
@@ -55,8 +72,7 @@ class Topics:
         bit_depth: bits that 16-bit images use; 0: all.
     """
 
-    image: str = ''
-    truth: str = ''
+    cameras: tuple[CameraTopics, ...] = (CameraTopics(),)
     truth_instances: tuple[str, ...] = ()
     segments: tuple[str, ...] = ()
     min_anomaly_pixels: int = 1
@@ -96,6 +112,7 @@ class Replay:
         folder: where the result bags lie, below `bags/`.
         recordings: in the order given.
         measurements: of each row, over all recordings.
+        by_recording: the same for each recording alone.
         recording_of: (N,) index of the recording of each frame.
         topics: what was read.
     """
@@ -104,6 +121,7 @@ class Replay:
     topics: Topics
     recordings: list[Recording] = field(default_factory=list)
     measurements: dict[Row, Measurement] = field(default_factory=dict)
+    by_recording: list[dict[Row, Measurement]] = field(default_factory=list)
     recording_of: list[int] = field(default_factory=list)
 
 
@@ -131,18 +149,22 @@ def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: 
     """
     for path in bags:  # before hours are spent
         with BagReader(path) as reader:
-            reader.image_topic(topics.image)
+            for camera in topics.cameras:
+                reader.image_topic(camera.image)
     _resume_or_begin(folder, [repr(topics), repr(shown), dict(settings or {})])
     rows = [row for method in methods for row in method.rows]
     found = Replay(folder, topics, measurements={row: Measurement() for row in rows})
     sequences = 0
-    for index, (path, name) in enumerate(zip(bags, _names(bags), strict=True)):
+    views = [(path, camera, name if len(topics.cameras) == 1 else f'{name}_{camera.name}')
+             for path, name in zip(bags, _names(bags), strict=True) for camera in topics.cameras]
+    for index, (path, camera, name) in enumerate(views):
         stored = folder / 'measured' / f'{index}-{name}-{_state(path)}.npz'
         if stored.is_file() and not exports:
             log.info('%s: measured already', path)
         else:
-            _replay_one(index, path, name, methods, rows, shown, folder, topics, stored, pictures, exports)
+            _replay_one(index, path, camera, name, methods, rows, shown, folder, topics, stored, pictures, exports)
         recording, measurements = _load(stored, rows)
+        found.by_recording.append(dict(zip(rows, measurements, strict=True)))
         for row, measurement in zip(rows, measurements, strict=True):
             found.measurements[row].merge(measurement, sequences)
         found.recordings.append(recording)
@@ -156,9 +178,9 @@ def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: 
     return found
 
 
-def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], rows: Sequence[Row], shown: Row,
-                folder: Path, topics: Topics, stored: Path, drawn: DetectorSettings | None,
-                exports: Sequence[Export]) -> None:
+def _replay_one(index: int, path: Path, camera: CameraTopics, name: str, methods: Sequence[Method],
+                rows: Sequence[Row], shown: Row, folder: Path, topics: Topics, stored: Path,
+                drawn: DetectorSettings | None, exports: Sequence[Export]) -> None:
     measurements = {row: Measurement() for row in rows}
     count = SequenceCounter(index * _STRETCHES_PER_BAG)
     target = folder / 'bags' / name
@@ -178,9 +200,9 @@ def _replay_one(index: int, path: Path, name: str, methods: Sequence[Method], ro
 
     for export in exports:
         export.begin(name)
-    with BagReader(path) as reader, TruthReader(BagReader(path), topics.truth, topics.truth_instances) as truths, \
-            SurroundingsReader(path) as told:
-        topic = reader.image_topic(topics.image)
+    with BagReader(path) as reader, TruthReader(BagReader(path), camera.truth, topics.truth_instances) as truths, \
+            SurroundingsReader(path, truths.topic) as told:
+        topic = reader.image_topic(camera.image)
         with BagSegments(reader, [topic], topics.segments) as segments, \
                 ResultBag(target, _frame_id(reader, topic), _camera(reader, topic), drawn, path, topic) as results, \
                 tqdm(total=reader.counts[topic], desc=f'replay {name}', unit='frame', disable=None) as bar, \

@@ -85,7 +85,7 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
         found = replay(bags, [detectors, *baselines], shown, staging, wanted, conditions, settings.detector, entered)
         rates = {row: method.false_alarm_rate for method in (detectors, *baselines) for row in method.rows}
         figures = {row: measurement.metrics(rates[row]) for row, measurement in found.measurements.items()}
-        content = _content(found, figures, detectors, baselines, settings.method)
+        content = _content(found, figures, rates, detectors, baselines, settings.method)
         (staging / METRICS).write_text(json.dumps(content, indent=1, sort_keys=True) + '\n')
         write_scores(staging / SCORES, found)
         gallery = choose(found, found.measurements[shown])
@@ -170,8 +170,8 @@ def replace_folder(new: Path, old: Path) -> None:
     shutil.rmtree(away, ignore_errors=True)
 
 
-def _content(found: Replay, figures: Mapping[Row, Mapping[str, Any]], detectors: Detectors,
-             baselines: Sequence[Method], settings: MethodSettings) -> dict[str, Any]:
+def _content(found: Replay, figures: Mapping[Row, Mapping[str, Any]], rates: Mapping[Row, float | None],
+             detectors: Detectors, baselines: Sequence[Method], settings: MethodSettings) -> dict[str, Any]:
     """metrics.json: the same bytes on every run but for `latency_ms`."""
     frames = next(iter(found.measurements.values())).frames
     known = frames[frames['truth'] >= 0]
@@ -194,8 +194,11 @@ def _content(found: Replay, figures: Mapping[Row, Mapping[str, Any]], detectors:
         'recordings': [{'name': r.name, 'image_topic': r.topic, 'truth_topic': r.truth_topic,
                         'truth_instances': list(found.topics.truth_instances), 'frames': r.frames,
                         'unreadable_images': r.unreadable, 'damage': r.damage, 'stills': r.stills,
-                        'drift': drift_summary(own) if len(own) else None}
-                       for r, own in zip(found.recordings, by_recording, strict=True)],
+                        'drift': drift_summary(own) if len(own) else None,
+                        'results': [] if len(found.recordings) == 1 else [
+                            {'variant': row.variant, 'filter': row.filtered, 'baseline': row.baseline,
+                             **measurement.figures(rates[row])} for row, measurement in measured.items()]}
+                       for r, own, measured in zip(found.recordings, by_recording, found.by_recording, strict=True)],
         'parameters': settings.values(),
         'definitions': {
             'min_anomaly_pixels': found.topics.min_anomaly_pixels,
