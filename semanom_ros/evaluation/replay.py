@@ -23,7 +23,7 @@ from semanom_ros.core.overlapping import Behind, ahead, batches
 from semanom_ros.core.results import Reason, Verdict
 from semanom_ros.errors import BagError, CameraError
 from semanom_ros.evaluation.detectors import Detectors, Method, Ranked, Row
-from semanom_ros.evaluation.exports.export import Export
+from semanom_ros.evaluation.exports.export_protocol import Export
 from semanom_ros.evaluation.measurement import Measurement, rounded
 from semanom_ros.evaluation.metrics import ANOMALOUS
 from semanom_ros.evaluation.result_bag import CAMERA, ResultBag

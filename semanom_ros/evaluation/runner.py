@@ -21,7 +21,7 @@ from semanom_ros.errors import SemanomError
 from semanom_ros.evaluation import components, operating_point, sequences, visibility
 from semanom_ros.evaluation.detectors import Detectors, Method, Row
 from semanom_ros.evaluation.drift_summary import drift_summary
-from semanom_ros.evaluation.exports.export import Export
+from semanom_ros.evaluation.exports.export_protocol import Export
 from semanom_ros.evaluation.gallery import choose, illustrate
 from semanom_ros.evaluation.measurement import rounded
 from semanom_ros.evaluation.metrics import AUPRO_LIMIT

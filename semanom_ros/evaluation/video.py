@@ -89,7 +89,7 @@ def write_moving_picture(bag: Path, topic: str, path: Path, first_ns: int, last_
     with BagReader(bag) as reader:
         for _, _, message in reader.messages([topic]):
             if first_ns <= (stamp := stamp_ns(message)) <= last_ns:
-                picture = image_from_compressed(message)
+                picture: npt.NDArray[Any] = image_from_compressed(message)
                 size = _WIDTH, round(_WIDTH * picture.shape[0] / picture.shape[1])
                 if picture.shape[1] > _WIDTH:
                     picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from semanom_ros.errors import SemanomError
-from semanom_ros.evaluation.exports.export import Export
+from semanom_ros.evaluation.exports.export_protocol import Export
 from semanom_ros.evaluation.exports.fiftyone_dataset import FiftyOneDataset, check_folder
 
 
