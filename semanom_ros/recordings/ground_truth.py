@@ -20,6 +20,5 @@ def of_camera(topic: str, camera: str) -> str:
 
 def beside(topic: str, truth_topic: str) -> str:
     """The topic that tells of the same camera as a topic of masks; `topic` itself where that cannot be told."""
-    folder, _, name = truth_topic.rpartition('/')
-    return f'{folder}/{topic.removeprefix(PREFIX)}' if f'/{name}' == ANOMALY_MASK.removeprefix(
-        PREFIX.rstrip('/')) and truth_topic.startswith(PREFIX) else topic
+    camera = truth_topic.removeprefix(PREFIX).removesuffix(ANOMALY_MASK.removeprefix(PREFIX)).strip('/')
+    return of_camera(topic, camera) if truth_topic == of_camera(ANOMALY_MASK, camera) else topic
