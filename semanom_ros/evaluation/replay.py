@@ -112,8 +112,8 @@ class Replay:
         folder: where the result bags lie, below `bags/`.
         recordings: in the order given.
         measurements: of each row, over all recordings.
-        by_recording: the same for each recording alone.
         recording_of: (N,) index of the recording of each frame.
+        by_recording: measurements for each recording alone.
         topics: what was read.
     """
 
@@ -121,8 +121,8 @@ class Replay:
     topics: Topics
     recordings: list[Recording] = field(default_factory=list)
     measurements: dict[Row, Measurement] = field(default_factory=dict)
-    by_recording: list[dict[Row, Measurement]] = field(default_factory=list)
     recording_of: list[int] = field(default_factory=list)
+    by_recording: list[dict[Row, Measurement]] = field(default_factory=list)
 
 
 def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: Path, topics: Topics,
