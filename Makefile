@@ -64,6 +64,7 @@ PACKAGE_FILES := setup.py requirements/python.txt requirements/constraints.txt s
 
 help:
 	@echo 'make demo       set up, then simulate, record, detect live and evaluate; see out/demo/report.html'
+	@echo '                (CAMERAS=3: front, left and right)'
 	@echo 'make test       set up, then lint and all tests'
 	@echo 'make test-fast  the tests that take little time, without lint'
 	@echo 'make test-distros  the tests with each ROS 2 that PyPI has, and each Python that is here; see out/distros/'
@@ -77,8 +78,10 @@ help:
 
 setup: $(VENV)/.package
 
+CAMERAS ?= 1
+
 demo: setup
-	$(BIN)/semanom demo --output out/demo
+	$(BIN)/semanom demo --output out/demo --cameras $(CAMERAS)
 
 test: lint
 	$(PYTEST)

@@ -234,6 +234,10 @@ setup(
         'ray': ['ray>=2.9'],
         # the page of semanom review
         'review': REVIEW,
+        # semanom evaluate --rerun
+        'rerun': ['rerun-sdk>=0.26'],
+        # to open what semanom evaluate --fiftyone writes; it needs nothing to write it
+        'fiftyone': ['fiftyone>=1.0'],
         'docs': ['sphinx>=8', 'myst-parser>=4', 'furo>=2024.8.6'],
         'test': [
             *SEGMENTATION,

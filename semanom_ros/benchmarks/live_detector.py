@@ -57,7 +57,8 @@ def detector(plan: Plan, embedder: Embedder, cameras: int = 1) -> Iterator[LiveD
     nominal = nominal_of(plan, embedder)
     names = (CAMERA, *(f'{CAMERA}_{number}' for number in range(2, cameras + 1)))
     with private_domain() as domain, background_node('semanom_bench', domain) as node:
-        process = DetectorProcess(domain, plan.scratch, TOPIC, plan.settings, nominal, bag_of(plan), names)
+        topics = {name: TOPIC if name == CAMERA else f'{NODE}/input/{name}/image' for name in names}
+        process = DetectorProcess(domain, plan.scratch, topics, plan.settings, nominal, bag_of(plan))
         try:
             process.change_state(node, Transition.TRANSITION_CONFIGURE, _CONFIGURE_S)
             live = LiveDetector(node, process, names)

@@ -16,10 +16,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--output', type=Path, required=True, metavar='DIR',
                         help='folder for report.html, metrics.json, overlay.mp4, pictures and recordings')
     parser.add_argument('--seed', type=int, default=1, metavar='N', help='of the simulated drives (default 1)')
-    parser.add_argument('--nominal-seconds', type=_SECONDS, default=480.0, metavar='S',
-                        help='length of the nominal drive, of which one picture a second is drawn (default 480)')
-    parser.add_argument('--seconds', type=_SECONDS, default=45.0, metavar='S',
-                        help='length of the drive with anomalies (default 45)')
+    parser.add_argument('--nominal-seconds', type=_SECONDS, default=360.0, metavar='S',
+                        help='length of the nominal drive, of which one picture a second is drawn (default 360)')
+    parser.add_argument('--seconds', type=_SECONDS, default=25.0, metavar='S',
+                        help='length of the drive with anomalies (default 25)')
+    parser.add_argument('--cameras', type=int, choices=(1, 2, 3), default=1, metavar='N',
+                        help='of the vehicle, 1 to 3: front, left and right, in one database and watched by one '
+                             'detector (default 1)')
     add_parameter_options(parser)
 
 

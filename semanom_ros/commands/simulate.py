@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import math
+import re
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
 from semanom_ros.commands.numbers import whole
-from semanom_ros.errors import BagError
+from semanom_ros.errors import BagError, ParameterError
 from semanom_ros.simulation import CATALOGUE, simulate
-from semanom_ros.simulation.camera_faults import CameraFault
+from semanom_ros.simulation.camera_faults import LARGEST_TURN, CameraFault
 from semanom_ros.simulation.drive import RATE
-from semanom_ros.simulation.drive_bag import IMAGE_TOPIC, write_bag
+from semanom_ros.simulation.drive_bag import CAMERA, IMAGE_TOPIC, write_rig_bag
 from semanom_ros.simulation.weather import CHOICES
 
 
@@ -58,6 +60,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help='turn the camera on its mount to the right by so many degrees (negative: to the left)',
     )
     parser.add_argument(
+        '--camera',
+        action='append',
+        default=[],
+        metavar='NAME=DEG',
+        dest='cameras',
+        help='record this camera, turned to the right by so many degrees, on /NAME/image_raw; once for each of several '
+        '(default: camera=0)',
+    )
+    parser.add_argument(
         '--lens-dirt',
         type=float,
         default=0.0,
@@ -96,16 +107,39 @@ def run(arguments: argparse.Namespace) -> None:
         raise BagError(f'{arguments.bag}: found 0 frames, expected at least 1; give --frames')
     names = tuple(arguments.scenarios) if arguments.scenarios else None
     every = max(1, arguments.every)
-    frames = simulate(
-        arguments.seed,
-        arguments.frames,
-        arguments.anomalies,
-        weather=arguments.weather,
-        scenarios=names,
-        every=every,
-        town=arguments.town,
-        fault=CameraFault(arguments.camera_turn, arguments.lens_dirt, arguments.fault_start),
-    )
-    bar = tqdm(frames, total=arguments.frames, unit='frame', desc='simulate', file=sys.stderr, disable=None)
-    write_bag(bar, arguments.bag, arguments.storage, arguments.raw)
+    turns = dict(_camera(given) for given in arguments.cameras) or {CAMERA: 0.0}
+    drives = [
+        simulate(
+            arguments.seed,
+            arguments.frames,
+            arguments.anomalies,
+            weather=arguments.weather,
+            scenarios=names,
+            every=every,
+            town=arguments.town,
+            mount=turn,
+            fault=CameraFault(arguments.camera_turn, arguments.lens_dirt, arguments.fault_start),
+        )
+        for turn in turns.values()
+    ]
+    moments = (dict(zip(turns, frames, strict=True)) for frames in zip(*drives, strict=True))
+    bar = tqdm(moments, total=arguments.frames, unit='frame', desc='simulate', file=sys.stderr, disable=None)
+    write_rig_bag(bar, arguments.bag, arguments.storage, arguments.raw)
     print(f'{arguments.bag}: {arguments.frames} frames, {arguments.frames * every / RATE:g} s')
+
+
+def _camera(given: str) -> tuple[str, float]:
+    """Name and degrees of a --camera.
+
+    Raises:
+        ParameterError: it is something else.
+    """
+    name, _, degrees = given.partition('=')
+    try:
+        turn = float(degrees or 0)
+    except ValueError:
+        turn = math.nan
+    if not re.fullmatch('[a-z][a-z0-9_]*', name) or not abs(turn) <= LARGEST_TURN:
+        raise ParameterError(f'--camera {given}: expected NAME=DEG, a name of small letters, digits and _, and '
+                             f'{-LARGEST_TURN:g} to {LARGEST_TURN:g} degrees; correct it')
+    return name, turn

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 
 from semanom_ros.errors import SemanomError
-from semanom_ros.evaluation.result_bag import CAMERA, NODE, PREFIX, RECORDED
+from semanom_ros.evaluation.result_bag import NODE, RECORDED
 from semanom_ros.msg import AnomalyScore
 from semanom_ros.parameter_files import DETECTOR
 from semanom_ros.recordings.bags import BagReader, BagWriter, camera_info_topic
@@ -36,15 +36,14 @@ from semanom_ros.ros.player import Capture, Player
 from semanom_ros.ros.rviz import FILE, rviz_config, template
 from semanom_ros.settings import Settings
 
-_CAPTURED = {**{PREFIX + output.name: output.type_name for output in RECORDED},
-             '/diagnostics': 'diagnostic_msgs/msg/DiagnosticArray'}
+_DIAGNOSTICS = {'/diagnostics': 'diagnostic_msgs/msg/DiagnosticArray'}
 _START_S, _CONFIGURE_S, _DRAIN_S, _STOP_S = 60.0, 300.0, 20.0, 10.0
 _LOG_LINES = 12
 
 
 @dataclass(frozen=True)
 class LiveRun:
-    """What happened.
+    """What happened to the images of one camera.
 
     Attributes:
         published: images that were played.
@@ -74,8 +73,14 @@ class LiveRun:
         return facts
 
 
-def run_live(bag: Path, image_topic: str, database: Path, settings: Settings, target: Path,
-             on_progress: Callable[[int], None] = lambda published: None) -> LiveRun:
+def facts_of(runs: Mapping[str, LiveRun]) -> dict[str, str]:
+    """For people, camera by camera where there are several."""
+    return {fact if len(runs) == 1 else f'{camera}: {fact}': value
+            for camera, run in runs.items() for fact, value in run.facts().items()}
+
+
+def run_live(bag: Path, image_topics: Mapping[str, str], database: Path, settings: Settings, target: Path,
+             on_progress: Callable[[int], None] = lambda published: None) -> dict[str, LiveRun]:
     """Plays a recording to the detector and captures what it publishes.
 
     The detector is started, configured and activated through its lifecycle services, on
@@ -84,110 +89,118 @@ def run_live(bag: Path, image_topic: str, database: Path, settings: Settings, ta
 
     Args:
         bag: recording.
-        image_topic: its images.
+        image_topics: images of each camera, by its name.
         database: nominal database.
         settings: of the method and the detector.
         target: recording to be written: what was played and what the detector made of it.
         on_progress: called with the number of images published so far.
+
+    Returns:
+        What happened, by camera.
 
     Raises:
         SemanomError: the detector failed; with the end of its log.
         BagError: a recording cannot be read or written.
     """
     with private_domain() as domain, tempfile.TemporaryDirectory(prefix='semanom_live_') as scratch:
-        process = DetectorProcess(domain, Path(scratch), image_topic, settings, database, bag)
+        process = DetectorProcess(domain, Path(scratch), image_topics, settings, database, bag)
         try:
             with background_node('semanom_player', domain) as node, BagWriter(target) as writer:
-                run = _run(process, node, writer, bag, image_topic, on_progress)
+                runs = _run(process, node, writer, bag, image_topics, on_progress)
         finally:
             process.stop()
     with BagReader(target) as reader:
-        layout = rviz_config(template(), NODE, [CAMERA], [image_topic], recorded=reader.topics)
+        cameras, topics = list(image_topics), list(image_topics.values())
+        layout = rviz_config(template(), NODE, cameras, topics, recorded=reader.topics)
         (target / FILE).write_text(layout)
         (target / foxglove.FILE).write_text(foxglove.foxglove_layout(
-            NODE, [CAMERA], [image_topic], recorded=reader.topics))
-    return run
+            NODE, cameras, topics, recorded=reader.topics))
+    return runs
 
 
-def _run(process: DetectorProcess, node: Node, writer: BagWriter, bag: Path, image_topic: str,
-         on_progress: Callable[[int], None]) -> LiveRun:
-    sent: dict[int, float] = {}
-    received: dict[int, float] = {}
+def _run(process: DetectorProcess, node: Node, writer: BagWriter, bag: Path, image_topics: Mapping[str, str],
+         on_progress: Callable[[int], None]) -> dict[str, LiveRun]:
+    sent: dict[str, dict[int, float]] = {camera: {} for camera in image_topics}
+    received: dict[str, dict[int, float]] = {camera: {} for camera in image_topics}
+    pictures = {topic: sent[camera] for camera, topic in image_topics.items()}
+    scores = {f'{NODE}/{camera}/{SCORE.name}': received[camera] for camera in image_topics}
+    captured = {f'{NODE}/{camera}/{output.name}': output.type_name for camera in image_topics for output in RECORDED}
     arrived = threading.Condition()
 
     def on_result(topic: str, cdr: bytes) -> None:
-        if topic == PREFIX + SCORE.name:
+        if topic in scores:
             message: AnomalyScore = deserialize_message(cdr, AnomalyScore)
             if message.reason == AnomalyScore.REASON_LATE:  # the score is still to come
                 return
             with arrived:
-                received.setdefault(stamp_of(cdr), time.monotonic())
+                scores[topic].setdefault(stamp_of(cdr), time.monotonic())
                 arrived.notify_all()
 
     with BagReader(bag) as reader:
         types = reader.topics
     process.change_state(node, Transition.TRANSITION_CONFIGURE, _CONFIGURE_S)
-    capture = Capture(node, writer, _CAPTURED, on_result)
+    capture = Capture(node, writer, captured | _DIAGNOSTICS, on_result)
     player = Player(node, bag)
 
     def on_message(topic: str, cdr: bytes) -> None:
         capture.write(topic, types[topic], cdr)
-        if topic == image_topic:
+        if topic in pictures:
             process.check_alive()
-            sent[stamp_of(cdr)] = time.monotonic()
-            on_progress(len(sent))
+            pictures[topic][stamp_of(cdr)] = time.monotonic()
+            on_progress(sum(map(len, sent.values())))
 
     try:
         process.change_state(node, Transition.TRANSITION_ACTIVATE, _START_S)
-        if not player.wait_for_subscribers(image_topic, _START_S):
-            raise process.failure(f'does not listen to {image_topic}')
+        for topic in pictures:
+            if not player.wait_for_subscribers(topic, _START_S):
+                raise process.failure(f'does not listen to {topic}')
         begun = time.monotonic()
         player.play(on_message)
         seconds = time.monotonic() - begun
-        last = max(sent, default=0)
         with arrived:
-            arrived.wait_for(lambda: last in received, _DRAIN_S)
+            arrived.wait_for(lambda: all(max(sent[camera], default=0) in received[camera] for camera in sent), _DRAIN_S)
         process.change_state(node, Transition.TRANSITION_DEACTIVATE, _START_S)
     finally:
         capture.close()
         player.close()
-    latencies = [1e3 * (when - sent[stamp]) for stamp, when in sorted(received.items()) if stamp in sent]
-    return LiveRun(len(sent), len(latencies), np.array(latencies), seconds)
+    latencies = {camera: np.array([1e3 * (when - own[stamp]) for stamp, when in sorted(received[camera].items())
+                                   if stamp in own]) for camera, own in sent.items()}
+    return {camera: LiveRun(len(own), len(latencies[camera]), latencies[camera], seconds)
+            for camera, own in sent.items()}
 
 
 class DetectorProcess:
     """`semanom_detector` in a process of its own."""
 
-    def __init__(self, domain: int, scratch: Path, image_topic: str, settings: Settings, database: Path, bag: Path,
-                 camera_names: tuple[str, ...] = (CAMERA,)) -> None:
+    def __init__(self, domain: int, scratch: Path, image_topics: Mapping[str, str], settings: Settings,
+                 database: Path, bag: Path) -> None:
         """Starts it.
 
         Args:
             domain: ROS domain id.
             scratch: folder for its parameter file and log.
-            image_topic: what its first camera watches; compressed when its type says so.
+            image_topics: what each camera watches, by its name; compressed when the first one's type says so.
             settings: of the method and the detector.
             database: nominal database.
-            bag: where the image topic comes from.
-            camera_names: of all cameras; those after the first are not remapped.
+            bag: where the first image topic comes from.
         """
         with BagReader(bag) as reader:
-            compressed = reader.topics[image_topic].endswith('/CompressedImage')
-        cameras = replace(settings.cameras, database=str(database), camera_names=camera_names,
+            compressed = reader.topics[next(iter(image_topics.values()))].endswith('/CompressedImage')
+        cameras = replace(settings.cameras, database=str(database), camera_names=tuple(image_topics),
                           image_transport='compressed' if compressed else 'raw')
         parameters = {**settings.method.values(), **cameras.values(), **settings.detector.values()}
         file = scratch / 'detector.yaml'
         content = {'/**': {'ros__parameters': {**parameters, 'use_sim_time': True}}}
         file.write_text(json.dumps(content, ensure_ascii=False))  # YAML too, in which no text looks like a number
         self._log = scratch / 'detector.log'
-        first = f'~/input/{camera_names[0]}'
-        source = f'{first}/image' + ('/compressed' if compressed else '')
-        command = [sys.executable, '-m', 'semanom_ros.nodes.detector', '--ros-args', '--params-file', str(file),
-                   '-r', f'{source}:={image_topic}',
-                   '-r', f'{first}/camera_info:={camera_info_topic(image_topic)}']
+        command = [sys.executable, '-m', 'semanom_ros.nodes.detector', '--ros-args', '--params-file', str(file)]
+        for camera, topic in image_topics.items():
+            source = f'~/input/{camera}/image' + ('/compressed' if compressed else '')
+            command += ['-r', f'{source}:={topic}',
+                        '-r', f'~/input/{camera}/camera_info:={camera_info_topic(topic)}']
         masks = [topic for topic in settings.method.queries.segments_topics if topic]
-        if masks:
-            command += ['-r', f'{first}/segments:={masks[0]}']
+        for camera, topic in zip(image_topics, masks, strict=False):
+            command += ['-r', f'~/input/{camera}/segments:={topic}']
         with open(self._log, 'wb') as log:
             self._process = subprocess.Popen(  # a group of its own: Ctrl-C is for us, we tell it
                 command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,

@@ -135,6 +135,15 @@ class Measurement:
         Args:
             false_alarm_rate: that the threshold was asked for; None: something else sets it.
         """
+        parts = self.timelines()
+        threshold = float(self.frames['threshold'][-1]) if len(self.frames) else None
+        return {
+            **self.figures(false_alarm_rate), 'threshold': threshold, 'intervals': self._intervals(self.known()),
+            'noticed_by_size': [one.figures() for unit in (PATCHES, PIXELS) for one in noticed_by(unit, parts)],
+            'noticed_by_distance': [one.figures() for one in noticed_by(METRES, parts)]}
+
+    def figures(self, false_alarm_rate: float | None = None) -> dict[str, Any]:
+        """Those of the table of metrics alone, by group; see `metrics`."""
         known, parts = self.known(), self.timelines()
         operation = OperatingPoint.of(parts, false_alarm_rate)
         facts: dict[Group[Any], Any] = {
@@ -147,11 +156,7 @@ class Measurement:
             found = measured(group, fact)
             figures |= {group.key: found} if group.key else found
         figures[OPERATION.key]['interval'] = operation.interval
-        threshold = float(self.frames['threshold'][-1]) if len(self.frames) else None
-        return {
-            **figures, 'threshold': threshold, 'intervals': self._intervals(known),
-            'noticed_by_size': [one.figures() for unit in (PATCHES, PIXELS) for one in noticed_by(unit, parts)],
-            'noticed_by_distance': [one.figures() for one in noticed_by(METRES, parts)]}
+        return figures
 
     def _intervals(self, known: npt.NDArray) -> dict[str, dict[str, list[float] | None]]:
         """What each group can draw anew from stretches of time, by group and key."""

@@ -249,7 +249,8 @@ def short_table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     Args:
         rows: name and figures of each.
     """
-    lines = [f'{"":18s}'] + [f'{name:18s}' for name, _ in rows]
+    longest = max(18, *(len(name) for name, _ in rows))
+    lines = [f'{name:{longest}s}' for name in ('', *(name for name, _ in rows))]
     for metric in METRICS:
         if metric.short:
             cells = [metric.short]

@@ -23,6 +23,7 @@ from semanom_ros.core.overlapping import Behind, ahead, batches
 from semanom_ros.core.results import Reason, Verdict
 from semanom_ros.errors import BagError, CameraError
 from semanom_ros.evaluation.detectors import Detectors, Method, Ranked, Row
+from semanom_ros.evaluation.exports.export_protocol import Export
 from semanom_ros.evaluation.measurement import Measurement, rounded
 from semanom_ros.evaluation.metrics import ANOMALOUS
 from semanom_ros.evaluation.result_bag import CAMERA, ResultBag
@@ -41,12 +42,29 @@ _STRETCHES_PER_BAG = 1 << 32
 
 
 @dataclass(frozen=True)
-class Topics:
-    """What of the recordings is read.
+class CameraTopics:
+    """Of one camera.
 
     Attributes:
         image: '' when each recording has only one.
         truth: '' for the default one, where there is one.
+    """
+
+    image: str = ''
+    truth: str = ''
+
+    @property
+    def name(self) -> str:
+        """`left` of `/left/image_raw/compressed`."""
+        return self.image.strip('/').partition('/')[0]
+
+
+@dataclass(frozen=True)
+class Topics:
+    """What of the recordings is read.
+
+    Attributes:
+        cameras: each is replayed on its own, as if it were a recording of its own.
         truth_instances: what is anomalous where `truth` holds CARLA's instance segmentation, see TruthReader.
         segments: masks for the segmenter `topic`, at most one.
         min_anomaly_pixels: a frame with fewer anomalous pixels, but some, is neither anomalous nor nominal: it counts
@@ -54,8 +72,7 @@ class Topics:
         bit_depth: bits that 16-bit images use; 0: all.
     """
 
-    image: str = ''
-    truth: str = ''
+    cameras: tuple[CameraTopics, ...] = (CameraTopics(),)
     truth_instances: tuple[str, ...] = ()
     segments: tuple[str, ...] = ()
     min_anomaly_pixels: int = 1
@@ -94,12 +111,14 @@ class Unmeasured:
     Attributes:
         index: among those of the replay.
         path: of the recording.
+        camera: whose pictures.
         name: see Recording.
         stored: file that gets what is measured, when all of it is.
     """
 
     index: int
     path: Path
+    camera: CameraTopics
     name: str
     stored: Path
 
@@ -113,6 +132,7 @@ class Replay:
         recordings: in the order given.
         measurements: of each row, over all recordings.
         recording_of: (N,) index of the recording of each frame.
+        by_recording: measurements for each recording alone.
         topics: what was read.
         left_out: recordings that could not be measured elsewhere, by name, and why.
     """
@@ -123,6 +143,7 @@ class Replay:
     measurements: dict[Row, Measurement] = field(default_factory=dict)
     recording_of: list[int] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+    by_recording: list[dict[Row, Measurement]] = field(default_factory=list)
 
 
 Elsewhere = Callable[[Path, Sequence[Unmeasured]], dict[str, str]]
@@ -132,11 +153,12 @@ names of those where that failed, and why."""
 
 def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: Path, topics: Topics,
            settings: Mapping[str, object] | None = None, pictures: DetectorSettings | None = None,
-           elsewhere: Elsewhere | None = None) -> Replay:
+           elsewhere: Elsewhere | None = None, exports: Sequence[Export] = ()) -> Replay:
     """Replays recordings and measures every row of every method.
 
     Recordings that an earlier, interrupted replay into the same folder finished are not
-    replayed again, provided that `settings` and the recordings are the same.
+    replayed again, provided that `settings` and the recordings are the same; with exports, which want every frame, all
+    are.
 
     Args:
         bags: recordings; temporal state is forgotten between them.
@@ -147,20 +169,24 @@ def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: 
         settings: what else the results depend on.
         pictures: settings of markers and overlays in the result bags; None: the defaults.
         elsewhere: who measures; None: this process.
+        exports: entered; get the frames and the results of `shown` as well.
 
     Raises:
         SemanomError: a recording or topic will not do, or there is no frame in any recording.
     """
     for path in bags:  # before hours are spent
         with BagReader(path) as reader:
-            reader.image_topic(topics.image)
+            for camera in topics.cameras:
+                reader.image_topic(camera.image)
     _resume_or_begin(folder, [repr(topics), repr(shown), dict(settings or {})])
     rows = [row for method in methods for row in method.rows]
     found = Replay(folder, topics, measurements={row: Measurement() for row in rows})
     sequences = 0
-    recordings = [Unmeasured(index, path, name, folder / 'measured' / f'{index}-{name}-{_state(path)}.npz')
-                  for index, (path, name) in enumerate(zip(bags, _names(bags), strict=True))]
-    missing = [one for one in recordings if not one.stored.is_file()]
+    views = [(path, camera, name if len(topics.cameras) == 1 else f'{name}_{camera.name}')
+             for path, name in zip(bags, _names(bags), strict=True) for camera in topics.cameras]
+    recordings = [Unmeasured(index, path, camera, name, folder / 'measured' / f'{index}-{name}-{_state(path)}.npz')
+                  for index, (path, camera, name) in enumerate(views)]
+    missing = [one for one in recordings if exports or not one.stored.is_file()]
     if elsewhere is not None and missing:
         found.left_out = elsewhere(folder, missing)
         recordings = [one for one in recordings if one.name not in found.left_out]
@@ -168,8 +194,9 @@ def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: 
         if one not in missing:
             log.info('%s: measured already', one.path)
         elif elsewhere is None:
-            measure(one, methods, shown, folder, topics, pictures)
+            measure(one, methods, shown, folder, topics, pictures, exports)
         recording, measurements = _load(one.stored, rows)
+        found.by_recording.append(dict(zip(rows, measurements, strict=True)))
         for row, measurement in zip(rows, measurements, strict=True):
             found.measurements[row].merge(measurement, sequences)
         found.recordings.append(recording)
@@ -184,9 +211,10 @@ def replay(bags: Sequence[Path], methods: Sequence[Method], shown: Row, folder: 
 
 
 def measure(one: Unmeasured, methods: Sequence[Method], shown: Row, folder: Path, topics: Topics,
-            drawn: DetectorSettings | None) -> None:
+            drawn: DetectorSettings | None, exports: Sequence[Export] = ()) -> None:
     """Replays one recording, see `replay`."""
-    path, name, rows = one.path, one.name, [row for method in methods for row in method.rows]
+    path, camera, name = one.path, one.camera, one.name
+    rows = [row for method in methods for row in method.rows]
     measurements = {row: Measurement() for row in rows}
     count = SequenceCounter(one.index * _STRETCHES_PER_BAG)
     target = folder / 'bags' / name
@@ -201,10 +229,14 @@ def measure(one: Unmeasured, methods: Sequence[Method], shown: Row, folder: Path
             measurements[row].add(verdict, truth, sequence, stretch, surroundings)
             if row == shown:
                 results.add(frame, verdict.result)
+                for export in exports:
+                    export.add(frame, verdict.result, truth)
 
-    with BagReader(path) as reader, TruthReader(BagReader(path), topics.truth, topics.truth_instances) as truths, \
-            SurroundingsReader(path) as told:
-        topic = reader.image_topic(topics.image)
+    for export in exports:
+        export.begin(name)
+    with BagReader(path) as reader, TruthReader(BagReader(path), camera.truth, topics.truth_instances) as truths, \
+            SurroundingsReader(path, truths.topic) as told:
+        topic = reader.image_topic(camera.image)
         with BagSegments(reader, [topic], topics.segments) as segments, \
                 ResultBag(target, _frame_id(reader, topic), _camera(reader, topic), drawn, path, topic) as results, \
                 tqdm(total=reader.counts[topic], desc=f'replay {name}', unit='frame', disable=None) as bar, \

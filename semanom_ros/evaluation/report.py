@@ -55,7 +55,8 @@ def write_report(path: Path, found: Replay, metrics: Mapping[str, Any], figures:
         headline=[_headline(metric, figures[shown]) for metric in headlines()
                   if metric.group is not WARNING or metric.value(figures[shown]) is not None],  # few recordings tell
         summary=_summary(metrics, figures[shown]), notes=notes, shown=shown,
-        tables=[_table(name, rows, figures) for name in TABLES],
+        tables=[_table(name, [(row.name, bool(row.baseline), figures[row]) for row in rows]) for name in TABLES],
+        recording_tables=_recording_tables(metrics, shown),
         strips=_strips(found, found.measurements[shown]),
         curves=_curves(rows, found), visibility=_visibility(rows, found),
         legend=[(row.name, f'series-{i % 8}') for i, row in enumerate(rows)],
@@ -103,18 +104,31 @@ def _count(number: int, one: str, many: str) -> str:
     return f'{number or "no"} {one if number == 1 else many}'
 
 
-def _table(name: str, rows: Sequence[Row], figures: Mapping[Row, Mapping[str, Any]]) -> dict[str, Any]:
+def _recording_tables(metrics: Mapping[str, Any], shown: Row) -> list[dict[str, Any]]:
+    """TABLES of one row, recording by recording; none where there is one only."""
+    rows = [(recording['name'], False, {**figures, 'intervals': {}}) for recording in metrics['recordings']
+            for figures in recording['results']
+            if Row(figures['variant'], figures['filter'], figures['baseline']) == shown]
+    return [_table(name, rows) for name in TABLES] if rows else []
+
+
+def _table(name: str, rows: Sequence[tuple[str, bool, Mapping[str, Any]]]) -> dict[str, Any]:
     """One of TABLES: headings over columns, and over how many; cells as text, the best of each column marked, intervals
-    as hints."""
+    as hints.
+
+    Args:
+        name: of TABLES.
+        rows: name, whether it is a baseline, figures.
+    """
     table: list[dict[str, Any]] = [
-        {'name': row.name, 'baseline': bool(row.baseline), 'series': f'series-{index % 8}', 'cells': []}
-        for index, row in enumerate(rows)]
+        {'name': one, 'baseline': baseline, 'series': f'series-{index % 8}', 'cells': []}
+        for index, (one, baseline, _) in enumerate(rows)]
     for metric in columns(name):
-        texts = [metric.text(figures[row]) for row in rows]
+        texts = [metric.text(figures) for _, _, figures in rows]
         numbers = {float(text) for text in texts if text != DASH}
         best = (min if metric.best == 'min' else max)(numbers) if metric.best and len(numbers) > 1 else None
-        for line, row, text in zip(table, rows, texts, strict=True):
-            interval = metric.interval_text(figures[row])
+        for line, (_, _, figures), text in zip(table, rows, texts, strict=True):
+            interval = metric.interval_text(figures)
             line['cells'].append({'text': text, 'best': text != DASH and float(text) == best,
                                   'hint': f'95 %: {interval}' if interval else ''})
     groups = Counter(metric.group.heading for metric in columns(name))

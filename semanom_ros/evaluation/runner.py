@@ -7,7 +7,7 @@ import logging
 import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +21,7 @@ from semanom_ros.errors import SemanomError
 from semanom_ros.evaluation import components, operating_point, sequences, visibility
 from semanom_ros.evaluation.detectors import Detectors, Method, Row
 from semanom_ros.evaluation.drift_summary import drift_summary
+from semanom_ros.evaluation.exports.export_protocol import Export
 from semanom_ros.evaluation.gallery import choose, illustrate
 from semanom_ros.evaluation.measurement import rounded
 from semanom_ros.evaluation.metrics import AUPRO_LIMIT
@@ -41,7 +42,8 @@ _LIBRARIES = ('torch', 'faiss-cpu', 'open_clip_torch', 'timm', 'numpy', 'opencv-
 def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: Topics | None = None, *,
              settings: Settings, baselines: Sequence[Method] = (), shown: Row | None = None,
              video: Path | None = None, live: Mapping[str, Any] | None = None,
-             notes: Sequence[str] = (), elsewhere: Elsewhere | None = None) -> dict[str, Any]:
+             notes: Sequence[str] = (), elsewhere: Elsewhere | None = None,
+             exports: Sequence[Export] = ()) -> dict[str, Any]:
     """Replays recordings and writes everything that is to be said about them.
 
     What an interrupted call with the same arguments finished is taken over; what it did not finish is not left behind.
@@ -60,6 +62,7 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
         live: figures of a live run, for the report.
         notes: remarks for the report.
         elsewhere: who measures; None: this process.
+        exports: get the frames and the results of `shown` as well, and are in place when all is.
 
     Returns:
         The content of metrics.json.
@@ -78,12 +81,14 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
                                 for variant, manifest in databases.items()}}
     masks = wanted_segments(replace(settings.method.queries, variant=detectors.embedder.variant))
     wanted = replace(topics or Topics(), segments=tuple(masks), bit_depth=settings.method.encoder.bit_depth)
-    with _cleared_on_failure(staging):
+    with ExitStack() as stack:
+        entered = [stack.enter_context(export) for export in exports]
+        stack.enter_context(_cleared_on_failure(staging, resumable=not exports))
         found = replay(bags, [detectors, *baselines], shown, staging, wanted, conditions, settings.detector,
-                       elsewhere)
+                       elsewhere, entered)
         rates = {row: method.false_alarm_rate for method in (detectors, *baselines) for row in method.rows}
         figures = {row: measurement.metrics(rates[row]) for row, measurement in found.measurements.items()}
-        content = _content(found, figures, detectors, baselines, settings.method)
+        content = _content(found, figures, rates, detectors, baselines, settings.method)
         (staging / METRICS).write_text(json.dumps(content, indent=1, sort_keys=True) + '\n')
         write_scores(staging / SCORES, found)
         gallery = choose(found, found.measurements[shown])
@@ -100,12 +105,12 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
 
 
 @contextmanager
-def _cleared_on_failure(staging: Path) -> Iterator[None]:
+def _cleared_on_failure(staging: Path, resumable: bool) -> Iterator[None]:
     """Leaves nothing of an evaluation that failed, or was interrupted, but the recordings that it had finished."""
     try:
         yield
     except BaseException:
-        measured = list((staging / 'measured').glob('*.npz'))
+        measured = list((staging / 'measured').glob('*.npz')) if resumable else []
         if measured:
             log.warning('%d recordings are measured, and kept in %s: the same command goes on after them, another one '
                         'for the same folder removes them', len(measured), staging)
@@ -172,8 +177,8 @@ def replace_folder(new: Path, old: Path) -> None:
     shutil.rmtree(away, ignore_errors=True)
 
 
-def _content(found: Replay, figures: Mapping[Row, Mapping[str, Any]], detectors: Detectors,
-             baselines: Sequence[Method], settings: MethodSettings) -> dict[str, Any]:
+def _content(found: Replay, figures: Mapping[Row, Mapping[str, Any]], rates: Mapping[Row, float | None],
+             detectors: Detectors, baselines: Sequence[Method], settings: MethodSettings) -> dict[str, Any]:
     """metrics.json: the same bytes on every run but for `latency_ms`."""
     frames = next(iter(found.measurements.values())).frames
     known = frames[frames['truth'] >= 0]
@@ -196,8 +201,11 @@ def _content(found: Replay, figures: Mapping[Row, Mapping[str, Any]], detectors:
         'recordings': [{'name': r.name, 'image_topic': r.topic, 'truth_topic': r.truth_topic,
                         'truth_instances': list(found.topics.truth_instances), 'frames': r.frames,
                         'unreadable_images': r.unreadable, 'damage': r.damage, 'stills': r.stills,
-                        'drift': drift_summary(own) if len(own) else None}
-                       for r, own in zip(found.recordings, by_recording, strict=True)],
+                        'drift': drift_summary(own) if len(own) else None,
+                        'results': [] if len(found.recordings) == 1 else [
+                            {'variant': row.variant, 'filter': row.filtered, 'baseline': row.baseline,
+                             **measurement.figures(rates[row])} for row, measurement in measured.items()]}
+                       for r, own, measured in zip(found.recordings, by_recording, found.by_recording, strict=True)],
         'left_out': found.left_out,
         'parameters': settings.values(),
         'definitions': {

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from semanom_ros.errors import BagError
 from semanom_ros.recordings.bags import IMAGE, BagReader
-from semanom_ros.recordings.ground_truth import INSTANCES, SCENARIO
+from semanom_ros.recordings.ground_truth import ANOMALY_MASK, INSTANCES, SCENARIO, beside
 from semanom_ros.recordings.images import labels_from_message
 from semanom_ros.recordings.in_step import InStep
 
@@ -42,19 +42,21 @@ class Surroundings:
 class SurroundingsReader:
     """Surroundings of one recording in step with its frames; a context manager."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, truth_topic: str = ANOMALY_MASK) -> None:
         """
         Args:
             path: recording; one that tells no distances has no surroundings.
+            truth_topic: masks of the camera that is meant.
         """
         self._path = path
         self._stack = ExitStack()
         self._scenarios: InStep | None = None
         with BagReader(path) as reader:
             topics = reader.topics
-        if topics.get(SCENARIO) == 'std_msgs/msg/String' and topics.get(INSTANCES) == IMAGE:
+        scenario, instances = (beside(topic, truth_topic) for topic in (SCENARIO, INSTANCES))
+        if topics.get(scenario) == 'std_msgs/msg/String' and topics.get(instances) == IMAGE:
             self._scenarios, self._instances = (
-                self._stack.enter_context(InStep(BagReader(path), topic)) for topic in (SCENARIO, INSTANCES))
+                self._stack.enter_context(InStep(BagReader(path), topic)) for topic in (scenario, instances))
 
     def __enter__(self) -> SurroundingsReader:
         return self

@@ -12,7 +12,7 @@ from typing import Any
 
 from semanom_ros.core.database.storage import sha256_of
 from semanom_ros.evaluation.detectors import Detectors, Row
-from semanom_ros.evaluation.replay import Topics, Unmeasured, measure
+from semanom_ros.evaluation.replay import CameraTopics, Topics, Unmeasured, measure
 from semanom_ros.fleet.shared_storage import SharedStorage
 from semanom_ros.settings import Settings
 
@@ -26,6 +26,7 @@ def begin(order: Mapping[str, Any], storage: SharedStorage) -> EvaluationWork:
                           order['filters'])
     told: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
                             for name, value in order['topics'].items()}
+    told['cameras'] = tuple(CameraTopics(**camera) for camera in told['cameras'])
     return EvaluationWork(settings, detectors, Row(**order['shown']), Topics(**told), storage)
 
 
@@ -46,7 +47,7 @@ class EvaluationWork:
         self.about = about(detectors)
         self.methods = {'measure': self.measure}
 
-    def measure(self, index: int, bag: str, name: str, stored: str) -> dict[str, Any]:
+    def measure(self, index: int, bag: str, camera: Mapping[str, str], name: str, stored: str) -> dict[str, Any]:
         """Replays a recording and stores what is measured, and the result bag.
 
         Returns:
@@ -55,7 +56,7 @@ class EvaluationWork:
         scratch = Path(tempfile.mkdtemp(prefix='semanom_fleet_'))
         try:
             (scratch / stored).parent.mkdir()
-            one = Unmeasured(index, Path(bag), name, scratch / stored)
+            one = Unmeasured(index, Path(bag), CameraTopics(**camera), name, scratch / stored)
             measure(one, [self._detectors], self._shown, scratch, self._topics, self._settings.detector)
             files = {}
             for path in sorted(path for path in scratch.rglob('*') if path.is_file()):

@@ -77,7 +77,7 @@ def measured_by(workers: Workers, storage_url: str, detectors: Detectors, shown:
             with Fleet(workers, 'evaluate', storage.url, told, welcome) as fleet:
                 progress.begin('evaluate', len(missing), 'recording')
                 tasks = [Task(f'evaluate {one.name}', 'measure', {
-                    'index': one.index, 'bag': str(one.path.absolute()), 'name': one.name,
+                    'index': one.index, 'bag': str(one.path.absolute()), 'camera': asdict(one.camera), 'name': one.name,
                     'stored': f'{MEASURED}/{one.stored.name}'}, str(one.index)) for one in missing]
                 for outcome in fleet.run(tasks):
                     one = by_index[outcome.task.group]

@@ -107,6 +107,7 @@ class Drive:
         scenarios: the only scenarios to stage; default all of the catalogue.
         town: seed of the town that is driven through, at another time; None: that of the drive.
         fault: what is wrong with the camera.
+        mount: degrees to the right of straight ahead that it looks.
     """
 
     def __init__(
@@ -117,9 +118,11 @@ class Drive:
         scenarios: tuple[Scenario, ...] = CATALOGUE,
         town: int | None = None,
         fault: CameraFault | None = None,
+        mount: float = 0.0,
     ):
         self._seed = seed
         self._fault = fault or CameraFault()
+        self._mount = mount
         self.town = Town(seed) if town in (None, seed) else Town(town, traffic=seed)
         self.anomalies = anomalies
         self._camera = Camera(WIDTH, HEIGHT, FOCAL)
@@ -192,7 +195,7 @@ class Drive:
         t = motion.lateral(s)
         yaw = route.centre(s)[2] - 0.6 * math.atan(motion.lateral(s + 1.0) - t) + 0.35 * route.curvature(s + 6)
         heave, pitch, roll = motion.bumps(time)
-        turn = math.radians(self._fault.turn) if time >= self._fault.start else 0.0
+        turn = math.radians(self._mount + (self._fault.turn if time >= self._fault.start else 0.0))
         position = route.point(s, t, CAMERA_HEIGHT + heave)
         self._camera.look(position, yaw - turn, pitch - 0.015, roll - 1.2 * route.curvature(s) * 0.3)
         return float(position[0]), float(position[1]), yaw
@@ -652,6 +655,7 @@ def simulate(
     scenarios: tuple[str, ...] | None = None,
     every: int = 1,
     town: int | None = None,
+    mount: float = 0.0,
     fault: CameraFault | None = None,
 ) -> Iterator[SimulatedFrame]:
     """A simulated drive, frame by frame.
@@ -664,6 +668,7 @@ def simulate(
         scenarios: names of the catalogue to stage; None: all, in an order of the seed.
         every: draw only every so manieth frame of the drive: more street in fewer pictures.
         town: seed of the town; the drive goes through it at another time, with other traffic and weather. None: `seed`.
+        mount: degrees to the right of straight ahead that the camera looks.
         fault: what is wrong with the camera; None: nothing.
 
     Raises:
@@ -672,7 +677,7 @@ def simulate(
     from semanom_ros.simulation.catalogue import named
 
     chosen = CATALOGUE if scenarios is None else tuple(named(name) for name in scenarios)
-    drive = Drive(seed, anomalies, weather, chosen, town, fault)
+    drive = Drive(seed, anomalies, weather, chosen, town, fault, mount)
     for number in range(frames):
         yield drive.frame(number * every)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from semanom_ros.recordings.bags import BagWriter
-from semanom_ros.recordings.ground_truth import ANOMALY_MASK, INSTANCES, SCENARIO
+from semanom_ros.recordings.ground_truth import ANOMALY_MASK, INSTANCES, SCENARIO, of_camera
 from semanom_ros.simulation.catalogue import CATALOGUE
 from semanom_ros.simulation.drive import CAMERA_HEIGHT, FOCAL, HEIGHT, WIDTH, SimulatedFrame
 
+CAMERA = 'camera'
 IMAGE_TOPIC = '/camera/image_raw'
-CAMERA_FRAME, VEHICLE_FRAME, MAP_FRAME = 'camera_optical_frame', 'base_link', 'map'
+VEHICLE_FRAME, MAP_FRAME = 'base_link', 'map'
 
 
 def write_bag(frames: Iterable[SimulatedFrame], path: Path | str, storage: str = 'mcap', raw: bool = False) -> int:
@@ -42,26 +43,67 @@ def write_bag(frames: Iterable[SimulatedFrame], path: Path | str, storage: str =
     Raises:
         BagError: the folder exists already, or cannot be written.
     """
+    return write_rig_bag(({CAMERA: frame} for frame in frames), path, storage, raw)
+
+
+def write_rig_bag(frames: Iterable[Mapping[str, SimulatedFrame]], path: Path | str, storage: str = 'mcap',
+                  raw: bool = False) -> int:
+    """Records a drive with several cameras, which see it at the same moments.
+
+    As `write_bag`, with topics and frames of each camera: `/left/image_raw`, `/left/camera_info`, `left_optical_frame`
+    and `/ground_truth/left/...`; those of a camera called `camera` are those of `write_bag`.
+
+    Args:
+        frames: of each camera by its name, in order.
+        path, storage, raw: see `write_bag`.
+
+    Returns:
+        The number of moments.
+
+    Raises:
+        BagError: the folder exists already, or cannot be written.
+    """
     count = 0
     with BagWriter(path, storage) as bag:
         messages = _Messages(bag.typestore.types)
         bag.declare('/tf_static', 'tf2_msgs/msg/TFMessage', latched=True)
-        for frame in frames:
-            stamp = frame.stamp_ns
+        for cameras in frames:
+            stamp = next(iter(cameras.values())).stamp_ns
             bag.write('/clock', messages.clock(stamp), stamp)
             if count == 0:
                 bag.write('/tf_static', messages.mount(stamp), stamp)
-            bag.write('/tf', messages.pose(frame), stamp)
-            bag.write('/camera/camera_info', messages.camera_info(stamp), stamp)
-            if raw:
-                bag.write_image(IMAGE_TOPIC, frame.image, 'bgr8', stamp, CAMERA_FRAME)
-            else:
-                bag.write_image(f'{IMAGE_TOPIC}/compressed', frame.image, 'bgr8', stamp, CAMERA_FRAME, compress=True)
-            bag.write_image(ANOMALY_MASK, frame.anomaly_mask, 'mono8', stamp, CAMERA_FRAME)
-            bag.write(INSTANCES, messages.instances(frame), stamp)
-            bag.write(SCENARIO, messages.scenario(frame), stamp)
+            bag.write('/tf', messages.pose(cameras), stamp)
+            for camera, frame in cameras.items():
+                topic, frame_id = image_topic(camera), optical_frame(camera)
+                bag.write(f'/{camera}/camera_info', messages.camera_info(stamp, frame_id), stamp)
+                if raw:
+                    bag.write_image(topic, frame.image, 'bgr8', stamp, frame_id)
+                else:
+                    bag.write_image(f'{topic}/compressed', frame.image, 'bgr8', stamp, frame_id, compress=True)
+                bag.write_image(truth_topic(camera), frame.anomaly_mask, 'mono8', stamp, frame_id)
+                bag.write(_truth(INSTANCES, camera), messages.instances(frame, frame_id), stamp)
+                bag.write(_truth(SCENARIO, camera), messages.scenario(frame), stamp)
             count += 1
     return count
+
+
+def image_topic(camera: str) -> str:
+    """Of a camera's pictures: `/left/image_raw`."""
+    return f'/{camera}/image_raw'
+
+
+def optical_frame(camera: str) -> str:
+    """Of a camera: `left_optical_frame`."""
+    return f'{camera}_optical_frame'
+
+
+def truth_topic(camera: str) -> str:
+    """Of a camera's masks: `/ground_truth/left/anomaly_mask`."""
+    return _truth(ANOMALY_MASK, camera)
+
+
+def _truth(topic: str, camera: str) -> str:
+    return topic if camera == CAMERA else of_camera(topic, camera)
 
 
 class _Messages:
@@ -80,12 +122,12 @@ class _Messages:
     def clock(self, stamp_ns: int) -> Any:
         return self._types['rosgraph_msgs/msg/Clock'](self._time(stamp_ns))
 
-    def camera_info(self, stamp_ns: int) -> Any:
+    def camera_info(self, stamp_ns: int, frame_id: str) -> Any:
         k = np.array([FOCAL, 0, WIDTH / 2 - 0.5, 0, FOCAL, HEIGHT / 2 - 0.5, 0, 0, 1])
         p = np.array([FOCAL, 0, WIDTH / 2 - 0.5, 0, 0, FOCAL, HEIGHT / 2 - 0.5, 0, 0, 0, 1, 0])
         window = self._types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
         return self._types['sensor_msgs/msg/CameraInfo'](
-            self._header(stamp_ns, CAMERA_FRAME),
+            self._header(stamp_ns, frame_id),
             HEIGHT,
             WIDTH,
             'plumb_bob',
@@ -98,16 +140,25 @@ class _Messages:
             window,
         )
 
-    def pose(self, frame: SimulatedFrame) -> Any:
-        """map -> base_link, and base_link -> camera_optical_frame as the body moves on its springs."""
+    def pose(self, cameras: Mapping[str, SimulatedFrame]) -> Any:
+        """map -> base_link, and base_link -> optical frame of each camera as the body moves on its springs."""
+        frame = next(iter(cameras.values()))
         x, y, yaw = frame.ego
         cos, sin = math.cos(yaw), math.sin(yaw)
         vehicle = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1.0]])
-        offset = vehicle.T @ (frame.position - (x, y, 0))
         return self._types['tf2_msgs/msg/TFMessage'](
             [
                 self._transform(frame.stamp_ns, MAP_FRAME, VEHICLE_FRAME, np.array([x, y, 0.0]), vehicle),
-                self._transform(frame.stamp_ns, VEHICLE_FRAME, CAMERA_FRAME, offset, vehicle.T @ frame.axes.T),
+                *(
+                    self._transform(
+                        one.stamp_ns,
+                        VEHICLE_FRAME,
+                        optical_frame(camera),
+                        vehicle.T @ (one.position - (x, y, 0)),
+                        vehicle.T @ one.axes.T,
+                    )
+                    for camera, one in cameras.items()
+                ),
             ]
         )
 
@@ -131,11 +182,11 @@ class _Messages:
             ),
         )
 
-    def instances(self, frame: SimulatedFrame) -> Any:
+    def instances(self, frame: SimulatedFrame, frame_id: str) -> Any:
         height, width = frame.instance_ids.shape
         data = np.frombuffer(frame.instance_ids.astype('<u2').tobytes(), np.uint8)
         return self._types['sensor_msgs/msg/Image'](
-            self._header(frame.stamp_ns, CAMERA_FRAME), height, width, 'mono16', 0, 2 * width, data
+            self._header(frame.stamp_ns, frame_id), height, width, 'mono16', 0, 2 * width, data
         )
 
     def scenario(self, frame: SimulatedFrame) -> Any:

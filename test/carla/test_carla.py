@@ -113,7 +113,7 @@ def test_the_detector_says_live_what_the_evaluator_says(carla: dict[str, Path]) 
     settings = Settings.of(read_yaml(CONFIG)).changed({
         'encoder': f'torchscript:{carla["encoder"]}', 'input_size': [HEIGHT, WIDTH], 'false_alarm_rate': 0.05})
     live = carla['folder'] / 'live'
-    run = run_live(carla['anomalous'], CAMERA, carla['database'], settings, live)
+    run = run_live(carla['anomalous'], {'camera': CAMERA}, carla['database'], settings, live)['camera']
     assert run.processed > 0
     with open(carla['folder'] / 'offline' / 'scores.csv') as file:
         offline = {int(row['stamp_ns']): float(row['score']) for row in csv.DictReader(file) if row['filter'] == '0'}

@@ -27,7 +27,7 @@ def settings(town):
 
 
 def test_detector_and_evaluator_give_a_frame_the_same_score(town, settings, tmp_path):
-    live = run_live(town.drive, TOPIC, town.databases['grid'], settings, tmp_path / 'live')
+    live = run_live(town.drive, {'camera': TOPIC}, town.databases['grid'], settings, tmp_path / 'live')['camera']
     assert live.published == 70
     assert 1 <= live.processed <= 70
     assert live.dropped == 70 - live.processed
@@ -51,7 +51,7 @@ def test_detector_and_evaluator_give_a_frame_the_same_score(town, settings, tmp_
 
 def test_failing_detector_is_reported_with_its_log(town, settings, tmp_path):
     with pytest.raises(SemanomError) as failure:
-        run_live(town.drive, TOPIC, tmp_path / 'nowhere', settings, tmp_path / 'live')
+        run_live(town.drive, {'camera': TOPIC}, tmp_path / 'nowhere', settings, tmp_path / 'live')
     text = str(failure.value)
     assert text.startswith('the detector failed to configure; the end of its log:')
     assert f'{tmp_path / "nowhere"}: found no folder' in text

@@ -14,7 +14,7 @@ from semanom_ros.cli import main
 from semanom_ros.core.progress import SILENT
 from semanom_ros.errors import DatabaseError, SemanomError
 from semanom_ros.evaluation.detectors import Detectors
-from semanom_ros.evaluation.replay import Topics
+from semanom_ros.evaluation.replay import CameraTopics, Topics
 from semanom_ros.evaluation.runner import METRICS, SCORES, evaluate
 from semanom_ros.fleet.fleet_evaluation import measured_by
 from semanom_ros.settings import Settings
@@ -43,7 +43,7 @@ def detectors(tmp_path: Path, settings: Settings, drive: Drive) -> Detectors:
 def test_the_figures_are_those_of_one_process(url: str, tmp_path: Path, settings: Settings, drive: Drive,
                                               detectors: Detectors) -> None:
     url = url if '://' in url else str(tmp_path / url)
-    bags, topics = [drive('a'), drive('white', 3, white=True), drive('b', 20, first=60)], Topics(TOPICS[0])
+    bags, topics = [drive('a'), drive('white', 3, white=True), drive('b', 20, first=60)], Topics((CameraTopics(TOPICS[0]),))
     elsewhere = measured_by(WorkersHere(), url, detectors, None, topics, settings, SILENT)
     content = evaluate(bags, detectors, tmp_path / 'fleet', topics, settings=settings, elsewhere=elsewhere)
     assert content['left_out'].keys() == {'white'}
@@ -63,7 +63,7 @@ def test_the_figures_are_those_of_one_process(url: str, tmp_path: Path, settings
 
 def test_what_cannot_be_measured_anywhere_leaves_nothing(tmp_path: Path, settings: Settings, drive: Drive,
                                                          detectors: Detectors) -> None:
-    topics = Topics(TOPICS[0])
+    topics = Topics((CameraTopics(TOPICS[0]),))
     white = [drive('white', 3, white=True)]
     elsewhere = measured_by(WorkersHere(), str(tmp_path / 'shared'), detectors, None, topics, settings, SILENT)
     with pytest.raises(SemanomError, match='found no frame that can be judged'):

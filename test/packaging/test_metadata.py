@@ -22,6 +22,7 @@ DISTRIBUTIONS = {
     'PIL': 'pillow',
     'cv2': 'opencv-python-headless',
     'faiss': 'faiss-cpu',
+    'rerun': 'rerun-sdk',
     'open_clip': 'open-clip-torch',
     'sklearn': 'scikit-learn',
     'yaml': 'pyyaml',

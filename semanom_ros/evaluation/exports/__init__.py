@@ -1,0 +1,1 @@
+"""What was judged, for other programs to open."""
