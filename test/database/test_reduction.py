@@ -52,7 +52,7 @@ def nearest(points, others):
 @pytest.fixture
 def many_cells(monkeypatch):
     """As where there are millions: cells of few points, a few of which are in memory at once."""
-    monkeypatch.setattr(reduction, 'EXACT', 0)
+    monkeypatch.setattr(reduction, 'WHOLE', 0)
     monkeypatch.setattr(reduction, 'CELL', 40)
     monkeypatch.setattr(reduction, 'BLOCK', 32)
 
@@ -92,13 +92,13 @@ def test_distinct_points_are_apart_and_cover_the_rest():
 @given(count=st.integers(1, 400), dimension=st.integers(2, 24), clusters=st.integers(1, 30),
        spread=st.sampled_from([0.0, 0.01, 0.3, 3.0]), seed=st.integers(0, 10**6), copies=st.integers(1, 4),
        size=st.one_of(st.none(), st.integers(1, 500)), distance=st.sampled_from([0.0, 1e-3, 0.1, 2.0]),
-       memory=st.integers(1, 1 << 16), exact=st.sampled_from([0, 1 << 30]))
+       memory=st.integers(1, 1 << 16), whole=st.sampled_from([0, 1000]))
 def test_no_distance_grows_beyond_what_is_measured(count, dimension, clusters, spread, seed, copies, size, distance,
-                                                   memory, exact):
+                                                   memory, whole):
     array = np.repeat(clustered(count, dimension, seed, clusters, spread), copies, axis=0)[:400]
     points = Blocks(array, 1 + seed % 97)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (('EXACT', exact), ('CELL', 40), ('BLOCK', 32)):
+        for name, value in (('WHOLE', whole), ('CELL', 40), ('BLOCK', 32)):
             patch.setattr(reduction, name, value)
         ranked = ranking(points, distance, size, memory=memory)
         kept = ranked.first(size)
@@ -131,10 +131,10 @@ def test_nothing_is_kept_of_nothing():
     assert len(measured(points, ranked, ranked.first(5))) == 0
 
 
-@pytest.mark.parametrize('exact', [0, 1 << 30])
+@pytest.mark.parametrize('whole', [0, 1000])
 @pytest.mark.parametrize('what', [np.nan, np.inf])
-def test_numbers_that_are_none_are_refused(what, exact, many_cells, monkeypatch):
-    monkeypatch.setattr(reduction, 'EXACT', exact)
+def test_numbers_that_are_none_are_refused(what, whole, many_cells, monkeypatch):
+    monkeypatch.setattr(reduction, 'WHOLE', whole)
     array = clustered(200, 8, 0)
     array[150, 3] = what
     with pytest.raises(DatabaseError, match=r'embeddings from .* on: found a number that is not finite, expected'):

@@ -115,8 +115,12 @@ def suggested_factory(vectors: int) -> str:
     Of the codes tried, 16-bit floats change the nearest distance least for their size; product
     quantization changed it too much.
     """
-    lists = min(2 ** round(math.log2(4 * math.sqrt(vectors))), max(1, vectors // LEAST_TRAINING))
-    return f'IVF{lists},SQfp16'
+    return f'IVF{suggested_lists(vectors)},SQfp16'
+
+
+def suggested_lists(vectors: int) -> int:
+    """Inverted lists for so many vectors."""
+    return min(2 ** round(math.log2(4 * math.sqrt(vectors))), max(1, vectors // LEAST_TRAINING))
 
 
 def publish(transaction: Transaction, description: EmbeddingDescription, parts: Iterable[PartEntry], change: str,

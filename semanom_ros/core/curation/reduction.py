@@ -29,12 +29,13 @@ MEMORY = 3 << 30
 CELL = 1024
 """Embeddings of a cell, on average, where they are many."""
 
-EXACT = 1 << 30
-"""Embeddings times those to be kept up to which all are one cell: the coreset is that of the plain algorithm then."""
+WHOLE = 20_000
+"""Embeddings up to which all are one cell: the coreset is that of the plain algorithm then."""
 
 _LEAST_CHOSEN = 16  # of a cell on average: the first of each is chosen whatever it is worth
 _TRIMMED = 1.1  # times what is wanted that is held before the least of it is given up
 _SAMPLE = 32  # embeddings for each centre of a cell
+_TOGETHER = 256  # points that are compared with those that are distinct already, and then with each other
 _LOOKED_AT = 256  # points that the next one is chosen of: few enough for the caches of the processor
 _ITERATIONS = 8  # of k-means: cells need not be the best ones
 
@@ -65,14 +66,16 @@ def ranking(points: Points, distance: float = 0.0, size: int | None = None, *, m
             progress: Progress = SILENT) -> Ranking:
     """Near duplicates dropped, and the rest ranked by how far each is from those before it.
 
-    Greedy k-centre within each cell, where always the point farthest from those chosen comes next (T. F. Gonzalez,
-    1985), and the largest steps over all cells first: as where a coreset is made of those of parts (G. Malkomes et al.,
-    NeurIPS 2015), but for what a cell gets, which is as much as it is worth. With one cell it is the plain algorithm,
-    which is PatchCore's choice (K. Roth et al., CVPR 2022) without its random projection.
+    Where no size is wanted, the first of several near duplicates is kept, and there is nothing to rank. Else it is
+    greedy k-centre within each cell, where always the point farthest from those chosen comes next (T. F. Gonzalez,
+    1985), until the rest are near duplicates, and the largest steps over all cells first: as where a coreset is made of
+    those of parts (G. Malkomes et al., NeurIPS 2015), but for what a cell gets, which is as much as it is worth. With
+    one cell it is the plain algorithm, which is PatchCore's choice (K. Roth et al., CVPR 2022) without its random
+    projection.
 
     Args:
         points: N of them, which are gone through several times.
-        distance: half the squared distance within which points count as the same; the first of several is kept.
+        distance: half the squared distance within which points count as the same.
         size: how many are wanted at most; None: all are ranked.
         memory: bytes of points that are in memory at once, at least a block.
         progress: is told.
@@ -91,12 +94,11 @@ def ranking(points: Points, distance: float = 0.0, size: int | None = None, *, m
         for cell in range(first, last):
             own = cells.order[cells.bounds[cell]:cells.bounds[cell + 1]]
             one = held if len(own) == len(held) else held[torch.from_numpy(np.searchsorted(ascending, own))]
-            own = own[different] if len(different := distinct(one, distance)) < len(own) else own
             if size is None:
-                worthiest.add(own, np.full(len(own), np.inf, np.float32))
+                different = own[distinct(one, distance)]
+                worthiest.add(different, np.full(len(different), np.inf, np.float32))
             else:
-                one = one[torch.from_numpy(different)]
-                order, steps = farthest_first(one, min(len(one), size), worthiest.least)
+                order, steps = farthest_first(one, min(len(one), size), max(distance, worthiest.least))
                 worthiest.add(own[order], steps)
             progress.advance(int(cells.bounds[cell + 1] - cells.bounds[cell]))
         del held, one
@@ -189,11 +191,11 @@ def distinct(points: torch.Tensor, distance: float) -> npt.NDArray[np.int64]:
         points: (N, d) float32.
         distance: half the squared distance within which points count as the same.
     """
-    kept = torch.empty((min(BLOCK, len(points)), points.shape[1]))
+    kept = torch.empty((min(_TOGETHER, len(points)), points.shape[1]))
     squares = torch.empty(len(kept))
     indices: list[int] = []
-    for start in range(0, len(points), BLOCK):
-        block = points[start:start + BLOCK]
+    for start in range(0, len(points), _TOGETHER):
+        block = points[start:start + _TOGETHER]
         own, known = block.square().sum(dim=1) / 2, len(indices)
         candidates = np.arange(len(block))
         if known:
@@ -286,7 +288,7 @@ def _half_squared(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def _cell_count(count: int, size: int | None) -> int:
     """How many cells points fall into: one where they are few enough to be compared with each other."""
-    if count * (count if size is None else min(size, count)) <= EXACT:
+    if count <= WHOLE:
         return 1
     cells = -(-count // CELL)
     return cells if size is None else max(1, min(cells, size // _LEAST_CHOSEN))

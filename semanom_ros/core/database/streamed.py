@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from semanom_ros.core.database.index import Space
+from semanom_ros.core.database.index import Space, Vectors
 from semanom_ros.core.database.manifest import HELD_OUT, RECORDED, Manifest, PartEntry
 from semanom_ros.core.database.nominal_database import effective_settings, statistics_of
 from semanom_ros.core.database.storage import FrameSequence, Part
@@ -45,6 +45,7 @@ class StreamedDatabase:
     """One version of a database of which the vectors are read when they are gone through.
 
     Attributes:
+        path: the folder.
         entries, parts: of those to compare with, in the order of the vectors.
         statistics: of each dimension, as the space is made with.
     """
@@ -58,7 +59,7 @@ class StreamedDatabase:
         Raises:
             DatabaseError: a part is damaged.
         """
-        self._dimension = manifest.description.dimension
+        self.path, self._dimension = root, manifest.description.dimension
         opened = [(entry, entry.open(root, self._dimension)) for entry in manifest.parts]
         self._held_out = [part for entry, part in opened if entry.kind == HELD_OUT]
         self.entries: list[PartEntry] = [entry for entry, _ in opened if entry.kind != HELD_OUT]
@@ -70,6 +71,10 @@ class StreamedDatabase:
         """The vectors of nominal drives, without what was reviewed."""
         return StreamedVectors([part for part, entry in zip(self.parts, self.entries, strict=True)
                                 if entry.kind == RECORDED], self._space, self._dimension)
+
+    def embed(self, vectors: Vectors, places: Vectors) -> torch.Tensor:
+        """(M, d) float32 queries (M, D) at places (M, 3) in the space in which they are compared."""
+        return self._space.embed(vectors, places)
 
     def all(self) -> StreamedVectors:
         """All vectors to compare with."""
