@@ -164,8 +164,8 @@ def test_the_bound_is_told_as_long_as_it_holds(semanom, databases, tmp_path, rec
 def test_compact_for_a_budget(semanom, databases):
     a, b = databases
     status, _, err = semanom('compact', a, '--budget-mb', '0.001')
-    told = re.fullmatch('semanom db: compact: found --budget-mb 0.001, expected (.*) or more, which 90 vectors take, the '
-                        'fewest that are offered; raise it', err)
+    told = re.fullmatch('semanom db: compact: found --budget-mb 0.001, expected (.*) or more, which 90 vectors take, '
+                        'the fewest that are offered; raise it', err)
     assert status == 2
     status, _, err = semanom('compact', a, '--budget-ms', '1e-6')
     assert status == 2

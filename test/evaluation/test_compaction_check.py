@@ -26,5 +26,6 @@ def test_a_recording_that_will_not_do_changes_nothing(town, tmp_path, capsys):
     shutil.copytree(town.databases['grid'], path)
     assert cli.main(['db', 'compact', str(path), '--size', '20', '--check-bag', str(tmp_path / 'nowhere'), '--config',
                      str(town.config)]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f'semanom db: {tmp_path / "nowhere"}: no such recording; give a rosbag2 folder or a .mcap, .db3 or .bag file')
     assert read_manifest(path).version == 1
