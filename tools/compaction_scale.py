@@ -16,7 +16,7 @@ import math
 import resource
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,10 @@ from semanom_ros.errors import SemanomError
 _BLOCK = 1 << 14  # embeddings read at a time
 _JITTER, _JITTER_SIGMA = 2e-3, 1.0  # distance between two looks at the same thing: median, and spread of its logarithm
 _GREEDY = 5e8  # embeddings times those kept up to which the exact greedy k-centre is made
-_BANK = 1e7  # and the memory bank of MH-PatchCore
-_WIDTH, _HEIGHT, _MARGIN = 460, 330, 64
+_BANK = 2e8  # and the memory bank of MH-PatchCore
+_WIDTH, _HEIGHT, _MARGIN = 460, 480, 64
+_TOP = 160  # for the names of the lines
+_COLOURS = (('#1f4e79', '#72b7b2', '#e45756', '#f2a93b'), ('#54a24b', '#b7d9a8', '#b279a2', '#9d755d'))
 
 
 class HalfPrecisionFile:
@@ -164,25 +166,32 @@ class _Told:
         self._bar.close()
 
 
-def chart(found: Mapping[str, Any]) -> str:
-    """Time and bound against size, both axes logarithmic, as SVG."""
-    rows = found['sizes']
-    time_of = [('compaction', '#1f4e79', [(one['vectors'], one['cpu_seconds']) for one in rows])]
-    radius_of = [('this', '#1f4e79', [(one['vectors'], one['radius']) for one in rows]),
-                 ('this, mean', '#72b7b2', [(one['vectors'], one['mean']) for one in rows])]
-    for name, key_of, colour in (('exact greedy k-centre', 'greedy', '#e45756'),
-                                 ('MH-PatchCore bank (anomalib)', 'merge_reduce', '#f2a93b')):
-        known = [one for one in rows if one.get(key_of)]
-        time_of.append((name, colour, [(one['vectors'], one[key_of]['cpu_seconds']) for one in known]))
-        radius_of.append((name, colour, [(one['vectors'], one[key_of]['radius']) for one in known]))
-    memory_of = [('peak memory', '#1f4e79', [(one['vectors'], one['peak_mb']) for one in rows]),
-                 ('embeddings in single precision', '#bab0ac',
-                  [(one['vectors'], one['single_precision_mb']) for one in rows])]
-    panels = (('seconds of one core', time_of), ('farthest dropped embedding', radius_of), ('MB', memory_of))
+def chart(results: Sequence[Mapping[str, Any]]) -> str:
+    """Time, bound and memory against size, both axes logarithmic, as SVG; of results of several dimensions."""
+    times, radii, memory = [], [], []
+    for found, colours in zip(results, _COLOURS, strict=False):
+        rows, suffix = found['sizes'], f', {found["dimension"]} dimensions'
+        times.append(('this' + suffix, colours[0], _line(rows, 'cpu_seconds')))
+        radii += [('this' + suffix, colours[0], _line(rows, 'radius')),
+                  ('this, mean' + suffix, colours[1], _line(rows, 'mean'))]
+        memory += [('peak' + suffix, colours[0], _line(rows, 'peak_mb')),
+                   ('embeddings in fp32' + suffix, colours[1], _line(rows, 'single_precision_mb'))]
+        for name, key_of, colour in (('exact greedy', 'greedy', colours[2]),
+                                     ('MH-PatchCore', 'merge_reduce', colours[3])):
+            known = [{**one[key_of], 'vectors': one['vectors']} for one in rows if one.get(key_of)]
+            if known:
+                times.append((name + suffix, colour, _line(known, 'cpu_seconds')))
+                radii.append((name + suffix, colour, _line(known, 'radius')))
+    panels = (('Compaction, seconds of one core', times), ('Distance of dropped embeddings: largest, mean', radii),
+              ('Memory, MB', memory))
     drawn = [_panel(index * _WIDTH, title, lines) for index, (title, lines) in enumerate(panels)]
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {len(panels) * _WIDTH} {_HEIGHT}" '
             'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>\n'
             + '\n'.join(drawn) + '\n</svg>\n')
+
+
+def _line(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
+    return [(one['vectors'], one[name]) for one in rows]
 
 
 def _panel(left: float, title: str, lines: list[tuple[str, str, list[tuple[float, float]]]]) -> str:
@@ -193,7 +202,7 @@ def _panel(left: float, title: str, lines: list[tuple[str, str, list[tuple[float
 
     def place(x: float, y: float) -> tuple[float, float]:
         return (left + _MARGIN + (math.log10(x) - x0) / (x1 - x0) * (_WIDTH - _MARGIN - 24),
-                _HEIGHT - 44 - (math.log10(y) - y0) / (y1 - y0) * (_HEIGHT - 130))
+                _HEIGHT - 44 - (math.log10(y) - y0) / (y1 - y0) * (_HEIGHT - _TOP - 44))
 
     shapes = [f'<text x="{left + _MARGIN}" y="20" font-size="14" font-weight="bold">{title}</text>']
     for exponent in range(x0, x1 + 1):
@@ -218,11 +227,11 @@ def _panel(left: float, title: str, lines: list[tuple[str, str, list[tuple[float
 
 def measure(database: Path, output: Path, scratch: Path, sizes: list[int], dimension: int, share: float,
             distance: float) -> None:
-    """Writes compaction_scale.json, after each size, and compaction_scale.svg."""
+    """Writes compaction_<dimension>.json after each size, and compaction.svg of all such files there."""
     output.mkdir(parents=True, exist_ok=True)
     path = scratch / f'embeddings-{dimension}.f16'
     write_embeddings(database, path, max(sizes), dimension)
-    result = output / 'compaction_scale.json'
+    result = output / f'compaction_{dimension}.json'
     found: dict[str, Any] = {'machine': machine(torch.device('cpu')), 'dimension': dimension, 'share': share,
                              'distance': distance, 'jitter': _JITTER, 'sizes': []}
     for count in sizes:
@@ -233,8 +242,14 @@ def measure(database: Path, output: Path, scratch: Path, sizes: list[int], dimen
             one['merge_reduce'] = in_own_process(merge_reduce, path, dimension, count, share)
         found['sizes'].append(one)
         result.write_text(json.dumps(found, indent=1) + '\n')
-        (output / 'compaction_scale.svg').write_text(chart(found))
         print(key(count), json.dumps(one))
+    draw(output)
+
+
+def draw(output: Path) -> None:
+    """The picture of all results in a folder, those of most dimensions first."""
+    results = [json.loads(path.read_text()) for path in output.glob('compaction_*.json')]
+    (output / 'compaction.svg').write_text(chart(sorted(results, key=lambda one: -one['dimension'])))
 
 
 def main() -> None:

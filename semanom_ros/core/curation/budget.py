@@ -120,8 +120,11 @@ class Fitting:
         """How many vectors may be wanted at most, so many at least that there is something to offer.
 
         Raises:
-            DatabaseError: not even FEWEST fit the memory.
+            DatabaseError: not even FEWEST fit the memory, or there are none.
         """
+        if not vectors:
+            raise DatabaseError('compact: found no recorded vectors, expected some that may be dropped; what was '
+                                'reviewed stays whole')
         codes = ON_GPU if self.budget.device.type == 'cuda' else ON_CPU
         room = max(self._room(one, vectors, dimension) for one in codes)
         least = min(FEWEST, vectors)
