@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from semanom_ros.core.curation import operations
+from semanom_ros.core.curation import budget, operations
 from semanom_ros.core.curation.budget import Budget, Fitting
 from semanom_ros.core.curation.publishing import Recipe
 from semanom_ros.core.curation.selection import Selection
@@ -84,15 +84,31 @@ def test_errors_are_those_of_the_distances(database):
     assert np.mean(grown) == pytest.approx(fitting.chosen.error_mean, abs=1e-5)
 
 
-@pytest.mark.parametrize('budget', [dict(megabytes=0.001), dict(milliseconds=1e-9)])
-def test_what_cannot_be_met_says_the_nearest_that_can(database, budget):
+def test_as_many_are_kept_as_the_time_is_enough_for(database, monkeypatch):
+    """A search that takes a millisecond for a thousand vectors, but once seemed to take ten times as long."""
+    turns = []
+
+    def time_of(neighbours, frames, k, device):
+        turns.append(neighbours.size)
+        return neighbours.size / (100 if len(turns) == 1 else 1000)
+
+    monkeypatch.setattr(budget, '_time', time_of)
+    fitting, manifest = fitted(database, milliseconds=1.8)
+    exact = next(one for one in fitting.tried if one.codes == 'fp32')
+    assert 1.8 / 1.3 * 1000 <= exact.vectors <= 1800
+    assert all(one.milliseconds <= 1.8 for one in fitting.tried)
+    assert manifest.vectors == fitting.chosen.vectors
+
+
+@pytest.mark.parametrize('budgeted', [dict(megabytes=0.001), dict(milliseconds=1e-9)])
+def test_what_cannot_be_met_says_the_nearest_that_can(database, budgeted):
     with pytest.raises(DatabaseError, match=r'^compact: found --budget-m[bs] .*, expected .* or more, which ') as error:
-        fitted(database, **budget)
+        fitted(database, **budgeted)
     assert '\n' not in str(error.value)
     assert read_manifest(database).version == 1
     assert not (database / 'v000002').exists()
     needed = float(str(error.value).split('expected ')[1].split()[0])
-    if 'megabytes' in budget:
+    if 'megabytes' in budgeted:
         assert 1000 <= fitted(database, needed)[1].vectors <= 1010
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ FEWEST = 1000
 _FRAMES, _QUERIES = 8, 2048  # nominal frames that distances are measured with, and patches of all of them
 _TURNS = 5  # searches of each frame
 _ATTEMPTS = 8  # to meet a time with fewer vectors
+_NEAR_ENOUGH = 1.3  # times as many are too slow: no more are tried
 _PROVENANCE = 24  # bytes of box and position of a vector, which are in memory
 _LISTED = 16  # bytes of the number of a vector in an index, and of where it stands in it
 
@@ -171,12 +173,22 @@ class Fitting:
     def _fitted(self, codes: Codes, vectors: int, points: StreamedVectors, ranked: Ranking, asked: _Asked) -> Choice:
         """As many vectors of some codes, of at most so many, as the time is enough for."""
         limit, fewest = self.budget.milliseconds, min(FEWEST, len(ranked))
+        room, slow, best = vectors, vectors + 1, None
         for _ in range(_ATTEMPTS):
             choice = self._measured(codes, vectors, points, ranked, asked)
-            if choice.fits or vectors <= fewest or limit is None:
-                break
-            vectors = max(fewest, int(vectors * min(0.8, 0.9 * limit / choice.milliseconds)))
-        return choice
+            if choice.fits:
+                best = choice
+                if vectors == room or vectors * _NEAR_ENOUGH >= slow:
+                    break
+            else:
+                slow = vectors
+                if vectors <= fewest or limit is None:
+                    break
+            if best is not None:
+                vectors = int(math.sqrt(best.vectors * slow))
+            elif limit is not None:
+                vectors = max(fewest, int(vectors * min(0.8, 0.9 * limit / choice.milliseconds)))
+        return best or choice
 
     def _measured(self, codes: Codes, vectors: int, points: StreamedVectors, ranked: Ranking, asked: _Asked) -> Choice:
         """Builds it and searches; with fewer inverted lists visited where the time wants it."""
