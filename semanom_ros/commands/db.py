@@ -21,6 +21,7 @@ from semanom_ros.core.scoring.calibration import Calibration
 from semanom_ros.errors import SemanomError, printable
 
 _SHARE = number('more than 0 and at most 1', lambda share: 0 < share <= 1)
+_POSITIVE = number('more than 0', lambda value: value > 0)
 _DISTANCE = number('0 or more', lambda distance: distance >= 0)
 
 
@@ -76,6 +77,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     size = compact.add_mutually_exclusive_group()
     size.add_argument('--size', metavar='N', type=whole(1), help='then keep at most N vectors, as a greedy coreset')
     size.add_argument('--share', metavar='S', type=_SHARE, help='then keep this share of the vectors, likewise')
+    compact.add_argument('--budget-mb', metavar='MB', type=_POSITIVE,
+                         help='choose codes and index, and keep as many vectors, so that what a detector holds in '
+                         'memory to search is no larger')
+    compact.add_argument('--budget-ms', metavar='MS', type=_POSITIVE,
+                         help='likewise, so that the search for every patch of a frame takes no longer on this machine')
+    compact.add_argument('--device', default='cpu', metavar='DEVICE',
+                         help='where the vehicle searches: cpu (default) or cuda; for the budgets')
+    compact.add_argument('--check-bag', metavar='BAG', type=Path, nargs='+', action='extend', default=[],
+                         help='recordings that are evaluated before and after; with ground truth, to say how AUROC '
+                         'changes')
+    compact.add_argument('--truth-topic', default='', metavar='T', help='of --check-bag, as in semanom evaluate')
     recalibrates(compact)
 
     calibrate = action('calibrate', 'make thresholds anew from the nominal frames of databases')
@@ -167,6 +179,7 @@ def _describe(path: Path, manifest: Manifest) -> list[str]:
         f'  held out     {manifest.held_out_vectors:,} vectors, from {manifest.held_out_frames:,} frames',
         *(f'  {"calibrated" if number == 0 else "":12} {line}' for number, line in enumerate(
             (*Calibration.stored(path, manifest).describe(), *_uncalibrated(path, manifest)))),
+        *(f'  {"compacted" if number == 0 else "":12} {line}' for number, line in enumerate(compacted(manifest))),
         '  learned      ' + (f'from {manifest.learned.composites:,} pictures with transplants' if manifest.learned
                              else 'no'),
         f'  search       {how}',
@@ -184,6 +197,22 @@ def _describe(path: Path, manifest: Manifest) -> list[str]:
                      f'{source.held_out_frames:,} held out, {begun} to {ended} UTC'
                      + (f' (fingerprint {source.sha256[:12]})' if source.sha256 else ''))
     return lines
+
+
+def compacted(manifest: Manifest) -> list[str]:
+    """What is known of what was dropped; [] where nothing was."""
+    found = manifest.compaction
+    if found is None:
+        some = any(part.kind == RECORDED and not part.whole for part in manifest.parts)
+        return ['yes; how far what was dropped is from what was kept is not known any more'] if some else []
+    far = 'of all that was recorded not known' if found.total is None else (
+        f'of all that was recorded within {found.total:.3g}')
+    lines = [f'{found.vectors:,} vectors to {found.kept:,}; each is within {found.radius:.3g} of one that was kept '
+             f'(mean {found.mean:.2g}); {far}',
+             f'a distance d is now (sqrt(d) + sqrt({found.radius:.3g}))^2 at most, where searched with '
+             + ', '.join(f'{name} {str(value).lower()}' for name, value in found.search.items())]
+    return lines + [f'{one.path}: {one.kept:,} of {one.vectors:,} kept, the rest within {one.farthest:.3g}'
+                    for one in found.sources]
 
 
 def _uncalibrated(path: Path, manifest: Manifest) -> list[str]:

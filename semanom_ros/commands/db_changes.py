@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from semanom_ros.commands.applying_verdicts import apply_verdicts
+from semanom_ros.commands.compacting import compact
 from semanom_ros.commands.database_difference import as_json, as_text, write_page
 from semanom_ros.commands.options import recipe_with
 from semanom_ros.commands.progress_bars import Bars
@@ -75,14 +76,9 @@ def _selection(arguments: argparse.Namespace) -> Selection:
 
 def _compact(arguments: argparse.Namespace) -> None:
     before = read_manifest(arguments.database)
-    size = arguments.size
-    if arguments.share is not None:
-        size = max(1, round(arguments.share * before.vectors))
-    if not arguments.distance and size is None:
-        raise ParameterError('compact: found nothing to go by, expected --distance, --size or --share')
-    _done(arguments.database, before, operations.compact(
-        arguments.database, distance=arguments.distance, size=size,
-        recipe=recipe_with(arguments.database, arguments), progress=Bars()))
+    manifest, lines = compact(arguments, before)
+    _done(arguments.database, before, manifest)
+    print('\n'.join(map(printable, lines)))
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:

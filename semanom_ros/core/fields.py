@@ -101,6 +101,13 @@ class Fields:
             self.wrong(field, value, f'a whole number, {least} to {most}')
         return value
 
+    def number(self, field: str, least: float) -> float:
+        """A finite number from `least` on."""
+        value = self.get(field)
+        if type(value) not in (int, float) or not least <= value < float('inf'):
+            self.wrong(field, value, f'a number, {least:g} or more')
+        return float(value)
+
     def flag(self, field: str) -> bool:
         """True or false."""
         value = self.get(field)

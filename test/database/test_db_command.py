@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shutil
 from dataclasses import replace
@@ -15,6 +16,7 @@ from semanom_ros.core.curation.operations import accept
 from semanom_ros.core.curation.publishing import Recipe, read_recipe
 from semanom_ros.core.curation.writer import DatabaseWriter
 from semanom_ros.core.database.nominal_database import NominalDatabase
+from semanom_ros.core.database.published import read_manifest
 from semanom_ros.core.database.storage import NominalAddition
 from semanom_ros.core.scoring.calibration import stored_parameters
 from semanom_ros.settings import MethodSettings
@@ -123,7 +125,7 @@ def test_what_is_not_calibrated_says_so_and_what_to_do(semanom, tmp_path, record
         for frame in [*drive('a', 9), *drive('b', 9)]:
             writer.add(frame._replace(record=replace(frame.record, held_out=False)))
         writer.commit(Recipe.of(MethodSettings()))
-    assert semanom('compact', thin, '--share', '0.5')[1].endswith(', calibrated')
+    assert semanom('compact', thin, '--share', '0.5')[1].splitlines()[0].endswith(', calibrated')
     assert semanom('remove', thin, '--source', 'b')[1].endswith(
         ', not calibrated, so that every frame will be unknown: see semanom db info')
     info = semanom('info', thin)[1]
@@ -138,8 +140,46 @@ def test_compact(semanom, databases):
     status, out, _ = semanom('compact', a, '--share', '0.5')
     assert status == 0
     assert 'version 2, 45 vectors (before: 90)' in out
+    assert '\n  90 vectors to 45; each is within ' in out
+    assert '\n  /drives/a: ' in out
+    assert re.search(r'\n  nominal frames: \d of 5 above the alarm level before, \d after, \d verdicts differ; ', out)
     assert semanom('compact', b, '--distance', '0.5', '--size', '20')[0] == 0
     assert NominalDatabase.open(b).manifest.vectors <= 20
+
+
+def test_the_bound_is_told_as_long_as_it_holds(semanom, databases, tmp_path, record):
+    a, b = databases
+    semanom('compact', a, '--size', '40')
+    info = semanom('info', a)[1]
+    found = read_manifest(a).compaction
+    assert f'compacted    90 vectors to 40; each is within {found.radius:.3g} of one that was kept (mean ' in info
+    assert f'; of all that was recorded within {found.total:.3g}\n' in info
+    assert f'a distance d is now (sqrt(d) + sqrt({found.radius:.3g}))^2 at most, where searched with ' in info
+    semanom('remove', a, '--source', 'b')
+    assert 'compacted    yes; how far what was dropped is from what was kept is not known any more' in semanom(
+        'info', a)[1]
+    assert 'compacted' not in semanom('info', b)[1]
+
+
+def test_compact_for_a_budget(semanom, databases):
+    a, b = databases
+    status, _, err = semanom('compact', a, '--budget-mb', '0.001')
+    told = re.fullmatch('semanom db: compact: found --budget-mb 0.001, expected (.*) or more, which 90 vectors take, '
+                        'the fewest that are offered; raise it', err)
+    assert status == 2
+    status, _, err = semanom('compact', a, '--budget-ms', '1e-6')
+    assert status == 2
+    assert err.startswith('semanom db: compact: found --budget-ms 1e-06, expected ')
+    assert 'or more, which the search for 6 patches in 90 vectors of ' in err
+    assert len(err.splitlines()) == 1
+    assert read_manifest(a).version == 1
+    status, out, _ = semanom('compact', a, '--budget-mb', told[1], '--budget-ms', '1e4')
+    assert status == 0
+    assert '-> int8 ' in out
+    assert '\n  search for all 6 patches of a frame, on this machine; ' in out
+    assert semanom('compact', b, '--size', '5', '--device', 'cuda')[2] == (
+        'semanom db: compact: found --device cuda and no budget, expected --budget-mb or --budget-ms beside it; give '
+        'one, or leave --device out')
 
 
 def test_calibrate_for_other_parameters(semanom, databases):

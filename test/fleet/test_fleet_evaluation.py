@@ -43,7 +43,8 @@ def detectors(tmp_path: Path, settings: Settings, drive: Drive) -> Detectors:
 def test_the_figures_are_those_of_one_process(url: str, tmp_path: Path, settings: Settings, drive: Drive,
                                               detectors: Detectors) -> None:
     url = url if '://' in url else str(tmp_path / url)
-    bags, topics = [drive('a'), drive('white', 3, white=True), drive('b', 20, first=60)], Topics((CameraTopics(TOPICS[0]),))
+    bags = [drive('a'), drive('white', 3, white=True), drive('b', 20, first=60)]
+    topics = Topics((CameraTopics(TOPICS[0]),))
     elsewhere = measured_by(WorkersHere(), url, detectors, None, topics, settings, SILENT)
     content = evaluate(bags, detectors, tmp_path / 'fleet', topics, settings=settings, elsewhere=elsewhere)
     assert content['left_out'].keys() == {'white'}

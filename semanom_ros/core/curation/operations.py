@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
@@ -12,12 +13,22 @@ import numpy as np
 import numpy.typing as npt
 
 from semanom_ros.core.curation.publishing import IndexSettings, Learned, Recipe, publish, read_recipe
-from semanom_ros.core.curation.reduction import coreset, distinct
+from semanom_ros.core.curation.reduction import Ranking, measured, ranking
 from semanom_ros.core.curation.selection import Selection
-from semanom_ros.core.database.manifest import HELD_OUT, LARGEST_VERSION, RECORDED, REVIEWED, Manifest, PartEntry
-from semanom_ros.core.database.nominal_database import NominalDatabase
+from semanom_ros.core.database.manifest import (
+    HELD_OUT,
+    LARGEST_VERSION,
+    RECORDED,
+    REVIEWED,
+    CompactionEntry,
+    KeptOf,
+    Manifest,
+    PartEntry,
+)
+from semanom_ros.core.database.nominal_database import NominalDatabase, effective_settings
 from semanom_ros.core.database.published import read_manifest, verify, verify_files
-from semanom_ros.core.database.storage import NominalAddition, NominalFrame, Part, PartWriter, checked
+from semanom_ros.core.database.storage import NominalAddition, Part, PartWriter, Statistics, checked
+from semanom_ros.core.database.streamed import StreamedDatabase, StreamedVectors
 from semanom_ros.core.database.transaction import LEARNED, Transaction, exists
 from semanom_ros.core.plausibility.plausibility_model import PlausibilityModel
 from semanom_ros.core.progress import SILENT, Progress
@@ -196,23 +207,27 @@ def _rewrite(transaction: Transaction, part: Part, entry: PartEntry, folder: Pat
     return [transaction.add_part(writer, entry.kind, whole=entry.whole)]
 
 
-def compact(path: Path, *, distance: float = 0.0, size: int | None = None, candidates: int | None = None,
+Fit = Callable[[StreamedDatabase, Ranking], tuple[int, IndexSettings]]
+"""Says how many of the ranked vectors are to be kept, and how they are to be searched."""
+
+
+def compact(path: Path, *, distance: float = 0.0, size: int | None = None, fit: Fit | None = None,
             recipe: Recipe | None = None, progress: Progress = SILENT) -> Manifest:
     """Keeps fewer vectors that stand for all, and joins the parts into one.
 
     What was reviewed and what is held out stays whole, and so do the statistics that
     standardization uses: they are of the drive, not of the choice made here. The calibration is made with the whole
     frames, as they were before, and the vectors that are kept; it cannot be made anew later, unless some frames were
-    held out. Vectors are in memory at once (4 bytes a dimension). Frames without vectors stay known, so that
-    appending the same bag again does not bring them back.
+    held out. In memory are `reduction.MEMORY` bytes of vectors and those that are kept, however many there are. Frames
+    without vectors stay known, so that appending the same bag again does not bring them back.
+
+    How far each dropped vector lies from one that is kept is measured, and stored in the manifest.
 
     Args:
         path: the database.
-        distance: vectors within this distance of one that is kept are dropped; no query's
-            distance then grows by more than sqrt(2 * distance) in Euclidean terms.
-        size: afterwards, at most so many vectors, as a greedy coreset.
-        candidates: choose from so many vectors at most, evenly spread over the drives: the time grows faster than
-            their number.
+        distance: vectors within this distance of one that is kept are dropped first.
+        size: afterwards, at most so many vectors, as a coreset, see `reduction.ranking`.
+        fit: decides on a smaller number, and on the index, when the ranking is there.
         recipe: what the result, and the distances, are for; None: for what it was made for before.
         progress: is told.
     """
@@ -220,42 +235,70 @@ def compact(path: Path, *, distance: float = 0.0, size: int | None = None, candi
     recipe = recipe or read_recipe(path)
     with _changing(path, progress) as transaction:
         current = _current(transaction)
-        database = NominalDatabase(path, current.replace(index=None), recipe.search)
-        recorded = [one for one in database.parts() if one[1].kind == RECORDED]
-        arrays = [np.asarray(array) for _, _, array in recorded]
-        before = sum(len(array) for array in arrays)
-        kept = np.arange(before)
-        if before:
-            points = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-            if candidates is not None and candidates < before:
-                kept = np.linspace(0, before - 1, max(1, candidates)).astype(np.int64)
-                points = points[kept]
-            chosen = distinct(points, distance, progress)
-            if size is not None and size < len(chosen):
-                chosen = chosen[coreset(points[chosen], max(1, size), progress)]
-            kept = kept[chosen]
+        database = StreamedDatabase(path, current, recipe.search)
+        points = database.recorded()
+        ranked = ranking(points, distance, None if size is None else max(1, size), progress=progress)
+        if fit is not None:
+            size, index = fit(database, ranked)
+            recipe = replace(recipe, index=index)
+        kept = ranked.first(size)
         entries = [entry for entry in current.parts if entry.kind != RECORDED]
-        if recorded:
-            writer = PartWriter(transaction.folder / RECORDED, current.description.dimension)
-            offset = 0
-            progress.begin('write', sum(len(part.frames) for part, _, _ in recorded), 'frame')
-            for (part, _, _), points_of_it in zip(recorded, arrays, strict=True):
-                for index in range(len(part.frames)):
-                    frame = part.frame(index, held_out=False)
-                    first = offset + int(part.frames[index]['first'])
-                    low, high = np.searchsorted(kept, (first, first + len(frame.vectors)))
-                    chosen = kept[low:high] - first
-                    picture = part.thumbnail(index) if len(chosen) else b''
-                    writer.append(NominalFrame(frame.record, frame.vectors[chosen], frame.boxes[chosen],
-                                               frame.positions[chosen]), picture)
-                    progress.advance(1)
-                offset += len(points_of_it)
-            progress.end()
-            whole = len(kept) == before and all(entry.whole for _, entry, _ in recorded)
-            entries.insert(0, transaction.add_part(writer, RECORDED, database.statistics, whole))
-        change = f'compacted {before} vectors to {len(kept)}'
-        frames = database.held_out() or database.whole_frames()
-        return publish(transaction, current.description, entries, change, recipe, progress=progress, frames=frames)
+        compaction = None
+        if points.parts:
+            near = measured(points, ranked, kept, progress=progress)
+            part = _kept_part(transaction, points, kept, database.statistics, current, progress)
+            entries.insert(0, part)
+            compaction = _said(current, part, points, kept, near, recipe)
+        change = f'compacted {len(ranked.cell_of)} vectors to {len(kept)}'
+        return publish(transaction, current.description, entries, change, recipe, progress=progress,
+                       frames=database.calibrating(), compaction=compaction)
+
+
+def _kept_part(transaction: Transaction, points: StreamedVectors, kept: npt.NDArray[np.int64], statistics: Statistics,
+               current: Manifest, progress: Progress) -> PartEntry:
+    """The recorded parts as one, with some of their vectors."""
+    writer = PartWriter(transaction.folder / RECORDED, current.description.dimension)
+    offset = 0
+    progress.begin('write', sum(len(part.frames) for part in points.parts), 'frame')
+    for part in points.parts:
+        for index in range(len(part.frames)):
+            row = part.frames[index]
+            first = offset + int(row['first'])
+            low, high = np.searchsorted(kept, (first, first + int(row['count'])))
+            frame = part.frame(index, held_out=False, only=kept[low:high] - first)
+            writer.append(frame, part.thumbnail(index) if high > low else b'')
+            progress.advance(1)
+        offset += len(part.vectors)
+    progress.end()
+    whole = len(kept) == offset and all(entry.whole for entry in current.parts if entry.kind == RECORDED)
+    return transaction.add_part(writer, RECORDED, statistics, whole)
+
+
+def _said(current: Manifest, part: PartEntry, points: StreamedVectors, kept: npt.NDArray[np.int64],
+          near: npt.NDArray[np.float32], recipe: Recipe) -> CompactionEntry:
+    """What the manifest says of a compaction, from the distance of every vector to one that is kept."""
+    search = effective_settings(recipe.search, current.description).values()
+    before = current.compaction
+    radius, total = float(near.max(initial=0)), None
+    if all(entry.whole for entry in current.parts if entry.kind == RECORDED):
+        total = radius
+    elif before is not None and before.total is not None and dict(before.search) == search and all(
+            entry.whole or entry.name == before.part for entry in current.parts if entry.kind == RECORDED):
+        total = (math.sqrt(radius) + math.sqrt(before.total)) ** 2
+    of: dict[tuple[str, str], KeptOf] = {}
+    stays = np.zeros(len(near), bool)
+    stays[kept] = True
+    first = 0
+    for one in points.parts:
+        for path, sha256, rows in one.vectors_by_source():
+            old = of.get((path, sha256)) or KeptOf(path, sha256, 0, 0, 0.0)
+            own = first + rows
+            of[path, sha256] = replace(
+                old, vectors=old.vectors + len(own), kept=old.kept + int(stays[own].sum()),
+                farthest=max(old.farthest, float(near[own].max(initial=0))))
+        first += len(one.vectors)
+    return CompactionEntry(part.name, len(near), len(kept), radius, float(near.mean(dtype=np.float64)), total, search,
+                           tuple(of.values()))
 
 
 def calibrate(path: Path, recipe: Recipe | None = None, learned: Learned | None = None, progress: Progress = SILENT

@@ -9,14 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from semanom_ros.core.database.index_file import faiss
-from semanom_ros.core.database.manifest import AUTO, EXACT, NPROBE, IndexEntry, LearnedEntry, Manifest, PartEntry
-from semanom_ros.core.database.nominal_database import INDEXED_FROM, NominalDatabase
+from semanom_ros.core.database.manifest import (
+    AUTO,
+    EXACT,
+    NPROBE,
+    CompactionEntry,
+    IndexEntry,
+    LearnedEntry,
+    Manifest,
+    PartEntry,
+)
+from semanom_ros.core.database.nominal_database import INDEXED_FROM, NominalDatabase, effective_settings
+from semanom_ros.core.database.points import Points, gathered
 from semanom_ros.core.database.published import read_calibration, read_manifest
-from semanom_ros.core.database.storage import CHUNK, NominalFrame, arrays_to_bytes
+from semanom_ros.core.database.storage import NominalFrame, arrays_to_bytes
+from semanom_ros.core.database.streamed import StreamedDatabase
 from semanom_ros.core.database.transaction import CALIBRATION, INDEX, LEARNED, Transaction
 from semanom_ros.core.embedding.description import EmbeddingDescription
 from semanom_ros.core.embedding.device import resolve_device
@@ -105,13 +115,18 @@ def suggested_factory(vectors: int) -> str:
     Of the codes tried, 16-bit floats change the nearest distance least for their size; product
     quantization changed it too much.
     """
-    lists = min(2 ** round(math.log2(4 * math.sqrt(vectors))), max(1, vectors // TRAINING))
-    return f'IVF{lists},SQfp16'
+    return f'IVF{suggested_lists(vectors)},SQfp16'
+
+
+def suggested_lists(vectors: int) -> int:
+    """Inverted lists for so many vectors."""
+    return min(2 ** round(math.log2(4 * math.sqrt(vectors))), max(1, vectors // TRAINING))
 
 
 def publish(transaction: Transaction, description: EmbeddingDescription, parts: Iterable[PartEntry], change: str,
             recipe: Recipe | None, *, learned: Learned | LearnedEntry | None = None, progress: Progress = SILENT,
-            frames: Sequence[NominalFrame] | None = None, forget: bool = False) -> Manifest:
+            frames: Sequence[NominalFrame] | None = None, forget: bool = False,
+            compaction: CompactionEntry | None = None) -> Manifest:
     """Makes the next version of these parts: view, index, calibration; and puts it into place in one step.
 
     Args:
@@ -125,6 +140,7 @@ def publish(transaction: Transaction, description: EmbeddingDescription, parts: 
         progress: is told.
         frames: to calibrate with; None: those of the parts.
         forget: what was learned is not taken over from the current version.
+        compaction: what stands for what is gone, where that is new.
 
     Returns:
         The manifest of the version, which is the current one now.
@@ -133,6 +149,8 @@ def publish(transaction: Transaction, description: EmbeddingDescription, parts: 
         DatabaseError: there would be no nominal embedding in it, or the index that is asked for cannot be made.
     """
     manifest = transaction.candidate(description, parts, change)
+    if compaction is not None:
+        manifest = manifest.replace(compaction=compaction)
     if not forget:
         manifest = _with_learned(transaction, manifest, learned)
     current = transaction.current
@@ -173,7 +191,7 @@ def _with_index(transaction: Transaction, manifest: Manifest, recipe: Recipe, pr
     nprobe = asked.nprobe or (current.index.nprobe if current is not None and current.index is not None else NPROBE)
     kept = transaction.carry_index(manifest)
     entry = kept.index
-    if entry is not None and dict(entry.search) == _effective(recipe.search, manifest.description) \
+    if entry is not None and dict(entry.search) == effective_settings(recipe.search, manifest.description).values() \
             and asked.factory in (AUTO, entry.factory) and manifest.vectors - entry.vectors < INDEXED_FROM:
         return kept.replace(index=replace(entry, nprobe=nprobe))
     if asked.factory == AUTO and manifest.vectors < INDEXED_FROM:
@@ -195,10 +213,6 @@ def _asked_before(manifest: Manifest) -> IndexSettings:
     return IndexSettings(AUTO if automatic else index.factory, index.nprobe)
 
 
-def _effective(search: SearchSettings, description: EmbeddingDescription) -> dict[str, Any]:
-    return replace(search, standardize=search.standardize and description.wants_standardizing).values()
-
-
 def _build_index(transaction: Transaction, manifest: Manifest, search: SearchSettings, how: IndexSettings,
                  progress: Progress) -> Manifest:
     """Builds an approximate index over all nominal vectors, in steps.
@@ -206,10 +220,9 @@ def _build_index(transaction: Transaction, manifest: Manifest, search: SearchSet
     Raises:
         DatabaseError: the factory string is none of FAISS, no inverted file, or wants more vectors.
     """
-    database, factory = NominalDatabase(transaction.root, manifest, search), how.factory
-    arrays = [np.asarray(array) for _, _, array in database.parts()]
+    points, factory = StreamedDatabase(transaction.root, manifest, search).all(), how.factory
     try:
-        index = faiss.index_factory(arrays[0].shape[1], factory, faiss.METRIC_L2)
+        index = faiss.index_factory(points.shape[1], factory, faiss.METRIC_L2)
     except RuntimeError as error:
         raise DatabaseError(f'{transaction.root}: index: found {factory}, expected a FAISS factory string '
                             'such as IVF4096,SQfp16') from error
@@ -219,28 +232,28 @@ def _build_index(transaction: Transaction, manifest: Manifest, search: SearchSet
     if manifest.vectors < index.nlist:
         raise DatabaseError(f'{transaction.root}: index: found {index.nlist} inverted lists in {factory}, '
                             f'expected at most {manifest.vectors}, the number of vectors; ask for fewer')
-    sample = np.sort(np.random.default_rng(0).permutation(manifest.vectors)[:TRAINING * index.nlist])
-    starts = np.cumsum([0] + [len(array) for array in arrays])
-    chosen: list[npt.NDArray[np.float32]] = [
-        array[sample[(sample >= start) & (sample < start + len(array))] - start]
-        for array, start in zip(arrays, starts[:-1], strict=True)]
-    index.cp.niter = ITERATIONS
-    progress.begin('train index', 1, 'index')
-    index.train(np.concatenate(chosen))
-    progress.advance(1)
-    progress.end()
-    progress.begin('fill index', manifest.vectors, 'vector')
-    for array in arrays:
-        for start in range(0, len(array), CHUNK):
-            chunk = array[start:start + CHUNK]
-            index.add(chunk)
-            progress.advance(len(chunk))
-    progress.end()
+    fill_index(index, points, progress)
     file = transaction.new_file(INDEX)
     faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
     made, name = transaction.add_file(manifest, INDEX, file)
     return made.replace(index=IndexEntry(
-        name, factory, how.nprobe, _effective(search, manifest.description), manifest.vectors))
+        name, factory, how.nprobe, effective_settings(search, manifest.description).values(), manifest.vectors))
+
+
+def fill_index(index: Any, points: Points, progress: Progress = SILENT) -> None:
+    """Trains an inverted file with some of the vectors and adds all, in blocks."""
+    count = points.shape[0]
+    sample = np.sort(np.random.default_rng(0).permutation(count)[:TRAINING * index.nlist])
+    index.cp.niter = ITERATIONS
+    progress.begin('train index', 1, 'index')
+    index.train(gathered(points, sample).numpy())
+    progress.advance(1)
+    progress.end()
+    progress.begin('fill index', count, 'vector')
+    for _, block in points.blocks():
+        index.add(block.numpy())
+        progress.advance(len(block))
+    progress.end()
 
 
 def _with_calibration(transaction: Transaction, manifest: Manifest, recipe: Recipe, progress: Progress,

@@ -88,16 +88,20 @@ class Space:
         count, dimension = part.vectors.shape[0], part.vectors.shape[1] + self.coordinates
         if device.type == 'cpu':
             whole = torch.empty((count, dimension))
-            for start, vectors in self._embedded(part, device):
+            for start, vectors in self.embedded(part, device):
                 whole[start:start + len(vectors)] = vectors
             return whole.numpy()
         on_gpu = HalfPrecisionVectors(count, dimension, device)
-        for start, vectors in self._embedded(part, device):
+        for start, vectors in self.embedded(part, device):
             on_gpu.put(start, vectors)
         return on_gpu
 
-    def _embedded(self, part: Part, device: torch.device) -> Iterator[tuple[int, torch.Tensor]]:
-        """Vectors of a part, brought into the space, from which row on."""
+    def embedded(self, part: Part, device: torch.device) -> Iterator[tuple[int, torch.Tensor]]:
+        """Vectors of a part, brought into the space: in blocks, and from which row on each is.
+
+        Raises:
+            DatabaseError: embeddings that are not of unit length.
+        """
         for start in range(0, len(part.vectors), CHUNK):
             rows = slice(start, start + CHUNK)
             vectors = part.vectors[rows]

@@ -126,6 +126,50 @@ class LearnedEntry:
 
 
 @dataclass(frozen=True)
+class KeptOf:
+    """What was kept of a recording when a database was compacted.
+
+    Attributes:
+        path, sha256: of the recording, see Source.
+        vectors, kept: before and after.
+        farthest: distance from the nearest one kept within which all of its dropped vectors lie.
+    """
+
+    path: str
+    sha256: str
+    vectors: int
+    kept: int
+    farthest: float
+
+
+@dataclass(frozen=True)
+class CompactionEntry:
+    """How far what was dropped from a database lies from what was kept.
+
+    Where a vector at distance d of a query is gone, one at (sqrt(d) + sqrt(radius))^2 or less is there.
+
+    Attributes:
+        part: the part that was kept, of which this is said.
+        vectors, kept: recorded vectors before and after.
+        radius, mean: largest, and mean, distance of the vectors before to the nearest one kept, as far as it was
+            looked for.
+        total: the same largest distance for all that was ever recorded; None where that is not known, as after
+            something was removed from what an earlier compaction had kept.
+        search: the space that it was measured in, by the parameters of the section `SearchSettings`.
+        sources: what was kept of each recording.
+    """
+
+    part: str
+    vectors: int
+    kept: int
+    radius: float
+    mean: float
+    total: float | None
+    search: Mapping[str, Any]
+    sources: tuple[KeptOf, ...]
+
+
+@dataclass(frozen=True)
 class PastVersion:
     """What is still known of an earlier version, whether its files are kept or not.
 
@@ -164,6 +208,7 @@ class Manifest:
         previous: `identity` of the version before, '' for the first one.
         history: the versions before it, the oldest first; at most LONGEST_HISTORY.
         kept: how many versions before it keep their files.
+        compaction: what stands for what is gone; None: nothing was dropped, or it is not known.
     """
 
     version: int
@@ -185,6 +230,7 @@ class Manifest:
     previous: str = ''
     history: tuple[PastVersion, ...] = ()
     kept: int = 1
+    compaction: CompactionEntry | None = None
 
     @property
     def identity(self) -> str:
@@ -194,7 +240,8 @@ class Manifest:
     @property
     def _content(self) -> dict[str, Any]:
         # What is as always is not written: the identity of versions made before these fields were stays the same.
-        usual = {name for name, value in (('history', ()), ('kept', 1)) if getattr(self, name) == value}
+        usual = {name for name, value in (('history', ()), ('kept', 1), ('compaction', None))
+                 if getattr(self, name) == value}
         return {'format': FORMAT, **{name: value for name, value in asdict(self).items() if name not in usual}}
 
     @property
@@ -274,7 +321,8 @@ def _parse(fields: Fields) -> Manifest:
         created=fields.text('created'), package_version=fields.text('package_version'),
         schema_version=fields.count('schema_version'), previous=fields.optional('previous', fields.text, ''),
         history=fields.optional('history', lambda name: fields.items(name, _past), ()),
-        kept=fields.optional('kept', lambda name: fields.count(name, 1, LARGEST_VERSION), 1))
+        kept=fields.optional('kept', lambda name: fields.count(name, 1, LARGEST_VERSION), 1),
+        compaction=fields.optional('compaction', lambda name: fields.item(name, _compaction), None))
     _check(manifest, fields)
     return manifest
 
@@ -302,13 +350,29 @@ def _part(fields: Fields) -> PartEntry:
 
 
 def _index(fields: Fields) -> IndexEntry:
+    return IndexEntry(_name(fields, 'file'), fields.text('factory'), fields.count('nprobe', 1, 1 << 31),
+                      _search(fields), fields.count('vectors', 1))
+
+
+def _search(fields: Fields) -> Mapping[str, Any]:
     search = fields.mapping('search')
     try:
         SearchSettings.of(search)
     except ParameterError as error:
         fields.wrong('search', dict(search), f'parameters of the search ({error})')
-    return IndexEntry(_name(fields, 'file'), fields.text('factory'), fields.count('nprobe', 1, 1 << 31), search,
-                      fields.count('vectors', 1))
+    return search
+
+
+def _compaction(fields: Fields) -> CompactionEntry:
+    total = None if fields.get('total') is None else fields.number('total', 0.0)
+    return CompactionEntry(
+        _name(fields, 'part'), fields.count('vectors'), fields.count('kept'), fields.number('radius', 0.0),
+        fields.number('mean', 0.0), total, _search(fields), fields.items('sources', _kept_of))
+
+
+def _kept_of(fields: Fields) -> KeptOf:
+    return KeptOf(fields.text('path'), fields.text('sha256'), fields.count('vectors'), fields.count('kept'),
+                  fields.number('farthest', 0.0))
 
 
 def _learned(fields: Fields) -> LearnedEntry:
@@ -351,6 +415,8 @@ def _check(manifest: Manifest, fields: Fields) -> None:
     covered = itertools.accumulate(part.vectors for part in nominal)
     if manifest.index and manifest.index.vectors not in covered:
         fields.wrong('index.vectors', manifest.index.vectors, 'the vectors of whole parts, the first ones')
+    if manifest.compaction and manifest.compaction.part not in {part.name for part in manifest.parts}:
+        fields.wrong('compaction.part', manifest.compaction.part, 'one of the parts')
     numbers = [past.version for past in manifest.versions]
     if any(later <= earlier for earlier, later in itertools.pairwise(numbers)):
         fields.wrong('history', numbers, 'versions that count up to this one')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -122,8 +122,8 @@ class NominalDatabase:
         """
         self.path, self.manifest = Path(path), manifest
         self.device = torch.device(device)
-        asked, description = settings or PLAIN, manifest.description
-        self.settings = replace(asked, standardize=asked.standardize and description.wants_standardizing)
+        description = manifest.description
+        self.settings = effective_settings(settings or PLAIN, description)
         known = before._opened if before is not None else {}
         self._opened: dict[str, Part] = {
             entry.name: known.get(entry.name) or entry.open(self.path, description.dimension)
@@ -179,11 +179,7 @@ class NominalDatabase:
         What was reviewed later is left out, so that accepting a frame does not move the
         space that calibration was done in.
         """
-        parts = [part for part, entry in zip(self._parts, self._entries, strict=True) if entry.kind == RECORDED]
-        total = Statistics.over(np.zeros((0, self.manifest.description.dimension), np.float32))
-        for part in parts or self._parts:
-            total = total + part.statistics
-        return total
+        return statistics_of(self._parts, self._entries, self.manifest.description.dimension)
 
     def parts(self) -> list[tuple[Part, PartEntry, Searched]]:
         """The folders of vectors to compare with, and these as they are compared, (n, d) each, where they are searched.
@@ -396,10 +392,24 @@ PLAIN = SearchSettings(standardize=False)
 """The plain cosine distance."""
 
 
+def effective_settings(search: SearchSettings, description: EmbeddingDescription) -> SearchSettings:
+    """How a database is viewed: what was asked for, as far as the encoder wants it."""
+    return replace(search, standardize=search.standardize and description.wants_standardizing)
+
+
+def statistics_of(parts: Sequence[Part], entries: Sequence[PartEntry], dimension: int) -> Statistics:
+    """Of the recorded vectors of some parts; of all where none was recorded."""
+    recorded = [part for part, entry in zip(parts, entries, strict=True) if entry.kind == RECORDED]
+    total = Statistics.over(np.zeros((0, dimension), np.float32))
+    for part in recorded or parts:
+        total = total + part.statistics
+    return total
+
+
 def _unread(manifest: Manifest, settings: SearchSettings, device: torch.device) -> frozenset[str]:
     """The files of the vectors that are not read when a version is opened, where they are many."""
     index, covered, names = manifest.index, 0, set()
-    viewed = replace(settings, standardize=settings.standardize and manifest.description.wants_standardizing)
+    viewed = effective_settings(settings, manifest.description)
     if index is None or dict(index.search) != viewed.values() or device.type == 'cuda':
         return frozenset()
     for part in manifest.parts:

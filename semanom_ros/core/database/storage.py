@@ -547,10 +547,11 @@ class Part:
         return FrameRecord(source, sha256, self._topics[row['topic']], int(row['stamp_ns']),
                            (int(row['height']), int(row['width'])), held_out)
 
-    def frame(self, index: int, held_out: bool) -> NominalFrame:
-        """A frame of this part with its embeddings."""
+    def frame(self, index: int, held_out: bool, only: npt.NDArray[np.int64] | None = None) -> NominalFrame:
+        """A frame of this part with its embeddings; or with the `only` ones, by their rising numbers in it."""
         row = self.frames[index]
-        own = slice(int(row['first']), int(row['first'] + row['count']))
+        first = int(row['first'])
+        own: Any = slice(first, first + int(row['count'])) if only is None else first + only
         return NominalFrame(self.record(index, held_out), self.vectors[own], self.boxes[own], self.positions[own])
 
     def places(self, rows: slice | npt.NDArray[np.int64] = slice(None)) -> npt.NDArray[np.float32]:
@@ -565,6 +566,12 @@ class Part:
             rows = self.frames[self.frames['source'] == index]
             if len(rows):
                 yield path, sha256, tuple(self._topics[topic] for topic in np.unique(rows['topic'])), rows['stamp_ns']
+
+    def vectors_by_source(self) -> Iterator[tuple[str, str, npt.NDArray[np.int64]]]:
+        """Path and SHA-256 of each source in this part, and the rows of its vectors."""
+        sources = np.repeat(self.frames['source'], self.frames['count'])
+        for index, (path, sha256) in enumerate(self._sources):
+            yield path, sha256, np.flatnonzero(sources == index)
 
     def thumbnail(self, index: int) -> bytes:
         """JPEG of a frame of this part; empty where none was kept, or the file was changed since it was opened."""

@@ -53,6 +53,7 @@ from semanom_ros.core.database.manifest import (
     MANIFEST,
     RECORDED,
     REVIEWED,
+    CompactionEntry,
     Manifest,
     PartEntry,
     PastVersion,
@@ -233,7 +234,19 @@ class Transaction:
             sources=self._sources(parts, description.dimension), parts=parts, index=None, calibration='', learned=None,
             files={name: entry for name, entry in sorted(known.items()) if name.startswith(folders)}, change=change,
             created=_now(), package_version=__version__, previous=self.previous, history=self._history,
-            kept=self.current.kept if self.current else 1)
+            kept=self.current.kept if self.current else 1, compaction=self._compaction(parts))
+
+    def _compaction(self, parts: tuple[PartEntry, ...]) -> CompactionEntry | None:
+        """What is known of an earlier compaction, where that still holds.
+
+        Its part must be there as it was; where dimensions are standardized, by the same recorded vectors.
+        """
+        current = self.current
+        entry = current.compaction if current else None
+        if current is None or entry is None or entry.part not in {part.name for part in parts}:
+            return None
+        before, after = ([part for part in some if part.kind == RECORDED] for some in (current.parts, parts))
+        return None if entry.search.get('standardize') and before != after else entry
 
     @property
     def _history(self) -> tuple[PastVersion, ...]:

@@ -23,8 +23,8 @@ from semanom_ros.settings import MethodSettings
 CORESET_SHARE = 0.1
 """Share of the nominal embeddings that the PatchCore row keeps: PatchCore-10 % of the paper."""
 
-CORESET_CANDIDATES = 100_000
-"""Of larger databases the coreset is a share of so many embeddings, evenly spread: its time grows with the square."""
+CORESET_OF = 100_000
+"""Of larger databases the coreset has the size of a share of so many embeddings."""
 
 PATCHCORE: dict[str, Value] = {
     'variant': 'grid', 'neighbours': 1, 'density_neighbours': 9, 'frame_score_fraction': 0.0, 'position_weight': 0.0,
@@ -66,9 +66,9 @@ class PatchCoreMethod:
                                 'for the baseline patchcore; give one with --database')
         own = settings.changed(PATCHCORE)
         shutil.copytree(grid[0], folder)
-        size = max(1, round(CORESET_SHARE * min(read_manifest(folder).vectors, CORESET_CANDIDATES)))
+        size = max(1, round(CORESET_SHARE * min(read_manifest(folder).vectors, CORESET_OF)))
         recipe = Recipe(own.search, own.score, IndexSettings(EXACT), encoder.device)
-        operations.compact(folder, size=size, candidates=CORESET_CANDIDATES, recipe=recipe, progress=progress)
+        operations.compact(folder, size=size, recipe=recipe, progress=progress)
         self._detectors = Detectors(own, [folder], ('grid',), (False,), Embedder(encoder))
         self.false_alarm_rate = self._detectors.false_alarm_rate
         self.rows: tuple[Row, ...] = (Row('grid', baseline='PatchCore'),)
