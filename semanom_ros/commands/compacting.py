@@ -27,7 +27,7 @@ from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.scoring.calibration import Calibration
 from semanom_ros.errors import ParameterError
 from semanom_ros.evaluation.detectors import Detectors
-from semanom_ros.evaluation.replay import Topics
+from semanom_ros.evaluation.replay import CameraTopics, Topics
 from semanom_ros.evaluation.runner import METRICS, SCORES, evaluate
 
 
@@ -131,7 +131,7 @@ class _Check:
         self._embedder = detectors.embedder
         with tempfile.TemporaryDirectory(prefix='semanom_check_') as scratch:
             output = Path(scratch) / 'evaluation'
-            evaluate(bags, detectors, output, Topics(truth=self._arguments.truth_topic), settings=settings)
+            evaluate(bags, detectors, output, Topics((CameraTopics(truth=self._arguments.truth_topic),)), settings=settings)
             with open(output / SCORES, newline='') as file:
                 verdicts = {(row['filter'], row['bag'], row['topic'], row['stamp_ns']): row['verdict']
                             for row in csv.DictReader(file)}
