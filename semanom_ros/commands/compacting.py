@@ -131,7 +131,8 @@ class _Check:
         self._embedder = detectors.embedder
         with tempfile.TemporaryDirectory(prefix='semanom_check_') as scratch:
             output = Path(scratch) / 'evaluation'
-            evaluate(bags, detectors, output, Topics((CameraTopics(truth=self._arguments.truth_topic),)), settings=settings)
+            topics = Topics((CameraTopics(truth=self._arguments.truth_topic),))
+            evaluate(bags, detectors, output, topics, settings=settings)
             with open(output / SCORES, newline='') as file:
                 verdicts = {(row['filter'], row['bag'], row['topic'], row['stamp_ns']): row['verdict']
                             for row in csv.DictReader(file)}
