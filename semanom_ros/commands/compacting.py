@@ -6,7 +6,7 @@ import argparse
 import csv
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,13 @@ from semanom_ros.evaluation.replay import CameraTopics, Topics
 from semanom_ros.evaluation.runner import METRICS, SCORES, evaluate
 
 
-def compact(arguments: argparse.Namespace, before: Manifest) -> tuple[Manifest, list[str]]:
-    """Compacts as the options say; the new version, and what there is to say about it.
+def compact(arguments: argparse.Namespace, before: Manifest, done: Callable[[Manifest], None]) -> Iterator[str]:
+    """Compacts as the options say, and yields what there is to say about it, line by line.
+
+    Args:
+        arguments: of the command.
+        before: the current version.
+        done: is told the new version, as soon as there is one: what is measured afterwards may be interrupted.
 
     Raises:
         SemanomError: there is nothing to go by, a budget cannot be met, or a recording will not do.
@@ -55,17 +60,25 @@ def compact(arguments: argparse.Namespace, before: Manifest) -> tuple[Manifest, 
         recorded = sum(part.vectors for part in before.parts if part.kind == RECORDED)
         most = fitting.most(recorded, before.description.dimension + coordinates(recipe.search))
         size = most if size is None else min(size, most)
+    if arguments.truth_topic and not arguments.check_bag:
+        raise ParameterError(f'compact: found --truth-topic {arguments.truth_topic} and no recording, expected '
+                             '--check-bag beside it; give one, or leave --truth-topic out')
     checked = _Check(arguments)
     was = checked.evaluated()
     scores = _nominal_scores(path, before)
     manifest = operations.compact(path, distance=arguments.distance, size=size, fit=fitting, recipe=recipe,
                                   progress=Bars())
-    lines = [f'  {line}' for line in compacted(manifest)]
+    done(manifest)
+    for line in compacted(manifest):
+        yield f'  {line}'
+    if manifest.learned is not None:
+        yield ('  what semanom learn has learned stays as it was learned, with the distances to all embeddings; from '
+               'frames that were compacted it cannot be learned anew')
     if fitting is not None:
-        lines += _tried(fitting)
+        yield from _tried(fitting)
     rate = settings_of(arguments).method.alarm.false_alarm_rate
-    lines += _verdicts(scores, _nominal_scores(path, manifest), rate)
-    return manifest, lines + checked.compared(was, checked.evaluated())
+    yield from _verdicts(scores, _nominal_scores(path, manifest), rate)
+    yield from checked.compared(was, checked.evaluated())
 
 
 def _tried(fitting: Fitting) -> list[str]:

@@ -76,9 +76,8 @@ def _selection(arguments: argparse.Namespace) -> Selection:
 
 def _compact(arguments: argparse.Namespace) -> None:
     before = read_manifest(arguments.database)
-    manifest, lines = compact(arguments, before)
-    _done(arguments.database, before, manifest)
-    print('\n'.join(map(printable, lines)))
+    for line in compact(arguments, before, lambda manifest: _done(arguments.database, before, manifest)):
+        print(printable(line))
 
 
 def _calibrate(arguments: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from semanom_ros import __version__
 from semanom_ros.core.database.published import verify_file
 from semanom_ros.core.database.storage import FileEntry
+from semanom_ros.core.fields import parse_json
 from semanom_ros.core.progress import Progress
 from semanom_ros.errors import DatabaseError
 from semanom_ros.evaluation.detectors import Detectors, Row
@@ -66,9 +67,9 @@ def measured_by(workers: Workers, storage_url: str, detectors: Detectors, shown:
         if before is None and not storage.empty():
             raise StorageError(f'{storage.shown}: found other files in it, expected an empty folder; give another '
                                '--storage')
-        if before is not None and 'shown' not in json.loads(before):
-            raise StorageError(f'{storage.shown}: found a recording that is not finished, expected an empty folder; '
-                               'give another --storage')
+        if before is not None and not _of_evaluation(before):
+            raise StorageError(f'{storage.shown}: found a recording that is not finished, or something else, expected '
+                               'an empty folder; give another --storage')
         told = json.dumps(order)
         storage.write(ORDER, told.encode())
         failed: dict[str, str] = {}
@@ -93,6 +94,14 @@ def measured_by(workers: Workers, storage_url: str, detectors: Detectors, shown:
         return failed
 
     return measure
+
+
+def _of_evaluation(order: bytes) -> bool:
+    try:
+        told = parse_json(order)
+    except ValueError:
+        return False
+    return isinstance(told, dict) and 'shown' in told
 
 
 def _take(storage: SharedStorage, result: Mapping[str, Any], folder: Path, one: Unmeasured) -> None:

@@ -25,7 +25,7 @@ from semanom_ros.core.database.storage import FILES, UNREADABLE, FileEntry, Nomi
 from semanom_ros.core.embedding.description import EmbeddingDescription, parse_description
 from semanom_ros.core.fields import Fields, parse_json
 from semanom_ros.core.progress import Progress
-from semanom_ros.errors import DatabaseError, SemanomError
+from semanom_ros.errors import DatabaseError, ParameterError, SemanomError
 from semanom_ros.fleet.recording_plan import RecordingPlan
 from semanom_ros.fleet.recording_work import DONE, PARTS, PLANS, parts_folder, plan_file
 from semanom_ros.fleet.scheduling import Done, Failed, Fleet, Task, Workers
@@ -89,6 +89,9 @@ def record_on_fleet(bags: Sequence[Path], database: Path, settings: Settings, pr
     """
     recipe = Recipe.of(settings.method, settings.recorder.index)  # before hours are spent
     storage = SharedStorage(storage_url or str(default_storage(database)))
+    if storage.holds(database):
+        raise ParameterError(f'--storage {storage.shown}: found it in the folder of the database or round it, expected '
+                             'a place of its own; give another, or leave it out')
     result = FleetRecording()
     begun = time.monotonic()
     with ExitStack() as stack:

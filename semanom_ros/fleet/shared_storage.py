@@ -59,6 +59,13 @@ class SharedStorage:
         """Whether it is a folder."""
         return isinstance(self._files, LocalFileSystem)
 
+    def holds(self, folder: Path) -> bool:
+        """Whether a folder of this machine is the same, in it or round it."""
+        if not self.local:
+            return False
+        own, other = Path(self._root).resolve(), folder.resolve()
+        return own.is_relative_to(other) or other.is_relative_to(own)
+
     def _path(self, name: str) -> str:
         return f'{self._root.rstrip("/")}/{name}' if name else self._root
 

@@ -50,6 +50,11 @@ def test_a_damaged_recording_is_learned_from_as_far_as_it_was_recorded(
     assert manifest.learned is not None
     assert (manifest.learned.composites, manifest.calibrated) == (12, True)
     assert NominalDatabase.open(database).learned
+    assert main(['db', 'compact', str(database), '--size', '50']) == 0
+    assert 'what semanom learn has learned stays as it was learned' in capsys.readouterr().out
+    assert NominalDatabase.open(database).learned
+    assert main(['learn', str(whole), '--database', str(database), '--composites', '12']) == 2
+    assert 'found no frame with all of its embeddings (it was compacted)' in capsys.readouterr().err
 
 
 def test_a_recording_or_topic_that_is_not_there_is_one_line(

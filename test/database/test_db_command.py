@@ -180,6 +180,9 @@ def test_compact_for_a_budget(semanom, databases):
     assert semanom('compact', b, '--size', '5', '--device', 'cuda')[2] == (
         'semanom db: compact: found --device cuda and no budget, expected --budget-mb or --budget-ms beside it; give '
         'one, or leave --device out')
+    assert semanom('compact', b, '--size', '5', '--truth-topic', '/truth')[2] == (
+        'semanom db: compact: found --truth-topic /truth and no recording, expected --check-bag beside it; give one, '
+        'or leave --truth-topic out')
 
 
 def test_calibrate_for_other_parameters(semanom, databases):

@@ -188,6 +188,12 @@ def test_another_encoder_preprocessing_or_variant_is_refused(database, descripti
     opened.check_compatible(dataclasses.replace(description, weights='another label'))
 
 
+def test_what_people_have_set_is_named_before_a_checksum_of_it(database, description):
+    other = dataclasses.replace(description, input_size=(32, 96), preprocessing_sha256='d' * 64)
+    with pytest.raises(DatabaseError, match=r': input_size: found \[64, 96\], expected \[32, 96\]'):
+        NominalDatabase.open(database).check_compatible(other)
+
+
 @pytest.mark.parametrize('name', ['calibration.npz', 'statistics.npz'])
 @pytest.mark.parametrize('left', [0, 200])
 def test_an_archive_that_is_cut_is_one_line_in_every_command(database, name, left, trial):

@@ -6,6 +6,7 @@ import re
 import shutil
 
 from semanom_ros import cli
+from semanom_ros.commands import compacting
 from semanom_ros.core.database.published import read_manifest
 
 
@@ -29,3 +30,19 @@ def test_a_recording_that_will_not_do_changes_nothing(town, tmp_path, capsys):
     assert capsys.readouterr().err.splitlines()[-1] == (
         f'semanom db: {tmp_path / "nowhere"}: no such recording; give a rosbag2 folder or a .mcap, .db3 or .bag file')
     assert read_manifest(path).version == 1
+
+
+def test_interrupted_after_the_new_version_it_has_said_so(town, tmp_path, capsys, monkeypatch):
+    path = tmp_path / 'database'
+    shutil.copytree(town.databases['grid'], path)
+    measure = compacting.evaluate
+
+    def interrupted(*arguments, **named):
+        if read_manifest(path).version == 2:
+            raise KeyboardInterrupt
+        return measure(*arguments, **named)
+
+    monkeypatch.setattr(compacting, 'evaluate', interrupted)
+    assert cli.main(['db', 'compact', str(path), '--size', '20', '--check-bag', str(town.drive), '--config',
+                     str(town.config)]) == 130
+    assert f'{path}: version 2, 20 vectors' in capsys.readouterr().out

@@ -83,6 +83,19 @@ def test_what_cannot_be_measured_anywhere_leaves_nothing(tmp_path: Path, setting
     assert not list(tmp_path.glob('.out*'))
 
 
+@pytest.mark.parametrize('content', [b'not JSON', b'[]', b'7', b'{"made_of": {}}'])
+def test_a_storage_that_holds_something_else(content: bytes, tmp_path: Path, settings: Settings, drive: Drive,
+                                             detectors: Detectors) -> None:
+    storage = tmp_path / 'shared'
+    storage.mkdir()
+    (storage / 'order.json').write_bytes(content)
+    topics = Topics((CameraTopics(TOPICS[0]),))
+    elsewhere = measured_by(WorkersHere(), str(storage), detectors, None, topics, settings, SILENT)
+    with pytest.raises(SemanomError, match='found a recording that is not finished, or something else, expected an'):
+        evaluate([drive('a', 2)], detectors, tmp_path / 'out', topics, settings=settings, elsewhere=elsewhere)
+    assert (storage / 'order.json').read_bytes() == content
+
+
 def test_baselines_are_for_one_process(tmp_path: Path, drive: Drive, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['evaluate', str(drive('a', 2)), '--database', str(tmp_path / 'none'), '--output',
                  str(tmp_path / 'out'), '--engine', 'processes', '--baseline', 'patchcore']) == 2

@@ -222,6 +222,15 @@ def test_a_storage_out_of_reach_or_something_else(tmp_path: Path, settings: Sett
     assert not (tmp_path / 'fleet').exists()
 
 
+@pytest.mark.parametrize('place', ['fleet', 'fleet/shared', '.'])
+def test_a_storage_in_the_folder_of_the_database_or_round_it(place: str, tmp_path: Path, settings: Settings,
+                                                            drive: Drive) -> None:
+    with pytest.raises(ParameterError, match='found it in the folder of the database or round it, expected a place of'):
+        record_on_fleet([drive('a', 2)], tmp_path / 'in' / 'fleet', settings, SILENT, WorkersHere(),
+                        str(tmp_path / 'in' / place))
+    assert not (tmp_path / 'in').exists()
+
+
 def test_a_storage_that_is_gone_midway_leaves_nothing_half_written(tmp_path: Path, settings: Settings, drive: Drive,
                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings.changed({'image_topics': TOPICS})

@@ -49,16 +49,16 @@ class EmbeddingDescription:
 
     def difference(self, other: EmbeddingDescription) -> tuple[str, Any, Any] | None:
         """The first field, with both values, in which two descriptions differ; None when they fit together."""
-        for item in fields(self):
-            if item.name in ('weights', 'parameters'):
-                continue
-            mine, theirs = _plain(getattr(self, item.name)), _plain(getattr(other, item.name))
+        names = [item.name for item in fields(self) if item.name not in ('weights', 'parameters')]
+        names.sort(key='preprocessing_sha256'.__eq__)  # last: what people have set says more than a checksum
+        for name in names:
+            mine, theirs = _plain(getattr(self, name)), _plain(getattr(other, name))
             if mine == theirs:
                 continue
             if isinstance(mine, dict):
                 key = next(key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key))
-                return f'{item.name}: {key}', mine.get(key, 'unset'), theirs.get(key, 'unset')
-            return item.name, mine, theirs
+                return f'{name}: {key}', mine.get(key, 'unset'), theirs.get(key, 'unset')
+            return name, mine, theirs
         return None
 
 

@@ -86,6 +86,9 @@ def learn_plausibility(database: NominalDatabase, embedder: Embedder, frames: It
     if embedder.segmenter is not None and embedder.segmenter.needs_masks:
         raise DatabaseError(f'{database.path}: segmenter: found {embedder.segmenter.name}, which has no masks of '
                             'transplants, expected another; record a database of the variant grid to learn from')
+    if not len(database.whole_frames()):
+        raise DatabaseError(f'{database.path}: found no frame with all of its embeddings (it was compacted), expected '
+                            'some to learn from; go back with semanom db revert, learn, then compact')
     rng = np.random.default_rng(seed)
     projection = projection_of(database, rng)
     folds = _folds(len(database.whole_frames()))
