@@ -7,6 +7,7 @@ import errno
 import importlib.util
 import io
 import json
+import resource
 import shutil
 import zlib
 from pathlib import Path
@@ -122,6 +123,21 @@ def test_a_full_disk_leaves_no_part_of_a_recording(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
     with pytest.raises(SemanomError, match='found the disk full'), RerunRecording(tmp_path / 'out.rrd') as recording:
         recording.begin('drive')
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_file_that_may_grow_no_longer_is_no_recording(tmp_path: Path) -> None:
+    """Before the SDK meets the limit, whereupon it may wait for ever."""
+    pytest.importorskip('rerun', reason='the Rerun SDK is not installed: pip install rerun-sdk')
+    from semanom_ros.evaluation.exports.rerun_recording import RerunRecording
+
+    recording, limits = RerunRecording(tmp_path / 'out.rrd'), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        with pytest.raises(SemanomError, match='the file as long as it may be'), recording:
+            recording.begin('drive')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not any(tmp_path.iterdir())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -129,15 +130,17 @@ class RerunRecording:
         Raises:
             SemanomError: it is.
         """
-        if shutil.disk_usage(self._path.parent).free < _ROOM:
-            raise SemanomError(f'{self._path}: found the disk full, so that it would be cut off, expected '
-                               f'{_ROOM >> 20} MiB left; make room, then try again')
+        room, limit = shutil.disk_usage(self._path.parent).free, resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if limit != resource.RLIM_INFINITY:
+            room = min(room, limit - self._beside.stat().st_size)
+        if room < _ROOM:
+            raise SemanomError(f'{self._path}: found the disk full, or the file as long as it may be, expected '
+                               f'{_ROOM >> 20} MiB left; make room, or raise the limit (ulimit -f)')
         try:
             self._stream.flush(timeout_sec=_WRITTEN_S)
         except RuntimeError as error:
-            self._writing = False  # the SDK would wait for what it can write no more
-            raise SemanomError(f'{self._path}: cannot be written ({error}); make room on the disk, or raise the limit '
-                               'of the size of files') from error
+            self._writing = False
+            raise SemanomError(f'{self._path}: cannot be written ({error}); make room on the disk') from error
 
     def _add_verdict(self, result: FrameResult) -> None:
         """Where it is another one than before."""
