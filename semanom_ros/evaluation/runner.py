@@ -82,8 +82,8 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
     masks = wanted_segments(replace(settings.method.queries, variant=detectors.embedder.variant))
     wanted = replace(topics or Topics(), segments=tuple(masks), bit_depth=settings.method.encoder.bit_depth)
     with ExitStack() as stack:
-        entered = [stack.enter_context(export) for export in exports]
         stack.enter_context(_cleared_on_failure(staging, resumable=not exports))
+        entered = [stack.enter_context(export) for export in exports]
         found = replay(bags, [detectors, *baselines], shown, staging, wanted, conditions, settings.detector,
                        elsewhere, entered)
         rates = {row: method.false_alarm_rate for method in (detectors, *baselines) for row in method.rows}
@@ -100,7 +100,7 @@ def evaluate(bags: Sequence[Path], detectors: Detectors, output: Path, topics: T
                      notes=[*detectors.warnings, *notes, *_stills(found), *_left_out(found)])
         shutil.rmtree(staging / 'measured')
         (staging / 'fingerprint').unlink()
-        replace_folder(staging, output)
+    replace_folder(staging, output)
     return content
 
 

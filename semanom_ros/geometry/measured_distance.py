@@ -19,6 +19,9 @@ holds of the surroundings lies behind the thing for the most part. A single wron
 FEWEST = 3
 """Values; of fewer nothing is told."""
 
+PLAUSIBLE_M = 0.01, 10_000.0
+"""What sensors on vehicles measure lies between, in metres; bytes in the wrong order, or rubbish, seldom do."""
+
 _MOST = 2000  # values of a depth image that are looked at; more tell nothing new
 
 Mask = npt.NDArray[np.bool_]
@@ -62,8 +65,8 @@ class DepthPicture:
     def distance(self, box: Box, mask: Mask) -> float | None:
         """See Measurement."""
         x, y, width, height = box
-        depths = self.depths[y:y + height, x:x + width].astype(np.float64) * self.unit
         with np.errstate(invalid='ignore'):
+            depths = self.depths[y:y + height, x:x + width].astype(np.float64) * self.unit
             rows, columns = np.nonzero(mask & np.isfinite(depths) & (depths > 0))
         every = max(1, len(rows) // _MOST)
         rows, columns = rows[::every], columns[::every]
@@ -107,5 +110,6 @@ class PointsInView:
 
 def _told(distances: npt.NDArray[np.float64]) -> float | None:
     """Of values of which some may be none."""
-    known = distances[np.isfinite(distances) & (distances > 0)]
+    with np.errstate(invalid='ignore'):
+        known = distances[(distances >= PLAUSIBLE_M[0]) & (distances <= PLAUSIBLE_M[1])]
     return float(np.quantile(known, NEARER)) if len(known) >= FEWEST else None

@@ -46,7 +46,7 @@ from semanom_ros.ros.diagnostics import CameraMonitor, Health
 from semanom_ros.ros.guarded_node import SERVICE, GuardedExecutor, GuardedNode, transition
 from semanom_ros.ros.library_log import library_log
 from semanom_ros.ros.mailbox import Mailbox
-from semanom_ros.ros.manager_bond import ManagerBond, manager_waits
+from semanom_ros.ros.manager_bond import ManagerBond, check_period, manager_waits
 from semanom_ros.ros.measurement_input import POINTS, MeasurementInput
 from semanom_ros.ros.node_parameters import NodeParameters, typed_parameters
 from semanom_ros.ros.outputs import CameraOutputs, Judged, When
@@ -215,6 +215,7 @@ class Detector(GuardedNode, LifecycleNode):
             if not self._settings.cameras.database:
                 raise ParameterError('parameter database: found nothing, expected the folder of a nominal database; '
                                      'name one, or leave the parameter out')
+            check_period(self._settings.detector.bond_heartbeat_period)
             self._judge = Judge.load(self._settings.method, self._database_path)
             self._database_info = self.create_publisher(DatabaseInfo, '~/database_info', LATCHED)
             if self._settings.detector.ground_frame:

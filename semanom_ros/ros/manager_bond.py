@@ -13,11 +13,16 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
+from semanom_ros.errors import ParameterError
+
 TOPIC = 'bond'
 """In the node's namespace, as the manager's."""
 
 TIMEOUT_S = 4.0
 """Announced beside the period, for people who look for mismatches: the manager goes by its own `bond_timeout`."""
+
+SHORTEST_S = 0.01
+"""Between heartbeats: the executor has other things to do."""
 
 _QOS = QoSProfile(depth=10)
 
@@ -80,3 +85,14 @@ def manager_waits(node: Node) -> bool:
     """Whether somebody in the node's namespace keeps bonds."""
     topic = node.resolve_topic_name(TOPIC)
     return bool(node.count_publishers(topic) or node.count_subscribers(topic))
+
+
+def check_period(period_s: float) -> None:
+    """Refuses heartbeats that would leave the executor no time.
+
+    Raises:
+        ParameterError: neither 0, for none, nor SHORTEST_S or more.
+    """
+    if 0 < period_s < SHORTEST_S:
+        raise ParameterError(f'parameter bond_heartbeat_period: found {period_s:g} s, expected 0 for no bond, or '
+                             f'{SHORTEST_S:g} at least; correct it')

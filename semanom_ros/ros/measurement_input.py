@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import Any
 
@@ -78,6 +79,9 @@ class MeasurementInput:
             MeasurementError: there is none of that time, or it cannot be used.
             TransformError: nothing tells where the sensor is.
         """
+        if not stamp_ns:  # what came once without a stamp would be of its time for ever
+            raise MeasurementError(f'{self.topic}: found an image without stamp, expected one that tells what was '
+                                   'measured at its time; mend the camera driver')
         with self._lock:
             stamps = list(self._waiting)
             nearest = min(stamps, key=lambda one: abs(one - stamp_ns), default=None)
@@ -139,10 +143,15 @@ class MeasurementInput:
     def _points_in_view(self, message: Any, model: CameraModel, image_size: tuple[int, int], frame_id: str,
                         stamp_ns: int) -> PointsInView:
         points, frame = self._points(message), message.header.frame_id
+        if not frame or not frame_id:
+            what = 'a point cloud' if not frame else 'an image'
+            raise MeasurementError(f'{self.topic}: found {what} without frame_id, expected to be told where the sensor '
+                                   'is; set it in its driver')
         if frame != frame_id:
             assert self._transforms is not None
             way = self._transforms.lookup(frame_id, frame, stamp_ns)
-            points = points @ way.rotation.T + way.translation
+            with np.errstate(all='ignore'):  # lidars send infinity where there is none
+                points = points @ way.rotation.T + way.translation
         return PointsInView(points, model, image_size)
 
     def _points(self, message: Any) -> npt.NDArray[np.float64]:
@@ -155,10 +164,19 @@ class MeasurementInput:
         places = [(fields[name].offset, order + _FLOATS[fields[name].datatype]) for name in 'xyz']
         height, width, step, row = message.height, message.width, message.point_step, message.row_step
         last = max(offset + np.dtype(kind).itemsize for offset, kind in places)
+        if not height * width:
+            raise MeasurementError(f'{self.topic}: found a point cloud without points, expected some; look what covers '
+                                   'the sensor, or check its driver')
+        begun = sorted(places)
+        if any(offset + np.dtype(kind).itemsize > following
+               for (offset, kind), (following, _) in itertools.pairwise(begun)):
+            raise MeasurementError(f'{self.topic}: found x, y and z at {", ".join(str(at) for at, _ in places)} bytes, '
+                                   'expected each to have its own; check its driver')
         if step < last or (height > 1 and row < width * step) or len(message.data) < (height - 1) * row + width * step:
             raise MeasurementError(f'{self.topic}: found {len(message.data)} bytes, {step} for a point, expected '
                                    f'{width * height} points with their fields; check its driver')
         kind = np.dtype({'names': list('xyz'), 'formats': [kind for _, kind in places],
                          'offsets': [offset for offset, _ in places], 'itemsize': step})
         cloud = np.ndarray((height, width), kind, message.data, strides=(row or width * step, step))
-        return np.stack([cloud[name].ravel().astype(np.float64) for name in 'xyz'], axis=-1)
+        with np.errstate(invalid='ignore'):  # of NaN that signals
+            return np.stack([cloud[name].ravel().astype(np.float64) for name in 'xyz'], axis=-1)

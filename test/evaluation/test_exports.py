@@ -7,6 +7,7 @@ import errno
 import importlib.util
 import io
 import json
+import resource
 import shutil
 import zlib
 from pathlib import Path
@@ -94,7 +95,7 @@ def test_rerun_reads_its_recording(town: Town, drive: Path, tmp_path: Path) -> N
     from rerun.chunk import RrdReader
 
     target = tmp_path / 'out.rrd'
-    target.write_bytes(b'an older one')
+    target.write_bytes(b'RRF2 an older one')
     assert run(town, drive, tmp_path / 'report', '--rerun', str(target)) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ['out.rrd', 'report']
     rows: dict[str, int] = {}
@@ -125,6 +126,35 @@ def test_a_full_disk_leaves_no_part_of_a_recording(tmp_path: Path, monkeypatch: 
     assert not any(tmp_path.iterdir())
 
 
+def test_a_file_that_may_grow_no_longer_is_no_recording(tmp_path: Path) -> None:
+    """Before the SDK meets the limit, whereupon it may wait for ever."""
+    pytest.importorskip('rerun', reason='the Rerun SDK is not installed: pip install rerun-sdk')
+    from semanom_ros.evaluation.exports.rerun_recording import RerunRecording
+
+    recording, limits = RerunRecording(tmp_path / 'out.rrd'), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        with pytest.raises(SemanomError, match='the file as long as it may be'), recording:
+            recording.begin('drive')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_recording_that_ends_badly_leaves_no_report(town: Town, drive: Path, tmp_path: Path,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report comes into place last."""
+
+    class Unwritable(fiftyone_dataset.FiftyOneDataset):
+        def __exit__(self, *error: Any) -> None:
+            super().__exit__(OSError, None, None)
+            raise OSError(errno.EFBIG, 'File too large', 'a file')
+
+    monkeypatch.setattr(chosen, 'FiftyOneDataset', Unwritable)
+    assert run(town, drive, tmp_path / 'report', '--fiftyone', str(tmp_path / 'samples')) == 2
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_missing_package_is_named_before_any_work(town: Town, drive: Path, tmp_path: Path,
                                                     monkeypatch: pytest.MonkeyPatch,
                                                     capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,6 +179,7 @@ def test_nothing_is_left_of_an_export_that_fails(town: Town, drive: Path, tmp_pa
 
     (tmp_path / 'samples').mkdir()
     (tmp_path / 'samples' / 'samples.json').write_text('older')
+    (tmp_path / 'samples' / 'metadata.json').write_text('{"info": {"semanom_ros": "1.0"}}')
     if importlib.util.find_spec('rerun') is not None:
         options += ['--rerun', str(tmp_path / 'out.rrd')]
     monkeypatch.setattr(fiftyone_dataset, 'compress_pixels', full)
@@ -161,11 +192,25 @@ def test_nothing_is_left_of_an_export_that_fails(town: Town, drive: Path, tmp_pa
 @pytest.mark.parametrize(('option', 'place', 'said'), [
     ('--fiftyone', 'report/samples', 'found it in --output'),
     ('--rerun', 'report/out.rrd', 'found it in --output'),
+    ('--fiftyone', '.', 'found it in --fiftyone'),
+    ('--fiftyone', 'labelled', 'found something that is no export for FiftyOne by semanom evaluate'),
+    ('--fiftyone', 'more', 'found something that is no export for FiftyOne by semanom evaluate'),
+    ('--rerun', 'thesis/chapter.txt', 'found something that is no recording of Rerun'),
+    ('--rerun', '/proc/out.rrd', 'out.rrd.partial: No such file or directory'),
     ('--fiftyone', 'thesis', 'found something that is no export for FiftyOne')])
 def test_places_that_will_not_do(town: Town, drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                  option: str, place: str, said: str) -> None:
+    if option == '--rerun' and place != 'report/out.rrd':
+        pytest.importorskip('rerun', reason='the Rerun SDK is not installed: pip install rerun-sdk')
+    for name, info in (('labelled', '{"info": {}}'), ('more', '{"info": {"semanom_ros": "1.0"}}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'samples.json').write_text('{"samples": []}')
+        (tmp_path / name / 'metadata.json').write_text(info)
+    (tmp_path / 'more' / 'notes.txt').write_text('')
     (tmp_path / 'thesis').mkdir()
     (tmp_path / 'thesis' / 'chapter.txt').write_text('years of work')
     assert run(town, drive, tmp_path / 'report', option, str(tmp_path / place)) == 2
     assert said in capsys.readouterr().err
+    assert (tmp_path / 'labelled' / 'samples.json').is_file()
+    assert (tmp_path / 'more' / 'notes.txt').is_file()
     assert (tmp_path / 'thesis' / 'chapter.txt').read_text() == 'years of work'

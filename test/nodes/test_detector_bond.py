@@ -98,6 +98,14 @@ def test_no_bond_is_kept_where_none_is_wanted(bench: Callable[..., Any], recorde
     assert not one.node.count_publishers('/bond')
 
 
+@pytest.mark.parametrize('period', [1e-12, 0.009])
+def test_heartbeats_leave_time_for_other_things(bench: Callable[..., Any], recorded: Path, period: float) -> None:
+    one = bench(database=str(recorded), bond_heartbeat_period=period)
+    assert not one.configure()
+    assert f'bond_heartbeat_period: found {period:g} s, expected 0 for no bond, or 0.01' in one.detector._fault
+    assert one.state == 'unconfigured'
+
+
 def test_without_the_package_it_warns_where_a_manager_keeps_bonds(bench: Callable[..., Any], recorded: Path,
                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'bond.msg', None)

@@ -5,20 +5,28 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Quaternion, TransformStamped, Vector3
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
+from semanom_ros.errors import MeasurementError
 from semanom_ros.geometry.anomaly_place import DistanceSource
+from semanom_ros.geometry.transform_tree import TransformTree
 from semanom_ros.msg import Anomaly, AnomalyArray
-from semanom_ros.ros.messages import header
+from semanom_ros.ros.measurement_input import MeasurementInput
+from semanom_ros.ros.messages import camera_model, header
+
+from .conftest import camera_info
 
 BOX = (48, 40, 24, 16)
 OPTICAL, LIDAR = 'camera_optical', 'lidar'
@@ -129,6 +137,27 @@ def test_depth_that_cannot_be_used_is_said(depth: Sensor) -> None:
     assert len(depth.input._waiting) < 10  # what is of no use any more goes
 
 
+@pytest.mark.parametrize('rubbish', [1e-40, 1e38])
+def test_rubbish_is_no_distance(depth: Sensor, rubbish: float) -> None:
+    """As where a driver names the wrong order of bytes."""
+    depth.bench.send_info(depth.bench.camera_info())
+    depth.frame()
+    said = depth.measures(depth_image('32FC1', data=np.full(96 * 262, rubbish, '<f4').tobytes(), step=512))
+    assert said.distance_source == Anomaly.DISTANCE_UNKNOWN
+
+
+def test_depth_without_stamps_is_of_no_time(depth: Sensor) -> None:
+    """One message would be of the time of all later images, though the sensor fell silent."""
+    depth.bench.send_info(depth.bench.camera_info())
+    publisher, message = depth.bench.publisher(Image, 'camera/depth'), depth_image()
+    message.header = header(0, OPTICAL)
+    publisher.publish(message)
+    depth.bench.spin_until(lambda: 0 in depth.input._waiting, what='depth')
+    depth.stamp_ns = 0
+    depth.frame()
+    depth.warns('found an image without stamp, expected one that tells what was measured at its time')
+
+
 def turned(points: np.ndarray) -> np.ndarray:
     """From the optical frame to that of a lidar at the same place: x forward, y left, z up."""
     return points[:, [2, 0, 1]] * (1, -1, -1)
@@ -186,6 +215,35 @@ def test_a_point_cloud_measures_the_thing(sensor: Callable[..., Sensor]) -> None
                           ({'width': 10**6}, 'expected 1000000 points with their fields')):
         assert lidar.measures(cloud(LIDAR, **changes)).distance_source == Anomaly.DISTANCE_GROUND
         lidar.bench.status('camera', lambda status, text=text: text in status.message)
+
+
+ONE_PLACE = [PointField(name=name, offset=4, datatype=PointField.FLOAT32, count=1) for name in 'xyz']
+HALF_LAID_OVER = [PointField(name=name, offset=2 * n, datatype=PointField.FLOAT32, count=1)
+                  for n, name in enumerate('xyz')]
+
+
+@pytest.mark.parametrize(('changes', 'text'), [
+    ({}, ''),
+    ({'fields': []}, 'found fields none, expected x, y and z as float32 or float64'),
+    ({'fields': ONE_PLACE}, 'found x, y and z at 4, 4, 4 bytes, expected each to have its own'),
+    ({'fields': HALF_LAID_OVER}, 'found x, y and z at 0, 2, 4 bytes, expected each to have its own'),
+    ({'width': 0, 'point_step': 2**31, 'data': array('B')}, 'found a point cloud without points, expected some'),
+    ({'height': 0, 'width': 2**32 - 1}, 'found a point cloud without points, expected some'),
+    ({'header': header(10**9, '')}, 'found a point cloud without frame_id, expected to be told where the sensor is'),
+    ({'point_step': 2**32 - 1}, 'bytes, 4294967295 for a point')])
+def test_clouds_that_measure_nothing(ros_domain_id: int, changes: dict[str, Any], text: str) -> None:
+    """Each is said in a line; the nodes take any other error for a fault of the image."""
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node('lidars', context=context)
+    try:
+        lidar = MeasurementInput(node, 'camera', 'points', TransformTree())
+        lidar._receive(serialize_message(cloud(OPTICAL, **{'header': header(10**9, OPTICAL), **changes})))
+        with pytest.raises(MeasurementError, match=text) if text else nullcontext():
+            lidar.at(10**9, 0.1, camera_model(camera_info()), (96, 128), OPTICAL)
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)
 
 
 def test_points_need_the_package_of_transforms(bench: Callable[..., Any], recorded: Any,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from semanom_ros.errors import SemanomError
@@ -21,10 +22,12 @@ def exports_of(output: Path, rerun: Path | None, fiftyone: Path | None) -> list[
         SemanomError: a place will not do, or Rerun's package is not installed.
     """
     exports: list[Export] = []
-    for option, path in (('--rerun', rerun), ('--fiftyone', fiftyone)):
-        if path is not None and output.resolve() in (path.resolve(), *path.resolve().parents):
-            raise SemanomError(f'{option} {path}: found it in --output {output}, which is replaced as a whole, '
-                               'expected another place; put it beside')
+    places = [(f'{option} {path}', path.resolve()) for option, path in (
+        ('--output', output), ('--rerun', rerun), ('--fiftyone', fiftyone)) if path is not None]
+    for (one, inner), (other, outer) in itertools.permutations(places, 2):
+        if outer in (inner, *inner.parents):
+            raise SemanomError(f'{one}: found it in {other}, which is replaced as a whole, expected another place; '
+                               'put it beside')
     if rerun is not None:
         try:
             from semanom_ros.evaluation.exports.rerun_recording import RerunRecording, check_file

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from semanom_ros import __version__
 from semanom_ros.core.frames import Frame
 from semanom_ros.core.results import ALARM, Anomaly, FrameResult
 from semanom_ros.errors import SemanomError
@@ -30,6 +31,7 @@ from semanom_ros.evaluation.metrics import ANOMALOUS
 from semanom_ros.recordings.images import compress_pixels
 
 METADATA, SAMPLES, DATA, FIELDS = 'metadata.json', 'samples.json', 'data', 'fields'
+_OURS = 'semanom_ros'  # in the information about a dataset: its samples were judged, and nobody has labelled them
 MAP_ALARM = 85
 """Value of the alarm level in the pictures of anomaly maps, whose 255 is three times that."""
 
@@ -80,7 +82,7 @@ class FiftyOneDataset:
                 self._samples.write(']}\n')
                 (self._beside / METADATA).write_text(json.dumps({
                     'name': self._path.name, 'media_type': 'image', 'sample_fields': _SAMPLE_FIELDS,
-                    'info': {'default_mask_targets': {'255': 'anomaly'},
+                    'info': {_OURS: __version__, 'default_mask_targets': {'255': 'anomaly'},
                              'anomaly_map': f'{MAP_ALARM} is the alarm level, 255 three times that'}}))
             self._samples.close()
             if kind is None:
@@ -136,15 +138,26 @@ class FiftyOneDataset:
 
 
 def check_folder(path: Path) -> None:
-    """Refuses a folder that holds anything but an export.
+    """Refuses a folder that holds anything but an export of ours.
 
     Raises:
         SemanomError: what is there would be lost.
     """
-    known = path.is_dir() and (not any(path.iterdir()) or (path / SAMPLES).is_file())
-    if path.exists() and not known:
-        raise SemanomError(f'{path}: found something that is no export for FiftyOne (it has no {SAMPLES}), expected an '
-                           'empty or new folder; give another --fiftyone')
+    if path.is_dir():
+        names = {one.name for one in path.iterdir()}
+        if not names or (_is_ours(path) and names <= {METADATA, SAMPLES, DATA, FIELDS}):
+            return
+    if path.exists():
+        raise SemanomError(f'{path}: found something that is no export for FiftyOne by semanom evaluate, or more than '
+                           'that, expected an empty or new folder; give another --fiftyone')
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether `metadata.json` says so; what FiftyOne itself exports has files of the same names."""
+    try:
+        return _OURS in json.loads((folder / METADATA).read_text())['info']
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _detection(anomaly: Anomaly, result: FrameResult) -> dict[str, Any]:

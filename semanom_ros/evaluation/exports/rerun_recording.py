@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,11 @@ STAMPS, FRAMES = 'stamp', 'frame'
 
 _APPLICATION = 'semanom_ros'
 _JPEG_QUALITY = 90
-_ROOM = 1 << 20  # bytes that must be left on the disk
+_ROOM = 64 << 20
+"""Bytes that must be left on the disk: the SDK, which only logs that it could not write, may then wait for ever."""
+
+_WRITTEN_S = 20.0  # so long the disk may take for one frame
+_MAGIC = b'RRF'
 _TWICE = 2.0  # the alarm level, in which the colours of the map end
 _ANOMALY, _HELD_BACK, _TRUTH = 1, 2, 3
 _CLASSES = [(_ANOMALY, 'anomaly', (220, 38, 54)), (_HELD_BACK, 'held back', (245, 176, 20)),
@@ -47,11 +52,12 @@ class RerunRecording:
             path: file to write; an older one is replaced.
         """
         self._path = path.absolute()
-        self._beside = self._path.with_name(f'.{self._path.name}.partial')
+        self._beside = _beside(self._path)
         self._stream = rr.RecordingStream(_APPLICATION, recording_id=uuid4())
         self._recordings: list[str] = []
         self._root, self._number = '', 0
         self._verdict: tuple[Verdict, bool] | None = None
+        self._writing = True
 
     def __enter__(self) -> RerunRecording:
         check_file(self._path)
@@ -65,12 +71,10 @@ class RerunRecording:
         try:
             if kind is None:
                 self._stream.send_blueprint(_blueprint(self._recordings))
-            self._stream.disconnect()
+                self._await_written()
+            if self._writing:
+                self._stream.disconnect()
             if kind is None:
-                # the SDK logs that it could not write, and goes on
-                if shutil.disk_usage(self._path.parent).free < _ROOM:
-                    raise SemanomError(f'{self._path}: found the disk full, so that it may be cut off, expected '
-                                       f'{_ROOM >> 20} MiB left; make room, then try again')
                 self._beside.rename(self._path)
         finally:
             self._beside.unlink(missing_ok=True)
@@ -86,6 +90,7 @@ class RerunRecording:
 
     def add(self, frame: Frame, result: FrameResult, truth: npt.NDArray[np.uint8] | None) -> None:
         """See Export."""
+        self._await_written()
         root, stream = self._root, self._stream
         stream.set_time(STAMPS, timestamp=np.datetime64(frame.stamp_ns, 'ns'))
         stream.set_time(FRAMES, sequence=self._number)
@@ -119,6 +124,24 @@ class RerunRecording:
         stream.log(f'{root}/nearest', rr.EncodedImage(contents=nearest.thumbnail, media_type='image/jpeg')
                    if nearest is not None and nearest.thumbnail else rr.Clear(recursive=False))
 
+    def _await_written(self) -> None:
+        """So that a disk that is full is met here.
+
+        Raises:
+            SemanomError: it is.
+        """
+        room, limit = shutil.disk_usage(self._path.parent).free, resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if limit != resource.RLIM_INFINITY:
+            room = min(room, limit - self._beside.stat().st_size)
+        if room < _ROOM:
+            raise SemanomError(f'{self._path}: found the disk full, or the file as long as it may be, expected '
+                               f'{_ROOM >> 20} MiB left; make room, or raise the limit (ulimit -f)')
+        try:
+            self._stream.flush(timeout_sec=_WRITTEN_S)
+        except RuntimeError as error:
+            self._writing = False
+            raise SemanomError(f'{self._path}: cannot be written ({error}); make room on the disk') from error
+
     def _add_verdict(self, result: FrameResult) -> None:
         """Where it is another one than before."""
         now = result.verdict, result.held_back
@@ -130,15 +153,32 @@ class RerunRecording:
 
 
 def check_file(path: Path) -> None:
-    """Refuses a place where no file can be written.
+    """Refuses a place where no file can be written, and a file that is no recording of Rerun.
 
     Raises:
-        SemanomError: it is a folder, or the folder that it is to be in is not there.
+        SemanomError: what is there would be lost, or the folder that it is to be in is not there.
+        OSError: that folder is not writable.
     """
     if path.is_dir():
         raise SemanomError(f'{path}: found a folder, expected a file to write; give --rerun {path / "out.rrd"}')
     if not path.parent.is_dir():
         raise SemanomError(f'{path}: found no folder {path.parent}, expected one to write into; make it')
+    if path.exists() and not (path.is_file() and _begins_as_one(path)):
+        raise SemanomError(f'{path}: found something that is no recording of Rerun, expected one or a new file; give '
+                           'another --rerun')
+    beside = _beside(path)
+    beside.touch()
+    beside.unlink()
+
+
+def _beside(path: Path) -> Path:
+    """Where a recording grows."""
+    return path.with_name(f'.{path.name}.partial')
+
+
+def _begins_as_one(path: Path) -> bool:
+    with open(path, 'rb') as file:
+        return file.read(len(_MAGIC)) == _MAGIC
 
 
 def _label(anomaly: Anomaly) -> str:
