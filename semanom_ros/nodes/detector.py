@@ -421,7 +421,7 @@ class Detector(GuardedNode, LifecycleNode):
     # -- the worker
 
     def _work(self, frames: Mailbox[_Waiting]) -> None:
-        while (taken := frames.take(self._live_batch)) is not None:
+        while (taken := frames.take(self._largest_batch)) is not None:
             self._working = taken
             try:
                 judged = self._judged(taken)
@@ -441,9 +441,9 @@ class Detector(GuardedNode, LifecycleNode):
                 self._working = []
 
     @property
-    def _live_batch(self) -> int:
+    def _largest_batch(self) -> int:
         judge = self._judge
-        return 1 if judge is None else judge.embedder.live_batch
+        return 1 if judge is None else judge.embedder.largest_batch
 
     def _answer(self, waiting: _Waiting, judged: Judged | None) -> None:
         camera = waiting.camera

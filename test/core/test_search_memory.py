@@ -74,7 +74,7 @@ def opened(paths, name, search=PLAIN):
 
     def embed_all(space, part, device):
         held = HalfPrecisionVectors(len(part.vectors), part.vectors.shape[1] + space.coordinates, device)
-        for start, vectors in space._embedded(part, device):
+        for start, vectors in space.embedded(part, device):
             held.put(start, vectors)
         return held
     with mock.patch.object(Space, 'embed_all', embed_all):

@@ -13,7 +13,7 @@ import torch
 from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import Image
 
-from semanom_ros.core.embedding.embedder import LIVE_BATCH, Embedder
+from semanom_ros.core.embedding.embedder import Embedder
 from semanom_ros.core.embedding.encoders.network import NetworkEncoder
 from semanom_ros.core.pipeline import Judge
 from semanom_ros.core.results import Reason, Verdict
@@ -48,12 +48,6 @@ def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, 
         yield begun, batches
     finally:
         gate.set()
-
-
-@pytest.fixture(autouse=True)
-def together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU: on the CPU each picture goes through the encoder alone otherwise."""
-    monkeypatch.setitem(LIVE_BATCH, 'cpu', 16)
 
 
 def watching(active: Callable[..., Any], cameras: list[str], **parameters: Any) -> tuple[Any, dict[str, list[Any]]]:

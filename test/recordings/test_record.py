@@ -200,12 +200,12 @@ def test_each_recording_is_opened_once_and_read_once(
         opened.append(path)
         init(self, path)
 
-    def passing(self: BagReader, topics: Any = ()) -> Any:
+    def passing(self: BagReader, topics: Any = (), *span: Any) -> Any:
         passes.append(self.path)
-        return messages(self, topics)
+        return messages(self, topics, *span)
 
-    def reading(self: Any, topics: Any) -> Any:
-        for row in part(self, topics):
+    def reading(self: Any, topics: Any, *span: Any) -> Any:
+        for row in part(self, topics, *span):
             read.append((self.name, row[2]))
             yield row
 

@@ -26,12 +26,9 @@ from semanom_ros.settings import MethodSettings
 
 CROP_BATCH = 16  # crops that are encoded at once
 
-LARGEST_BATCH = {'cpu': 6, 'cuda': 16}
-"""Pictures that go through an encoder at once, by kind of device. On a CPU a small network keeps the cores busier with
-a few; on a GPU the limit is lowered where its memory does not last."""
-
-LIVE_BATCH = {'cpu': 1, 'cuda': 16}
-"""The same where somebody waits for each: on a CPU all would wait nearly as long as for one after the other."""
+LARGEST_BATCH = {'cpu': 1, 'cuda': 16}
+"""Pictures that go through an encoder at once, by kind of device. A CPU gains nothing from more, and all would wait for
+the last; on a GPU the limit is lowered where its memory does not last."""
 
 log = logging.getLogger(__name__)
 
@@ -134,11 +131,6 @@ class Embedder:
     def without_segments(self) -> Embedder:
         """The same encoder for the grid variant."""
         return Embedder(self.encoder, parameters=self._parameters and {**self._parameters, 'variant': 'grid'})
-
-    @property
-    def live_batch(self) -> int:
-        """Pictures that go through the encoder at once where somebody waits for them; at most `largest_batch`."""
-        return min(LIVE_BATCH[self.encoder.device.type], self.largest_batch)
 
     @property
     def variant(self) -> str:
