@@ -195,7 +195,7 @@ def test_a_row_more_is_live_in_result_bags_and_in_captures(
     one = active()
     topic = PREFIX + one_more.name
     with BagWriter(tmp_path / 'captured') as writer:
-        capture = Capture(one.node, writer, live_run._CAPTURED)
+        capture = Capture(one.node, writer, {PREFIX + output.name: output.type_name for output in live_run.RECORDED})
         live = one.listen(AnomalyScore, f'camera/{one_more.name}')
         frame = Frame(one.street(1), one.second)
         one.send(frame.image, frame.stamp_ns)

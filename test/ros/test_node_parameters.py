@@ -19,7 +19,11 @@ def test_a_descriptor_says_what_the_table_says(parameter: Parameter) -> None:
     assert ('read at configure' in constraints) is not (parameter.live or parameter.fixed)
     assert ('fixed when the node starts' in constraints) is parameter.fixed
     assert (f'one of {", ".join(parameter.choices)}' in constraints) is bool(parameter.choices)
-    assert len(constraints) == (not parameter.live) + bool(parameter.choices)
+    of_list = [f'{parameter.length} values'] if parameter.length else []
+    if isinstance(parameter.default, list) and parameter.minimum is not None and parameter.maximum is not None:
+        of_list.append(f'each from {parameter.minimum:g} to {parameter.maximum:g}')
+    assert [one for one in constraints if one in of_list] == of_list
+    assert len(constraints) == (not parameter.live) + bool(parameter.choices) + len(of_list)
     assert found.read_only is parameter.fixed, 'the others may be set before configure'
     bounded = (parameter.minimum, parameter.maximum) != (None, None)
     assert len(found.integer_range) == (bounded and type(parameter.default) is int)
