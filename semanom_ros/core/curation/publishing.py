@@ -36,8 +36,8 @@ from semanom_ros.core.scoring.calibration import calibrate, parameters_of, store
 from semanom_ros.errors import DatabaseError
 from semanom_ros.settings import MethodSettings, ScoreSettings, SearchSettings
 
-TRAINING = 39  # vectors for each inverted list, FAISS's least for k-means; more took longer and found nothing nearer
-ITERATIONS = 4  # of k-means; 10, as FAISS has it, took more than twice as long and found nothing nearer
+TRAINING = 64  # vectors for each inverted list; more took longer and found nothing nearer
+LEAST_TRAINING = 39  # FAISS's least for k-means
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def suggested_factory(vectors: int) -> str:
 
 def suggested_lists(vectors: int) -> int:
     """Inverted lists for so many vectors."""
-    return min(2 ** round(math.log2(4 * math.sqrt(vectors))), max(1, vectors // TRAINING))
+    return min(2 ** round(math.log2(4 * math.sqrt(vectors))), max(1, vectors // LEAST_TRAINING))
 
 
 def publish(transaction: Transaction, description: EmbeddingDescription, parts: Iterable[PartEntry], change: str,
@@ -244,7 +244,6 @@ def fill_index(index: Any, points: Points, progress: Progress = SILENT) -> None:
     """Trains an inverted file with some of the vectors and adds all, in blocks."""
     count = points.shape[0]
     sample = np.sort(np.random.default_rng(0).permutation(count)[:TRAINING * index.nlist])
-    index.cp.niter = ITERATIONS
     progress.begin('train index', 1, 'index')
     index.train(gathered(points, sample).numpy())
     progress.advance(1)
